@@ -1,0 +1,1 @@
+//! What a node does for its own services: registrations, health checks, anti-entropy, views and the session.

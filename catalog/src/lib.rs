@@ -1,0 +1,1 @@
+//! The replicated truth: commands in, views out, deterministic to the last bit.

@@ -1,0 +1,2 @@
+//! The one binary of Tribune.
+fn main() {}

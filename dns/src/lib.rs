@@ -1,0 +1,1 @@
+//! Questions to records: names, answers, and the UDP and TCP listeners.

@@ -1,0 +1,1 @@
+//! Who is speaking, proven: the CA, SPIFFE certificates, trust bundles and rustls configurations.

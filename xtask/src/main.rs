@@ -1,0 +1,2 @@
+//! The gate and its mutating twin.
+fn main() {}
