@@ -1,0 +1,105 @@
+//! Central configuration: `service-defaults` and `proxy-defaults`.
+
+use crate::{JsonMap, Meta, is_default, service::MeshGateway};
+use serde::{Deserialize, Serialize};
+
+/// A configuration entry. Its `Kind` says which. (Consul: `structs.ConfigEntry`.)
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "Kind")]
+pub enum ConfigEntry {
+    /// Settings of one service.
+    #[serde(rename = "service-defaults")]
+    ServiceDefaults(ServiceDefaults),
+    /// Settings of every proxy; its name is always `global`.
+    #[serde(rename = "proxy-defaults")]
+    ProxyDefaults(ProxyDefaults),
+}
+
+/// Settings of one service.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct ServiceDefaults {
+    /// The service.
+    pub name: String,
+    /// What it speaks.
+    #[serde(skip_serializing_if = "is_default")]
+    pub protocol: Protocol,
+    /// How calls to it from other datacenters go.
+    #[serde(skip_serializing_if = "is_default")]
+    pub mesh_gateway: MeshGateway,
+    /// Most connections that a sidecar accepts for it; 0 means no limit of the operator's.
+    #[serde(skip_serializing_if = "is_default")]
+    pub max_inbound_connections: u32,
+    /// Time limit for connecting to the application, in milliseconds; 0 means 5,000.
+    #[serde(skip_serializing_if = "is_default")]
+    pub local_connect_timeout_ms: u32,
+    /// Time limit for the application's answer, in milliseconds; 0 means none.
+    #[serde(skip_serializing_if = "is_default")]
+    pub local_request_timeout_ms: u32,
+    /// The operator's labels.
+    #[serde(skip_serializing_if = "is_default")]
+    pub meta: Meta,
+}
+
+/// Settings of every proxy.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct ProxyDefaults {
+    /// Always `global`.
+    pub name: String,
+    /// Opaque settings; `protocol` is the default protocol of every service.
+    #[serde(skip_serializing_if = "is_default")]
+    pub config: JsonMap,
+    /// How calls to other datacenters go.
+    #[serde(skip_serializing_if = "is_default")]
+    pub mesh_gateway: MeshGateway,
+    /// The operator's labels.
+    #[serde(skip_serializing_if = "is_default")]
+    pub meta: Meta,
+}
+
+/// What a service speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Protocol {
+    /// Not said: `tcp`.
+    #[default]
+    #[serde(rename = "")]
+    Unset,
+    /// Bytes.
+    Tcp,
+    /// HTTP/1.1 (and HTTP/2 where the client speaks it).
+    Http,
+    /// HTTP/2.
+    Http2,
+    /// gRPC, which is HTTP/2.
+    Grpc,
+}
+
+impl Protocol {
+    /// Whether a proxy reads requests (HTTP) rather than bytes.
+    pub fn is_http(self) -> bool {
+        match self {
+            Protocol::Unset | Protocol::Tcp => false,
+            Protocol::Http | Protocol::Http2 | Protocol::Grpc => true,
+        }
+    }
+}
+
+impl ConfigEntry {
+    /// `service-defaults` or `proxy-defaults`.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            ConfigEntry::ServiceDefaults(_) => "service-defaults",
+            ConfigEntry::ProxyDefaults(_) => "proxy-defaults",
+        }
+    }
+
+    /// The entry's name within its kind.
+    pub fn name(&self) -> &str {
+        match self {
+            ConfigEntry::ServiceDefaults(entry) => &entry.name,
+            ConfigEntry::ProxyDefaults(entry) => &entry.name,
+        }
+    }
+}
