@@ -1,1 +1,164 @@
 //! What a node must not forget: keyed trees on sled whose commit survives a power cut.
+//!
+//! Writes are visible at once and durable after [`Store::commit`]. sled's own `flush` is not enough on Linux: it asks the
+//! kernel to write the pages out, but neither flushes the file's metadata nor the device's cache. `commit` therefore syncs
+//! sled's data file itself, and stops the process if that fails ([`fatal_disk`]): nobody goes on with a disk that lied.
+//!
+//! `commit` **blocks** for the time of a disk sync, 0.1 ms to some tens of ms. Asynchronous callers use
+//! [`Store::commit_then`], which calls back from a thread of its own, or a blocking thread of their runtime. Callers that
+//! commit at the same time share one sync.
+
+mod commit;
+mod error;
+mod fatal;
+mod tree;
+
+use std::fs::{File, TryLockError};
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+pub use crate::error::StoreError;
+pub use crate::fatal::fatal_disk;
+pub use crate::tree::{Batch, Tree};
+
+/// Largest value, encoded, in bytes. sled puts values over about 128 KiB into files that it never syncs; half of that leaves room.
+pub const VALUE_BYTES_MAX: usize = 64 * 1024 - 1;
+/// Largest key in bytes.
+pub const KEY_BYTES_MAX: usize = 1024;
+
+/// sled's page cache, in bytes. Its default is 1 GiB.
+const CACHE_BYTES: u64 = 4 * 1024 * 1024;
+/// sled writes through buffers of this size; they are resident, so they are small.
+const SEGMENT_BYTES: usize = 512 * 1024;
+
+/// A folder of keyed trees that belongs to this process alone. Cheap to clone; the last clone to go closes it.
+#[derive(Clone)]
+pub struct Store {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    db: sled::Db,
+    group: commit::Group,
+    callbacks: commit::Callbacks,
+    // Held for as long as the store is open: it is what keeps a second process out.
+    _lock: File,
+}
+
+impl Store {
+    /// Opens the store in `dir`, making the folder at the first start.
+    ///
+    /// # Errors
+    /// [`StoreError::InUse`], [`StoreError::NoRights`], [`StoreError::Damaged`] or [`StoreError::Disk`]; nothing was changed.
+    pub fn open(dir: impl AsRef<Path>) -> Result<Store, StoreError> {
+        let dir = dir.as_ref();
+        std::fs::create_dir_all(dir).map_err(|e| StoreError::io(dir, e))?;
+        let lock = lock(dir)?;
+        let path = dir.join("sled");
+        let db = open_sled(&path)?;
+        sync_folders(dir, &path).map_err(|e| StoreError::io(dir, e))?;
+        let data = File::open(path.join("db")).map_err(|e| StoreError::io(&path, e))?;
+        let group = commit::Group::new(db.clone(), data);
+        let store = Store {
+            shared: Arc::new(Shared {
+                db,
+                group,
+                callbacks: commit::Callbacks::default(),
+                _lock: lock,
+            }),
+        };
+        store.commit();
+        Ok(store)
+    }
+
+    /// The tree of that name, made if it is new. Its values are of one type, written as MessagePack with field names, so that
+    /// a field can be added later (give it `#[serde(default)]`).
+    ///
+    /// # Errors
+    /// [`StoreError::Disk`] or [`StoreError::Damaged`].
+    pub fn tree<V: Serialize + DeserializeOwned>(&self, name: &str) -> Result<Tree<V>, StoreError> {
+        let tree = self
+            .shared
+            .db
+            .open_tree(name)
+            .map_err(StoreError::from_sled)?;
+        Ok(Tree::new(tree))
+    }
+
+    /// Returns when everything written before the call is on the disk. Blocks. Stops the process if the disk refuses.
+    pub fn commit(&self) {
+        self.shared.group.commit();
+    }
+
+    /// Calls `done` from the store's own thread when everything written before the call is on the disk. Does not block.
+    pub fn commit_then(&self, done: impl FnOnce() + Send + 'static) {
+        self.shared
+            .callbacks
+            .push(&self.shared.group, Box::new(done));
+    }
+}
+
+fn lock(dir: &Path) -> Result<File, StoreError> {
+    let path = dir.join("lock");
+    let file = File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(&path)
+        .map_err(|e| StoreError::io(dir, e))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(StoreError::InUse {
+            dir: dir.to_owned(),
+        }),
+        Err(TryLockError::Error(e)) => Err(StoreError::io(&path, e)),
+    }
+}
+
+/// sled panics on some damage; to us that is an error like another.
+fn open_sled(path: &Path) -> Result<sled::Db, StoreError> {
+    let config = sled::Config::new()
+        .path(path)
+        .cache_capacity(CACHE_BYTES)
+        .segment_size(SEGMENT_BYTES)
+        .flush_every_ms(None);
+    match catch_unwind(AssertUnwindSafe(|| config.open())) {
+        Ok(Ok(db)) => Ok(db),
+        Ok(Err(sled::Error::Io(e))) => Err(StoreError::io(path, e)),
+        Ok(Err(e)) => Err(StoreError::Damaged {
+            path: path.to_owned(),
+            reason: e.to_string(),
+        }),
+        Err(_panic) => Err(StoreError::Damaged {
+            path: path.to_owned(),
+            reason: "it cannot be read".into(),
+        }),
+    }
+}
+
+/// A file is only there after a power cut if the folders on the way to it were synced too.
+fn sync_folders(dir: &Path, path: &Path) -> io::Result<()> {
+    for entry in std::fs::read_dir(path)? {
+        let file = entry?.path();
+        if file.is_file() {
+            File::open(&file)?.sync_all()?;
+        }
+    }
+    let parent = dir
+        .parent()
+        .map_or_else(|| PathBuf::from("."), Path::to_path_buf);
+    let parent = if parent.as_os_str().is_empty() {
+        PathBuf::from(".")
+    } else {
+        parent
+    };
+    for folder in [path, dir, &parent] {
+        File::open(folder)?.sync_all()?;
+    }
+    Ok(())
+}

@@ -1,0 +1,187 @@
+//! Group commit: those who wait at the same time share one sync of sled's data file.
+
+use std::fs::File;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
+
+use crate::fatal_disk;
+
+/// Syncs in rounds. A round that starts after a write covers it; one that was already running does not.
+#[derive(Clone)]
+pub(crate) struct Group {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    disk: Box<dyn Fn() -> Result<(), String> + Send + Sync>,
+    rounds: Mutex<Rounds>,
+    finished: Condvar,
+}
+
+#[derive(Default)]
+struct Rounds {
+    running: bool,
+    started: u64,
+    done: u64,
+}
+
+impl Group {
+    pub(crate) fn new(db: sled::Db, data: File) -> Group {
+        Group::over(move || {
+            db.flush().map_err(|e| e.to_string())?;
+            data.sync_data().map_err(|e| e.to_string())
+        })
+    }
+
+    fn over(disk: impl Fn() -> Result<(), String> + Send + Sync + 'static) -> Group {
+        Group {
+            inner: Arc::new(Inner {
+                disk: Box::new(disk),
+                rounds: Mutex::default(),
+                finished: Condvar::new(),
+            }),
+        }
+    }
+
+    pub(crate) fn commit(&self) {
+        let mut rounds = held(&self.inner.rounds);
+        let mine = rounds.started + 1;
+        while rounds.done < mine {
+            if rounds.running {
+                rounds = self
+                    .inner
+                    .finished
+                    .wait(rounds)
+                    .unwrap_or_else(PoisonError::into_inner);
+            } else {
+                rounds = self.run(rounds);
+            }
+        }
+    }
+
+    fn run<'a>(&'a self, mut rounds: MutexGuard<'a, Rounds>) -> MutexGuard<'a, Rounds> {
+        rounds.running = true;
+        rounds.started += 1;
+        let round = rounds.started;
+        drop(rounds);
+        if let Err(error) = (self.inner.disk)() {
+            fatal_disk("the store could not be synced", &error);
+        }
+        let mut rounds = held(&self.inner.rounds);
+        rounds.running = false;
+        rounds.done = round;
+        self.inner.finished.notify_all();
+        rounds
+    }
+}
+
+type Done = Box<dyn FnOnce() + Send>;
+
+/// Those who do not block: their calls are made by a thread that lives while there are any.
+#[derive(Clone, Default)]
+pub(crate) struct Callbacks {
+    waiting: Arc<Mutex<Waiting>>,
+}
+
+#[derive(Default)]
+struct Waiting {
+    calls: Vec<Done>,
+    thread: bool,
+}
+
+impl Callbacks {
+    pub(crate) fn push(&self, group: &Group, done: Done) {
+        let mut waiting = held(&self.waiting);
+        waiting.calls.push(done);
+        if !waiting.thread {
+            waiting.thread = true;
+            let (callbacks, group) = (self.clone(), group.clone());
+            let spawned = thread::Builder::new()
+                .name("store-commit".into())
+                .spawn(move || callbacks.serve(&group));
+            if let Err(error) = spawned {
+                fatal_disk("no thread for the store's commits", &error);
+            }
+        }
+    }
+
+    fn serve(&self, group: &Group) {
+        while let Some(calls) = self.take() {
+            group.commit();
+            for done in calls {
+                done();
+            }
+        }
+    }
+
+    fn take(&self) -> Option<Vec<Done>> {
+        let mut waiting = held(&self.waiting);
+        if waiting.calls.is_empty() {
+            waiting.thread = false;
+            return None;
+        }
+        Some(std::mem::take(&mut waiting.calls))
+    }
+}
+
+fn held<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU64, Ordering};
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn those_who_wait_together_share_a_round() {
+        let syncs = Arc::new(AtomicU64::new(0));
+        let counted = Arc::clone(&syncs);
+        let group = Group::over(move || {
+            thread::sleep(Duration::from_millis(5));
+            counted.fetch_add(1, Ordering::SeqCst);
+            Ok(())
+        });
+        thread::scope(|scope| {
+            for _ in 0..32 {
+                scope.spawn(|| {
+                    for _ in 0..4 {
+                        group.commit();
+                    }
+                });
+            }
+        });
+        let syncs = syncs.load(Ordering::SeqCst);
+        assert!((4..64).contains(&syncs), "{syncs} syncs for 128 commits");
+    }
+
+    #[test]
+    fn a_commit_is_covered_by_a_round_that_began_after_it() {
+        let clock = Arc::new(AtomicU64::new(0));
+        let (begun, ended) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+        let group = {
+            let (clock, begun, ended) =
+                (Arc::clone(&clock), Arc::clone(&begun), Arc::clone(&ended));
+            Group::over(move || {
+                let at = clock.load(Ordering::SeqCst);
+                thread::sleep(Duration::from_micros(300));
+                begun.fetch_max(at, Ordering::SeqCst);
+                ended.fetch_add(1, Ordering::SeqCst);
+                Ok(())
+            })
+        };
+        thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| {
+                    for _ in 0..50 {
+                        let written = clock.fetch_add(1, Ordering::SeqCst) + 1;
+                        group.commit();
+                        assert!(begun.load(Ordering::SeqCst) >= written);
+                    }
+                });
+            }
+        });
+    }
+}

@@ -1,0 +1,164 @@
+//! One keyed tree of values of one type.
+
+use std::marker::PhantomData;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::{KEY_BYTES_MAX, StoreError, VALUE_BYTES_MAX};
+
+/// The first byte of every value. A reader knows this version and the one before.
+const VALUE_VERSION: u8 = 1;
+
+/// Keys (text or bytes, ordered) to values of one type. Writes are visible at once, durable after [`crate::Store::commit`].
+#[derive(Clone)]
+pub struct Tree<V> {
+    tree: sled::Tree,
+    values: PhantomData<fn() -> V>,
+}
+
+impl<V: Serialize + DeserializeOwned> Tree<V> {
+    pub(crate) fn new(tree: sled::Tree) -> Tree<V> {
+        Tree {
+            tree,
+            values: PhantomData,
+        }
+    }
+
+    /// The value under `key`.
+    ///
+    /// # Errors
+    /// [`StoreError::Decode`] if it was written by a later version; disk errors.
+    pub fn get(&self, key: impl AsRef<[u8]>) -> Result<Option<V>, StoreError> {
+        let key = key.as_ref();
+        match self.tree.get(key).map_err(StoreError::from_sled)? {
+            Some(bytes) => decode(key, &bytes).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// Puts `value` under `key`, in place of what was there.
+    ///
+    /// # Errors
+    /// The caller's [`StoreError::ValueTooLarge`], [`StoreError::KeyTooLarge`], [`StoreError::Encode`]; disk errors.
+    pub fn insert(&self, key: impl AsRef<[u8]>, value: &V) -> Result<(), StoreError> {
+        let (key, bytes) = encode(key.as_ref(), value)?;
+        self.tree
+            .insert(key, bytes)
+            .map_err(StoreError::from_sled)?;
+        Ok(())
+    }
+
+    /// Removes what is under `key`; says whether there was something.
+    ///
+    /// # Errors
+    /// Disk errors.
+    pub fn remove(&self, key: impl AsRef<[u8]>) -> Result<bool, StoreError> {
+        Ok(self
+            .tree
+            .remove(key)
+            .map_err(StoreError::from_sled)?
+            .is_some())
+    }
+
+    /// Several changes that are seen, and kept, all or none.
+    ///
+    /// # Errors
+    /// Those of [`Tree::insert`]; then nothing was changed.
+    pub fn write(
+        &self,
+        change: impl FnOnce(&mut Batch<V>) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
+        let mut batch = Batch {
+            batch: sled::Batch::default(),
+            values: PhantomData,
+        };
+        change(&mut batch)?;
+        self.tree
+            .apply_batch(batch.batch)
+            .map_err(StoreError::from_sled)
+    }
+
+    /// All keys and values in the order of the keys.
+    pub fn iter(&self) -> impl Iterator<Item = Result<(Vec<u8>, V), StoreError>> + use<V> {
+        self.tree.iter().map(read)
+    }
+
+    /// Those whose key begins with `prefix`, in order.
+    pub fn iter_prefix(
+        &self,
+        prefix: &[u8],
+    ) -> impl Iterator<Item = Result<(Vec<u8>, V), StoreError>> + use<V> {
+        self.tree.scan_prefix(prefix).map(read)
+    }
+
+    /// How many keys there are (walks the tree).
+    pub fn count(&self) -> usize {
+        self.tree.len()
+    }
+
+    /// Removes everything.
+    ///
+    /// # Errors
+    /// Disk errors.
+    pub fn clear(&self) -> Result<(), StoreError> {
+        self.tree.clear().map_err(StoreError::from_sled)
+    }
+}
+
+/// Changes to one tree that are made together.
+pub struct Batch<V> {
+    batch: sled::Batch,
+    values: PhantomData<fn() -> V>,
+}
+
+impl<V: Serialize> Batch<V> {
+    /// As [`Tree::insert`].
+    ///
+    /// # Errors
+    /// The caller's [`StoreError::ValueTooLarge`], [`StoreError::KeyTooLarge`], [`StoreError::Encode`].
+    pub fn insert(&mut self, key: impl AsRef<[u8]>, value: &V) -> Result<(), StoreError> {
+        let (key, bytes) = encode(key.as_ref(), value)?;
+        self.batch.insert(key, bytes);
+        Ok(())
+    }
+
+    /// As [`Tree::remove`].
+    pub fn remove(&mut self, key: impl AsRef<[u8]>) {
+        self.batch.remove(key.as_ref());
+    }
+}
+
+fn encode<'k, V: Serialize>(key: &'k [u8], value: &V) -> Result<(&'k [u8], Vec<u8>), StoreError> {
+    if key.len() > KEY_BYTES_MAX {
+        return Err(StoreError::KeyTooLarge { bytes: key.len() });
+    }
+    let mut bytes = vec![VALUE_VERSION];
+    rmp_serde::encode::write_named(&mut bytes, value)?;
+    if bytes.len() > VALUE_BYTES_MAX {
+        return Err(StoreError::ValueTooLarge { bytes: bytes.len() });
+    }
+    Ok((key, bytes))
+}
+
+fn decode<V: DeserializeOwned>(key: &[u8], bytes: &[u8]) -> Result<V, StoreError> {
+    let fail = |reason: String| StoreError::Decode {
+        key: key.escape_ascii().to_string(),
+        reason,
+    };
+    match bytes.split_first() {
+        Some((&VALUE_VERSION, value)) => {
+            rmp_serde::from_slice(value).map_err(|e| fail(e.to_string()))
+        }
+        Some((version, _value)) => Err(fail(format!("version {version}"))),
+        None => Err(fail("it is empty".into())),
+    }
+}
+
+fn read<V: DeserializeOwned>(
+    pair: sled::Result<(sled::IVec, sled::IVec)>,
+) -> Result<(Vec<u8>, V), StoreError> {
+    let (key, bytes) = pair.map_err(StoreError::from_sled)?;
+    let value = decode(&key, &bytes)?;
+    Ok((key.to_vec(), value))
+}
