@@ -1,1 +1,23 @@
-//! The contract on the wire: Consul's JSON, the gRPC protocol, and the client library.
+//! The contract on the wire: Consul's JSON, the gRPC protocol, the transport between nodes, and the client library.
+//!
+//! - [`json`] reads what users send, without regard to the case of keys; [`agent`] and [`catalog`] are the bodies of requests.
+//! - [`reply`] writes what Consul's clients expect, borrowing the nouns of `model`.
+//! - [`query`] parses query strings; [`Error`] is a refusal with Consul's code and text.
+//! - [`proto`] is `tribune.proto`; [`mp`] its MessagePack fields; [`transport`] the channels it travels on.
+
+pub mod agent;
+pub mod catalog;
+mod error;
+pub mod json;
+pub mod mp;
+pub mod query;
+pub mod reply;
+pub mod transport;
+
+pub use error::Error;
+
+/// `tribune.proto`, compiled: messages, clients and servers.
+#[expect(missing_docs, unused_qualifications, clippy::all, clippy::allow_attributes, reason = "generated; the words are in proto/tribune.proto")]
+pub mod proto {
+    tonic::include_proto!("tribune.v1");
+}
