@@ -1,1 +1,24 @@
 //! The replicated truth: commands in, views out, deterministic to the last bit.
+//!
+//! A [`Command`] changes the [`Catalog`]; the change says which [`Topic`]s it touched. A [`View`] is the only way to read:
+//! it remembers the topics that were read and the index at which they last changed. [`compile`] turns a view into what a
+//! proxy obeys. Nothing here knows of clocks, randomness, IO or threads: two catalogs that applied the same commands are
+//! equal, whoever they are and whenever it was.
+
+mod apply;
+mod command;
+pub mod compile;
+mod indexes;
+mod key;
+pub mod query;
+mod tables;
+mod tombstones;
+mod topic;
+mod view;
+
+pub use command::{
+    CaState, Command, DecodeError, Deregistration, ItemError, ItemKind, KvCommand, Refusal, Registration, Response, Revocation, SyncPush,
+};
+pub use tables::{Catalog, Row};
+pub use topic::{Changes, Topic};
+pub use view::View;

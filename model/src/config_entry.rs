@@ -86,6 +86,33 @@ impl Protocol {
     }
 }
 
+impl std::str::FromStr for Protocol {
+    type Err = UnknownProtocol;
+
+    fn from_str(text: &str) -> Result<Self, UnknownProtocol> {
+        match text {
+            "" => Ok(Protocol::Unset),
+            "tcp" => Ok(Protocol::Tcp),
+            "http" => Ok(Protocol::Http),
+            "http2" => Ok(Protocol::Http2),
+            "grpc" => Ok(Protocol::Grpc),
+            other => Err(UnknownProtocol(other.to_string())),
+        }
+    }
+}
+
+/// Not a protocol. The caller's fault; nothing changed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("invalid protocol {0:?}: must be tcp, http, http2 or grpc")]
+pub struct UnknownProtocol(pub String);
+
+impl ProxyDefaults {
+    /// The protocol of services that do not say theirs (`Config["protocol"]`).
+    pub fn protocol(&self) -> Option<Protocol> {
+        self.config.get("protocol")?.as_str()?.parse().ok().filter(|protocol| *protocol != Protocol::Unset)
+    }
+}
+
 impl ConfigEntry {
     /// `service-defaults` or `proxy-defaults`.
     pub fn kind(&self) -> &'static str {

@@ -47,3 +47,16 @@ pub enum Action {
     /// The call may pass.
     Allow,
 }
+
+/// How exact a rule is; the more exact one wins. (Consul: 9 exact to exact, 8 any to exact, 6 exact to any, 5 any to any.)
+pub fn precedence(source: &str, destination: &str) -> u8 {
+    match (source, destination) {
+        (ANY, ANY) => 5,
+        (_, ANY) => 6,
+        (ANY, _) => 8,
+        (_, _) => 9,
+    }
+}
+
+/// The name that stands for any name.
+pub const ANY: &str = "*";

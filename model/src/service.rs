@@ -68,6 +68,20 @@ pub enum ServiceKind {
     ApiGateway,
 }
 
+impl ServiceKind {
+    /// Consul's name of it; empty for an application.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            ServiceKind::Typical => "",
+            ServiceKind::ConnectProxy => "connect-proxy",
+            ServiceKind::MeshGateway => "mesh-gateway",
+            ServiceKind::TerminatingGateway => "terminating-gateway",
+            ServiceKind::IngressGateway => "ingress-gateway",
+            ServiceKind::ApiGateway => "api-gateway",
+        }
+    }
+}
+
 /// An address of a service on one network.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]

@@ -1,0 +1,41 @@
+//! Intentions, kept by destination and source.
+
+use super::Step;
+use crate::command::{Refusal, Response};
+use crate::key::{At, Key};
+use crate::tables::Row;
+use crate::topic::Topic;
+use model::Intention;
+use std::sync::Arc;
+
+impl Step<'_> {
+    pub(super) fn set_intention(&mut self, mut intention: Intention) -> Result<Response, Refusal> {
+        let (source, destination) = (&*intention.source_name, &*intention.destination_name);
+        if source.is_empty() || destination.is_empty() {
+            return Err(Refusal::Invalid("an intention needs a source and a destination (or \"*\")".into()));
+        }
+        let key = Key([Arc::from(destination), Arc::from(source)]);
+        let old = self.catalog.intentions.get(&key).cloned();
+        intention.precedence = model::intention::precedence(source, destination);
+        if let Some(old) = &old {
+            intention.id.clone_from(&old.id);
+            intention.created_at.clone_from(&old.created_at);
+        }
+        let row = Row::after(old.as_deref(), self.index, intention);
+        self.touch_intention(&key);
+        self.catalog.intentions.insert(key, row);
+        Ok(Response::Done)
+    }
+
+    pub(super) fn delete_intention(&mut self, source: &str, destination: &str) -> Response {
+        if let Some((key, _)) = self.catalog.intentions.remove_with_key(&At([destination, source])) {
+            self.touch_intention(&key);
+        }
+        Response::Done
+    }
+
+    fn touch_intention(&mut self, key: &Key<2>) {
+        self.touch(Topic::Intentions);
+        self.touch(Topic::IntentionsFor(key.0[0].clone()));
+    }
+}

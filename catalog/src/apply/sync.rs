@@ -1,0 +1,75 @@
+//! An agent's push: what it has replaces what the catalog has of its node, item by item.
+
+use super::Step;
+use crate::command::{ItemError, ItemKind, Refusal, Response, SyncPush};
+use crate::key::{At, under};
+use model::check::SERF_HEALTH;
+use std::sync::Arc;
+
+impl Step<'_> {
+    pub(super) fn sync(&mut self, push: SyncPush) -> Result<Response, Refusal> {
+        self.may_put_node(&push.node)?;
+        let SyncPush { node, mut services, checks, deregister_services, deregister_checks, full } = push;
+        let node = self.put_node(node);
+        for id in &deregister_services {
+            self.remove_service(&node, id);
+        }
+        for id in deregister_checks.iter().filter(|id| *id != SERF_HEALTH) {
+            self.remove_check(&node, id);
+        }
+        if full {
+            let service_ids = sorted(services.iter().map(|s| &*s.id));
+            let check_ids = sorted(checks.iter().map(|c| &*c.check_id));
+            self.remove_all_but(&node, &service_ids, &check_ids);
+        }
+        let mut errors = Vec::new();
+        for service in &mut services {
+            self.keep_overridden_tags(&node, service);
+        }
+        for service in services {
+            match self.may_put_service(&service) {
+                Ok(()) => self.put_service(&node, service),
+                Err(refusal) => errors.push(ItemError { kind: ItemKind::Service, id: service.id, message: refusal.to_string() }),
+            }
+        }
+        // The session's check is the leader's alone.
+        for check in checks.into_iter().filter(|check| check.check_id != SERF_HEALTH) {
+            match self.may_put_check(&node, &check, None) {
+                Ok(()) => self.put_check(&node, check),
+                Err(refusal) => errors.push(ItemError { kind: ItemKind::Check, id: check.check_id, message: refusal.to_string() }),
+            }
+        }
+        Ok(Response::Synced(errors))
+    }
+
+    /// `EnableTagOverride`: tags that others set in the catalog win over the agent's.
+    fn keep_overridden_tags(&self, node: &str, service: &mut model::ServiceInstance) {
+        if !service.enable_tag_override {
+            return;
+        }
+        if let Some(known) = self.catalog.instances.get(&At([node, &service.id])) {
+            service.tags.clone_from(&known.tags);
+        }
+    }
+
+    /// Removes from a node what is not among these (sorted) ids.
+    fn remove_all_but(&mut self, node: &str, services: &[&str], checks: &[&str]) {
+        let stale = |ids: &[&str], id: &Arc<str>| ids.binary_search(&&**id).is_err();
+        let instances = under(&self.catalog.instances, [node]).map(|(key, _)| key.0[1].clone());
+        let stale_services: Vec<Arc<str>> = instances.filter(|id| stale(services, id)).collect();
+        for id in stale_services {
+            self.remove_service(node, &id);
+        }
+        let owners = under(&self.catalog.check_owners, [node]).map(|(key, _)| key.0[1].clone());
+        let stale_checks: Vec<Arc<str>> = owners.filter(|id| stale(checks, id) && **id != *SERF_HEALTH).collect();
+        for id in stale_checks {
+            self.remove_check(node, &id);
+        }
+    }
+}
+
+fn sorted<'a>(ids: impl Iterator<Item = &'a str>) -> Vec<&'a str> {
+    let mut ids: Vec<&str> = ids.collect();
+    ids.sort_unstable();
+    ids
+}
