@@ -1,0 +1,174 @@
+//! Group commit: everything that waits is proposed as one entry of the log, one entry at a time. While it is on its way to
+//! the disks, the next batch gathers.
+
+use std::any::Any;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use openraft::error::{ClientWriteError, RaftError};
+use openraft::raft::ClientWriteResponse;
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::consensus::{Batch, Core, TypeConfig, Written};
+use crate::log::Log;
+use crate::types::{Config, Member, NodeId};
+use crate::{Leadership, ProposeError};
+
+/// A command that waits for its answer.
+pub(crate) struct Proposal<R> {
+    pub(crate) command: Bytes,
+    pub(crate) answer: oneshot::Sender<Result<R, ProposeError>>,
+}
+
+/// Gathers proposals and hands them to openraft.
+pub(crate) struct Proposer<R> {
+    pub(crate) core: Core,
+    pub(crate) log: Log,
+    pub(crate) inbox: mpsc::Receiver<Proposal<R>>,
+    pub(crate) leadership: watch::Receiver<Leadership>,
+    /// Set while the leadership is handed over: proposals wait.
+    pub(crate) paused: watch::Receiver<bool>,
+    pub(crate) batch_bytes_max: usize,
+    pub(crate) batch_commands_max: usize,
+    pub(crate) timeout: Duration,
+}
+
+type WriteError = RaftError<NodeId, ClientWriteError<NodeId, Member>>;
+type Outcome = Result<ClientWriteResponse<TypeConfig>, WriteError>;
+type Answers<R> = Vec<oneshot::Sender<Result<R, ProposeError>>>;
+
+impl<R: Send + Sync + 'static> Proposer<R> {
+    pub(crate) fn new(
+        config: &Config,
+        core: Core,
+        log: Log,
+        inbox: mpsc::Receiver<Proposal<R>>,
+        leadership: watch::Receiver<Leadership>,
+        paused: watch::Receiver<bool>,
+    ) -> Proposer<R> {
+        Proposer {
+            core,
+            log,
+            inbox,
+            leadership,
+            paused,
+            batch_bytes_max: config.batch_bytes_max,
+            batch_commands_max: config.batch_commands_max,
+            timeout: Duration::from_millis(config.propose_timeout_ms),
+        }
+    }
+
+    /// Serves until all handles are gone.
+    pub(crate) async fn run(mut self) {
+        while let Some(first) = self.inbox.recv().await {
+            // Those who were answered just now are awake but have not proposed again yet: let them, and share the sync.
+            tokio::task::yield_now().await;
+            // A pause ends when the handover does; if its sender is gone, so is everything else.
+            let _ = self.paused.wait_for(|paused| !paused).await;
+            let (commands, answers) = self.gather(first);
+            if let Some(refusal) = self.refusal() {
+                refuse(answers, &refusal);
+                continue;
+            }
+            self.propose(commands, answers).await;
+        }
+    }
+
+    fn gather(&mut self, first: Proposal<R>) -> (Arc<[Bytes]>, Answers<R>) {
+        let mut bytes = first.command.len();
+        let (mut commands, mut answers) = (vec![first.command], vec![first.answer]);
+        while commands.len() < self.batch_commands_max && bytes < self.batch_bytes_max {
+            let Ok(proposal) = self.inbox.try_recv() else {
+                break;
+            };
+            bytes += proposal.command.len();
+            commands.push(proposal.command);
+            answers.push(proposal.answer);
+        }
+        (commands.into(), answers)
+    }
+
+    /// What is known before the log is touched.
+    fn refusal(&self) -> Option<ProposeError> {
+        let leadership = self.leadership.borrow();
+        if leadership.is_stopped {
+            return Some(ProposeError::Stopped);
+        }
+        if !leadership.is_leader {
+            return Some(ProposeError::NotLeader {
+                leader: leadership.leader.clone(),
+            });
+        }
+        self.log.is_disk_full().then_some(ProposeError::DiskFull)
+    }
+
+    async fn propose(&mut self, commands: Arc<[Bytes]>, answers: Answers<R>) {
+        let written = Written::watched();
+        let core = self.core.clone();
+        let batch = Batch {
+            commands,
+            written: written.clone(),
+        };
+        let mut outcome = Box::pin(async move { core.client_write(batch).await });
+        let term = self.leadership.borrow().term;
+        let mut leadership = self.leadership.clone();
+        tokio::select! {
+            biased;
+            outcome = &mut outcome => return deliver(outcome, &written, answers),
+            () = tokio::time::sleep(self.timeout) => return refuse(answers, &ProposeError::Unknown),
+            _lost = leadership.wait_for(|now| now.term != term || !now.is_leader) => {}
+        }
+        // The new leader may still agree on the batch, and then there is an answer; but nobody else should wait for it.
+        let timeout = self.timeout;
+        tokio::spawn(async move {
+            match tokio::time::timeout(timeout, outcome).await {
+                Ok(outcome) => deliver(outcome, &written, answers),
+                Err(_elapsed) => refuse(answers, &ProposeError::Unknown),
+            }
+        });
+    }
+}
+
+/// Gives each proposer the answer at its place.
+fn deliver<R: Send + Sync + 'static>(outcome: Outcome, written: &Written, answers: Answers<R>) {
+    match outcome {
+        Ok(response) => match responses::<R>(response.data.answers) {
+            Some(responses) if responses.len() == answers.len() => {
+                for (answer, response) in answers.into_iter().zip(responses) {
+                    // A proposer that went away needs no answer.
+                    let _ = answer.send(Ok(response));
+                }
+            }
+            Some(_) | None => {
+                tracing::error!("the state machine did not answer every command of a batch");
+                refuse(answers, &ProposeError::Unknown);
+            }
+        },
+        // Only a batch that never reached the log is surely without effect: one that did, and was cut off again by a new
+        // leader, may stand in the log of a later one.
+        Err(_error) if written.get() => refuse(answers, &ProposeError::Unknown),
+        Err(RaftError::APIError(ClientWriteError::ForwardToLeader(forward))) => {
+            refuse(
+                answers,
+                &ProposeError::NotLeader {
+                    leader: forward.leader_node,
+                },
+            );
+        }
+        Err(RaftError::APIError(ClientWriteError::ChangeMembershipError(_))) => {
+            refuse(answers, &ProposeError::Unknown)
+        }
+        Err(RaftError::Fatal(_)) => refuse(answers, &ProposeError::Stopped),
+    }
+}
+
+fn responses<R: 'static>(answers: Option<Box<dyn Any + Send + Sync>>) -> Option<Vec<R>> {
+    Some(*answers?.downcast::<Vec<R>>().ok()?)
+}
+
+fn refuse<R>(answers: Answers<R>, error: &ProposeError) {
+    for answer in answers {
+        let _ = answer.send(Err(error.clone()));
+    }
+}

@@ -1,0 +1,530 @@
+//! A member of the cluster: starts it, proposes, reads, and says how it is.
+
+use std::marker::PhantomData;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use openraft::{ServerState, SnapshotPolicy};
+use store::Store;
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::client::{Client, Network};
+use crate::consensus::Core;
+use crate::disk::{Disk, RealDisk};
+use crate::log::{Log, LogConfig, held};
+use crate::machine::Machine;
+use crate::propose::{Proposal, Proposer};
+use crate::read::{Confirmer, Waiting};
+use crate::service::{LastContact, Service};
+use crate::snapshot::Snapshots;
+use crate::types::{Config, Dial, Member, NodeId, StateMachine};
+use crate::wire::{MESSAGE_BYTES_MAX, RaftServer};
+use crate::{Leadership, ProposeError, ReadError, Role, StartError, Status};
+
+/// Most reads that wait for a confirmation. Those beyond wait at the door.
+const READS_WAITING_MAX: usize = 64 * 1024;
+/// How often the size of the log since the last snapshot is looked at.
+const SNAPSHOT_CHECK: Duration = Duration::from_secs(5);
+
+/// A handle on this member; clones are the same member.
+pub struct Raft<S: StateMachine> {
+    inner: Arc<Inner<S>>,
+}
+
+struct Inner<S: StateMachine> {
+    id: NodeId,
+    config: Config,
+    core: Core,
+    log: Log,
+    machine: Machine,
+    network: Network,
+    proposals: mpsc::Sender<Proposal<S::Response>>,
+    reads: mpsc::Sender<Waiting>,
+    applied: watch::Receiver<u64>,
+    leadership: watch::Receiver<Leadership>,
+    paused: Arc<watch::Sender<bool>>,
+    last_contact: LastContact,
+    machine_type: PhantomData<fn() -> S>,
+}
+
+impl<S: StateMachine> Clone for Raft<S> {
+    fn clone(&self) -> Self {
+        Raft {
+            inner: Arc::clone(&self.inner),
+        }
+    }
+}
+
+impl<S: StateMachine> Raft<S> {
+    /// Starts this member from what is in its folder. Answers the handle, and the service to mount for the other members.
+    /// Must be called in a tokio runtime; reads the disk before it returns.
+    ///
+    /// # Errors
+    /// [`StartError`]; nothing was changed.
+    pub async fn start(
+        config: Config,
+        machine: S,
+        dial: impl Dial,
+    ) -> Result<(Raft<S>, RaftServer<Service>), StartError> {
+        Raft::start_on(Arc::new(RealDisk), config, machine, dial).await
+    }
+
+    /// As [`Raft::start`], with the log and the snapshots on a disk of the caller's.
+    ///
+    /// # Errors
+    /// [`StartError`]; nothing was changed.
+    pub async fn start_on(
+        disk: Arc<dyn Disk>,
+        config: Config,
+        machine: S,
+        dial: impl Dial,
+    ) -> Result<(Raft<S>, RaftServer<Service>), StartError> {
+        let settings = Arc::new(core_config(&config)?);
+        let opening = config.clone();
+        let opened = tokio::task::spawn_blocking(move || open(&disk, &opening, machine)).await;
+        let Opened {
+            id,
+            log,
+            snapshots,
+            machine,
+        } = opened.map_err(|e| StartError::Core(e.to_string()))??;
+
+        let network = Network {
+            dial: Arc::new(dial),
+            snapshots: Arc::clone(&snapshots),
+        };
+        let core = Core::new(id, settings, network.clone(), log.clone(), machine.clone());
+        let core = core.await.map_err(|e| StartError::Core(e.to_string()))?;
+        let last_contact = LastContact::default();
+        let service = Service {
+            id,
+            core: core.clone(),
+            snapshots,
+            last_contact: Arc::clone(&last_contact),
+            receiving: Arc::default(),
+        };
+        let service = RaftServer::new(service)
+            .max_decoding_message_size(MESSAGE_BYTES_MAX)
+            .max_encoding_message_size(MESSAGE_BYTES_MAX);
+        let raft = Raft::assemble(id, config, core, log, machine, network, last_contact);
+        Ok((raft, service))
+    }
+
+    fn assemble(
+        id: NodeId,
+        config: Config,
+        core: Core,
+        log: Log,
+        machine: Machine,
+        network: Network,
+        last_contact: LastContact,
+    ) -> Raft<S> {
+        let (proposals, proposed) = mpsc::channel(config.proposals_waiting_max);
+        let (reads, asked) = mpsc::channel(READS_WAITING_MAX);
+        let (paused, resumed) = watch::channel(false);
+        let leadership = follow_leadership(&core);
+        let proposer = Proposer::new(
+            &config,
+            core.clone(),
+            log.clone(),
+            proposed,
+            leadership.clone(),
+            resumed.clone(),
+        );
+        tokio::spawn(proposer.run());
+        tokio::spawn(
+            Confirmer {
+                core: core.clone(),
+                inbox: asked,
+                paused: resumed,
+            }
+            .run(),
+        );
+        tokio::spawn(snapshot_by_size(
+            core.clone(),
+            machine.clone(),
+            leadership.clone(),
+            config.snapshot_every_bytes,
+        ));
+        let applied = machine.applied();
+        let inner = Inner {
+            id,
+            config,
+            core,
+            log,
+            machine,
+            network,
+            proposals,
+            reads,
+            applied,
+            leadership,
+            paused: Arc::new(paused),
+            last_contact,
+            machine_type: PhantomData,
+        };
+        Raft {
+            inner: Arc::new(inner),
+        }
+    }
+
+    /// This member's number.
+    pub fn id(&self) -> NodeId {
+        self.inner.id
+    }
+
+    /// This member, as the others should know it.
+    pub fn member(&self) -> Member {
+        let config = &self.inner.config;
+        Member {
+            id: self.inner.id,
+            name: config.name.clone(),
+            address: config.address.clone(),
+        }
+    }
+
+    /// Whether this member is part of a cluster, or of one that was.
+    ///
+    /// # Errors
+    /// [`ReadError::Stopped`].
+    pub async fn is_initialized(&self) -> Result<bool, ReadError> {
+        self.inner
+            .core
+            .is_initialized()
+            .await
+            .map_err(|_stopped| ReadError::Stopped)
+    }
+
+    /// Has a command agreed on and applied, and answers what the state machine answered to it. Commands that are proposed at
+    /// the same time share an entry of the log and its syncs.
+    ///
+    /// # Errors
+    /// Only [`ProposeError::Unknown`] leaves open whether the command has an effect.
+    pub async fn propose(&self, command: Bytes) -> Result<S::Response, ProposeError> {
+        let bytes_max = self.inner.config.command_bytes_max;
+        if command.len() > bytes_max {
+            return Err(ProposeError::TooLarge {
+                bytes: command.len(),
+                bytes_max,
+            });
+        }
+        let (answer, answered) = oneshot::channel();
+        let sent = self
+            .inner
+            .proposals
+            .send(Proposal { command, answer })
+            .await;
+        sent.map_err(|_gone| ProposeError::Stopped)?;
+        answered.await.unwrap_or(Err(ProposeError::Unknown))
+    }
+
+    /// Returns when this member's state holds everything that was answered to anybody before the call: a majority has
+    /// confirmed that this member leads, and the state has been brought to that point. No clock is trusted.
+    ///
+    /// # Errors
+    /// [`ReadError`]; one may always try again.
+    pub async fn read_index(&self) -> Result<(), ReadError> {
+        let (answer, answered) = oneshot::channel();
+        self.inner
+            .reads
+            .send(answer)
+            .await
+            .map_err(|_gone| ReadError::Stopped)?;
+        let index = answered.await.unwrap_or(Err(ReadError::Stopped))?;
+        self.applied_at_least(index).await
+    }
+
+    /// Returns when the state has been brought to that index. Waits for ever if that never happens: give it a deadline.
+    ///
+    /// # Errors
+    /// [`ReadError::Stopped`].
+    pub async fn applied_at_least(&self, index: u64) -> Result<(), ReadError> {
+        if *self.inner.applied.borrow() >= index {
+            return Ok(());
+        }
+        let mut applied = self.inner.applied.clone();
+        let mut leadership = self.inner.leadership.clone();
+        tokio::select! {
+            reached = applied.wait_for(|applied| *applied >= index) => reached.map(|_| ()).map_err(|_gone| ReadError::Stopped),
+            _stopped = leadership.wait_for(|now| now.is_stopped) => Err(ReadError::Stopped),
+        }
+    }
+
+    /// The index that the state has reached.
+    pub fn applied(&self) -> u64 {
+        *self.inner.applied.borrow()
+    }
+
+    /// On the leader, the index that a follower must reach to answer as the leader would now; it is the leader's word alone,
+    /// without asking a majority.
+    ///
+    /// # Errors
+    /// [`ReadError::NotLeader`].
+    pub fn leader_applied(&self) -> Result<u64, ReadError> {
+        let leadership = self.inner.leadership.borrow();
+        if leadership.is_leader {
+            return Ok(self.applied());
+        }
+        Err(ReadError::NotLeader {
+            leader: leadership.leader.clone(),
+        })
+    }
+
+    /// The leader of the newest term, as far as this member knows.
+    pub fn leader(&self) -> Option<Member> {
+        self.inner.leadership.borrow().leader.clone()
+    }
+
+    /// Whether this member leads, as far as it knows.
+    pub fn is_leader(&self) -> bool {
+        self.inner.leadership.borrow().is_leader
+    }
+
+    /// Who leads, as it changes.
+    pub fn watch(&self) -> watch::Receiver<Leadership> {
+        self.inner.leadership.clone()
+    }
+
+    /// The applied index, as it grows.
+    pub fn watch_applied(&self) -> watch::Receiver<u64> {
+        self.inner.applied.clone()
+    }
+
+    /// How this member is now.
+    pub fn status(&self) -> Status {
+        let metrics = self.inner.core.metrics();
+        let metrics = metrics.borrow();
+        let membership = metrics.membership_config.membership();
+        let voters = membership
+            .voter_ids()
+            .collect::<std::collections::BTreeSet<_>>();
+        let members = membership.nodes().map(|(_id, member)| member.clone());
+        let (voters, learners) = members.partition(|member| voters.contains(&member.id));
+        let role = role(metrics.state);
+        let matched = metrics.replication.iter().flatten();
+        Status {
+            id: self.inner.id,
+            term: metrics.current_term,
+            role,
+            leader: metrics
+                .current_leader
+                .and_then(|id| membership.get_node(&id).cloned()),
+            last_log: metrics.last_log_index.unwrap_or(0),
+            committed: self.inner.log.committed().map_or(0, |log_id| log_id.index),
+            applied: self.applied(),
+            snapshot: metrics.snapshot.map_or(0, |log_id| log_id.index),
+            purged: metrics.purged.map_or(0, |log_id| log_id.index),
+            last_contact: match role {
+                Role::Leader => metrics.millis_since_quorum_ack.map(Duration::from_millis),
+                Role::Learner | Role::Follower | Role::Candidate | Role::Stopped => {
+                    self.since_contact()
+                }
+            },
+            voters,
+            learners,
+            matched: matched
+                .map(|(id, log_id)| (*id, log_id.map_or(0, |log_id| log_id.index)))
+                .collect(),
+            disk_full: self.inner.log.is_disk_full(),
+        }
+    }
+
+    /// Makes a snapshot, soon.
+    ///
+    /// # Errors
+    /// [`ReadError::Stopped`].
+    pub async fn snapshot_now(&self) -> Result<(), ReadError> {
+        self.inner
+            .core
+            .trigger()
+            .snapshot()
+            .await
+            .map_err(|_stopped| ReadError::Stopped)
+    }
+
+    /// Stops this member and returns when its folder is free for another start. Proposals under way are answered with
+    /// [`ProposeError::Unknown`] or [`ProposeError::Stopped`].
+    pub async fn shutdown(&self) {
+        // It reports only that its task has ended, which is what is wanted.
+        let _ = self.inner.core.shutdown().await;
+        let log = self.inner.log.clone();
+        let _ = tokio::task::spawn_blocking(move || log.stop()).await;
+    }
+
+    pub(crate) fn core(&self) -> &Core {
+        &self.inner.core
+    }
+
+    pub(crate) fn client(&self, to: &Member) -> Client {
+        self.inner.network.client(to)
+    }
+
+    pub(crate) fn is_former(&self, id: NodeId) -> bool {
+        self.inner.machine.is_former(id)
+    }
+
+    pub(crate) fn election_ms_max(&self) -> u64 {
+        self.inner.config.election_ms_max
+    }
+
+    /// Makes proposals and reads wait until what is answered is dropped.
+    pub(crate) fn pause(&self) -> Pause {
+        self.inner.paused.send_replace(true);
+        Pause {
+            paused: Arc::clone(&self.inner.paused),
+        }
+    }
+
+    fn since_contact(&self) -> Option<Duration> {
+        let at: Option<Instant> = *held(&self.inner.last_contact);
+        at.map(|at| at.elapsed())
+    }
+}
+
+/// Ends the pause when dropped.
+pub(crate) struct Pause {
+    paused: Arc<watch::Sender<bool>>,
+}
+
+impl Drop for Pause {
+    fn drop(&mut self) {
+        self.paused.send_replace(false);
+    }
+}
+
+struct Opened {
+    id: NodeId,
+    log: Log,
+    snapshots: Arc<Snapshots>,
+    machine: Machine,
+}
+
+/// Reads what is on the disk and checks that it fits together. Blocks.
+fn open<S: StateMachine>(
+    disk: &Arc<dyn Disk>,
+    config: &Config,
+    machine: S,
+) -> Result<Opened, StartError> {
+    let store = Store::open(config.dir.join("store"))?;
+    let id = node_id(&store)?;
+    let log_config = LogConfig {
+        segment_bytes: config.segment_bytes,
+        cache_bytes_max: config.cache_bytes_max,
+    };
+    let log_dir = config.dir.join("log");
+    let log = Log::open(Arc::clone(disk), &log_dir, id, &log_config)?;
+    let snapshots = Snapshots::open(Arc::clone(disk), config.dir.join("snapshot"), store)?;
+    let snapshots = Arc::new(snapshots);
+    log.fit(
+        snapshots
+            .current()
+            .and_then(|(head, _file)| head.last_log_id),
+        &log_dir,
+    )?;
+    let failed = |e: std::io::Error| StartError::Damaged {
+        path: config.dir.join("snapshot"),
+        reason: e.to_string(),
+    };
+    let machine = Machine::open(machine, Arc::clone(&snapshots)).map_err(failed)?;
+    Ok(Opened {
+        id,
+        log,
+        snapshots,
+        machine,
+    })
+}
+
+/// The number that was drawn at the first start.
+fn node_id(store: &Store) -> Result<NodeId, StartError> {
+    let tree = store.tree::<NodeId>("raft/id")?;
+    if let Some(id) = tree.get("id")? {
+        return Ok(id);
+    }
+    // 0 is left free, to mean "nobody" where a number must stand.
+    let id = rand::random_range(1..=NodeId::MAX);
+    tree.insert("id", &id)?;
+    store.commit();
+    Ok(id)
+}
+
+fn core_config(config: &Config) -> Result<openraft::Config, StartError> {
+    if config.command_bytes_max.max(config.batch_bytes_max) * 2 > MESSAGE_BYTES_MAX {
+        return Err(StartError::Config(format!(
+            "a command and a batch may have at most {} bytes",
+            MESSAGE_BYTES_MAX / 2
+        )));
+    }
+    let core = openraft::Config {
+        cluster_name: "tribune".into(),
+        heartbeat_interval: config.heartbeat_ms,
+        election_timeout_min: config.election_ms_min,
+        election_timeout_max: config.election_ms_max,
+        snapshot_policy: SnapshotPolicy::LogsSinceLast(config.snapshot_every_entries),
+        max_in_snapshot_log_to_keep: config.log_entries_kept,
+        ..openraft::Config::default()
+    };
+    core.validate()
+        .map_err(|e| StartError::Config(e.to_string()))
+}
+
+/// Tells who leads from what openraft reports, until it stops.
+fn follow_leadership(core: &Core) -> watch::Receiver<Leadership> {
+    let mut metrics = core.metrics();
+    let now = leadership(&metrics.borrow_and_update());
+    let (sender, receiver) = watch::channel(now);
+    tokio::spawn(async move {
+        while metrics.changed().await.is_ok() {
+            let now = leadership(&metrics.borrow_and_update());
+            let is_stopped = now.is_stopped;
+            sender.send_if_modified(|before| std::mem::replace(before, now.clone()) != now);
+            if is_stopped || sender.is_closed() {
+                break;
+            }
+        }
+        sender.send_modify(|last| {
+            last.is_stopped = true;
+            last.is_leader = false;
+        });
+    });
+    receiver
+}
+
+fn leadership(metrics: &openraft::RaftMetrics<NodeId, Member>) -> Leadership {
+    let membership = metrics.membership_config.membership();
+    Leadership {
+        term: metrics.current_term,
+        leader: metrics
+            .current_leader
+            .and_then(|id| membership.get_node(&id).cloned()),
+        is_leader: metrics.state == ServerState::Leader,
+        is_stopped: metrics.state == ServerState::Shutdown || metrics.running_state.is_err(),
+    }
+}
+
+fn role(state: ServerState) -> Role {
+    match state {
+        ServerState::Learner => Role::Learner,
+        ServerState::Follower => Role::Follower,
+        ServerState::Candidate => Role::Candidate,
+        ServerState::Leader => Role::Leader,
+        ServerState::Shutdown => Role::Stopped,
+    }
+}
+
+/// openraft counts entries; ours are batches of very different sizes, so their bytes are watched, too.
+async fn snapshot_by_size(
+    core: Core,
+    machine: Machine,
+    mut leadership: watch::Receiver<Leadership>,
+    bytes_max: u64,
+) {
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(SNAPSHOT_CHECK) => {}
+            _stopped = leadership.wait_for(|now| now.is_stopped) => return,
+        }
+        if machine.bytes_since_snapshot() > bytes_max && core.trigger().snapshot().await.is_err() {
+            return;
+        }
+    }
+}

@@ -1,0 +1,163 @@
+//! Answers the other members.
+
+use std::io;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use openraft::raft::AppendEntriesResponse;
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::consensus::{Core, CoreSnapshot, Vote};
+use crate::log::held;
+use crate::snapshot::{Head, Incoming, SnapshotFile, Snapshots};
+use crate::types::NodeId;
+use crate::wire::proto::raft_server;
+use crate::wire::{Envelope, pack, unpack};
+
+/// The next piece of a snapshot must come within this time.
+const PIECE_DEADLINE: Duration = Duration::from_secs(20);
+
+/// When the leader was last heard of.
+pub(crate) type LastContact = Arc<Mutex<Option<Instant>>>;
+
+/// The service that every member mounts for the others.
+#[derive(Clone)]
+pub struct Service {
+    pub(crate) id: NodeId,
+    pub(crate) core: Core,
+    pub(crate) snapshots: Arc<Snapshots>,
+    pub(crate) last_contact: LastContact,
+    /// One snapshot is received at a time.
+    pub(crate) receiving: Arc<tokio::sync::Mutex<()>>,
+}
+
+impl Service {
+    /// A member that was wiped has another id, though perhaps the same address: what was promised to the old one is not ours.
+    fn meant(&self, envelope: &Envelope) -> Result<(), Status> {
+        if envelope.to == self.id {
+            return Ok(());
+        }
+        Err(Status::failed_precondition(format!(
+            "this is server id {}, not {}",
+            self.id, envelope.to
+        )))
+    }
+
+    async fn receive(
+        &self,
+        stream: &mut Streaming<Envelope>,
+    ) -> Result<(Head, SnapshotFile), Status> {
+        let snapshots = Arc::clone(&self.snapshots);
+        let mut incoming = blocking(move || snapshots.begin()).await?;
+        let mut offset = 0;
+        loop {
+            match next(stream).await {
+                Ok(Some(envelope)) => {
+                    let bytes = envelope.body.len() as u64;
+                    incoming = write_piece(incoming, envelope.body, offset).await?;
+                    offset += bytes;
+                }
+                Ok(None) => break,
+                Err(status) => {
+                    self.snapshots.abandon(&incoming);
+                    return Err(status);
+                }
+            }
+        }
+        let snapshots = Arc::clone(&self.snapshots);
+        blocking(move || snapshots.receive(&incoming)).await
+    }
+}
+
+#[tonic::async_trait]
+impl raft_server::Raft for Service {
+    async fn append(&self, request: Request<Envelope>) -> Result<Response<Envelope>, Status> {
+        let envelope = request.into_inner();
+        self.meant(&envelope)?;
+        let answer = self
+            .core
+            .append_entries(unpack(&envelope)?)
+            .await
+            .map_err(stopped)?;
+        if matches!(
+            answer,
+            AppendEntriesResponse::Success | AppendEntriesResponse::PartialSuccess(_)
+        ) {
+            *held(&self.last_contact) = Some(Instant::now());
+        }
+        pack(envelope.to, &answer).map(Response::new)
+    }
+
+    async fn vote(&self, request: Request<Envelope>) -> Result<Response<Envelope>, Status> {
+        let envelope = request.into_inner();
+        self.meant(&envelope)?;
+        let answer = self.core.vote(unpack(&envelope)?).await.map_err(stopped)?;
+        pack(envelope.to, &answer).map(Response::new)
+    }
+
+    async fn snapshot(
+        &self,
+        request: Request<Streaming<Envelope>>,
+    ) -> Result<Response<Envelope>, Status> {
+        let mut stream = request.into_inner();
+        let first = next(&mut stream)
+            .await?
+            .ok_or_else(|| Status::invalid_argument("an empty stream"))?;
+        self.meant(&first)?;
+        let vote: Vote = unpack(&first)?;
+        let _turn = self
+            .receiving
+            .try_lock()
+            .map_err(|_busy| Status::resource_exhausted("another snapshot is on its way"))?;
+        let (head, file) = self.receive(&mut stream).await?;
+        let snapshot = CoreSnapshot {
+            meta: head.meta(),
+            snapshot: Box::new(file),
+        };
+        let answer = self
+            .core
+            .install_full_snapshot(vote, snapshot)
+            .await
+            .map_err(stopped)?;
+        pack(first.to, &answer).map(Response::new)
+    }
+
+    async fn elect(&self, request: Request<Envelope>) -> Result<Response<Envelope>, Status> {
+        let envelope = request.into_inner();
+        self.meant(&envelope)?;
+        self.core.trigger().elect().await.map_err(stopped)?;
+        pack(envelope.to, &()).map(Response::new)
+    }
+}
+
+async fn next(stream: &mut Streaming<Envelope>) -> Result<Option<Envelope>, Status> {
+    match tokio::time::timeout(PIECE_DEADLINE, stream.message()).await {
+        Ok(message) => message,
+        Err(_elapsed) => Err(Status::deadline_exceeded(
+            "the next piece of the snapshot did not come",
+        )),
+    }
+}
+
+async fn write_piece(incoming: Incoming, bytes: Bytes, offset: u64) -> Result<Incoming, Status> {
+    blocking(move || {
+        incoming.file.write_at(&bytes, offset)?;
+        Ok(incoming)
+    })
+    .await
+}
+
+async fn blocking<T: Send + 'static>(
+    run: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> Result<T, Status> {
+    let done = tokio::task::spawn_blocking(run)
+        .await
+        .map_err(io::Error::other);
+    done.and_then(|result| result)
+        .map_err(|e| Status::internal(e.to_string()))
+}
+
+fn stopped(error: impl std::fmt::Display) -> Status {
+    Status::unavailable(error.to_string())
+}
