@@ -164,7 +164,11 @@ impl ServiceRegistration {
     pub fn instance(&self) -> ServiceInstance {
         ServiceInstance {
             kind: self.kind,
-            id: if self.id.is_empty() { self.name.clone() } else { self.id.clone() },
+            id: if self.id.is_empty() {
+                self.name.clone()
+            } else {
+                self.id.clone()
+            },
             service: self.name.clone(),
             tags: self.tags.clone(),
             address: self.address.clone(),
@@ -175,7 +179,9 @@ impl ServiceRegistration {
             weights: self.weights,
             enable_tag_override: self.enable_tag_override,
             proxy: self.proxy.clone(),
-            connect: Connect { native: self.connect.native },
+            connect: Connect {
+                native: self.connect.native,
+            },
             locality: self.locality.clone(),
             peer_name: String::new(),
         }
@@ -197,7 +203,8 @@ impl CheckRegistration {
 impl CheckUpdate {
     /// The reported status, or Consul's refusal.
     pub fn parse_status(&self) -> Result<CheckStatus, crate::Error> {
-        let invalid = || crate::Error::bad_request(format!("Invalid check status: '{}'", self.status));
+        let invalid =
+            || crate::Error::bad_request(format!("Invalid check status: '{}'", self.status));
         self.status.parse().map_err(|_| invalid())
     }
 }
@@ -224,7 +231,10 @@ mod tests {
         let check = registration.check.as_deref().expect("a check");
         assert_eq!((registration.name.as_str(), registration.port), ("web", 80));
         assert_eq!(check.interval, GoDuration::from_secs(10));
-        assert_eq!(check.deregister_critical_service_after, GoDuration::from_secs(5400));
+        assert_eq!(
+            check.deregister_critical_service_after,
+            GoDuration::from_secs(5400)
+        );
         assert!(check.tls_skip_verify && registration.enable_tag_override);
         assert_eq!(registration.tagged_addresses["lan"].port, 80);
         assert!(registration.connect.sidecar_service.is_some());
@@ -233,26 +243,52 @@ mod tests {
 
     #[test]
     fn a_check_may_be_called_by_either_name() {
-        for body in [r#"{"ID": "c"}"#, r#"{"CheckID": "c"}"#, r#"{"check_id": "c"}"#, r#"{"id": "c"}"#] {
-            assert_eq!(from_slice::<CheckRegistration>(body.as_bytes()).expect(body).check_id, "c");
+        for body in [
+            r#"{"ID": "c"}"#,
+            r#"{"CheckID": "c"}"#,
+            r#"{"check_id": "c"}"#,
+            r#"{"id": "c"}"#,
+        ] {
+            assert_eq!(
+                from_slice::<CheckRegistration>(body.as_bytes())
+                    .expect(body)
+                    .check_id,
+                "c"
+            );
         }
-        let script: CheckRegistration = from_slice(br#"{"script_args": ["a", "b"]}"#).expect("reads");
+        let script: CheckRegistration =
+            from_slice(br#"{"script_args": ["a", "b"]}"#).expect("reads");
         assert_eq!(script.args, ["a", "b"]);
     }
 
     #[test]
     fn an_instance_without_id_takes_the_name() {
-        let registration = ServiceRegistration { name: "web".into(), ..ServiceRegistration::default() };
+        let registration = ServiceRegistration {
+            name: "web".into(),
+            ..ServiceRegistration::default()
+        };
         assert_eq!(registration.instance().id, "web");
     }
 
     #[test]
     fn statuses_are_checked() {
-        let check = |status: &str| CheckRegistration { status: status.into(), ..CheckRegistration::default() }.initial_status();
+        let check = |status: &str| {
+            CheckRegistration {
+                status: status.into(),
+                ..CheckRegistration::default()
+            }
+            .initial_status()
+        };
         assert_eq!(check(""), Ok(CheckStatus::Critical));
         assert_eq!(check("passing"), Ok(CheckStatus::Passing));
         assert_eq!(check("ok").expect_err("refused").text, "Bad check status");
-        let update = CheckUpdate { status: "ok".into(), output: String::new() };
-        assert_eq!(update.parse_status().expect_err("refused").text, "Invalid check status: 'ok'");
+        let update = CheckUpdate {
+            status: "ok".into(),
+            output: String::new(),
+        };
+        assert_eq!(
+            update.parse_status().expect_err("refused").text,
+            "Invalid check status: 'ok'"
+        );
     }
 }

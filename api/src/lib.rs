@@ -4,9 +4,11 @@
 //! - [`reply`] writes what Consul's clients expect, borrowing the nouns of `model`.
 //! - [`query`] parses query strings; [`Error`] is a refusal with Consul's code and text.
 //! - [`proto`] is `tribune.proto`; [`mp`] its MessagePack fields; [`transport`] the channels it travels on.
+//! - [`client`] talks to an agent's HTTP API.
 
 pub mod agent;
 pub mod catalog;
+pub mod client;
 mod error;
 pub mod json;
 pub mod mp;
@@ -17,7 +19,12 @@ pub mod transport;
 pub use error::Error;
 
 /// `tribune.proto`, compiled: messages, clients and servers.
-#[expect(missing_docs, unused_qualifications, clippy::all, clippy::allow_attributes, reason = "generated; the words are in proto/tribune.proto")]
+#[expect(
+    missing_docs,
+    unused_qualifications,
+    clippy::allow_attributes,
+    reason = "generated; the words are in proto/tribune.proto"
+)]
 pub mod proto {
     tonic::include_proto!("tribune.v1");
 }

@@ -8,7 +8,7 @@ mod accept;
 mod connect;
 mod forward;
 mod pool;
-mod stream;
+pub(crate) mod stream;
 #[cfg(test)]
 mod tests;
 

@@ -22,7 +22,10 @@ pub enum ForwardError {
 /// Sends a request over a channel and returns the answer, whose body (with gRPC's trailers) is streamed.
 ///
 /// The path, the query, the method, the body and the end-to-end headers go on unchanged. There is no deadline.
-pub async fn forward<B>(channel: &Channel, request: Request<B>) -> Result<Response<Body>, ForwardError>
+pub async fn forward<B>(
+    channel: &Channel,
+    request: Request<B>,
+) -> Result<Response<Body>, ForwardError>
 where
     B: HttpBody<Data = Bytes> + Send + 'static,
     B::Error: Into<BoxError>,
@@ -31,7 +34,13 @@ where
     let ready = std::future::poll_fn(|cx| channel.poll_ready(cx)).await;
     ready.map_err(|e| ForwardError::Unsent(innermost(&e)))?;
     let answer = channel.call(over_http2(request)).await;
-    answer.map_err(|e| if is_unsent(&e) { ForwardError::Unsent(innermost(&e)) } else { ForwardError::Broken(innermost(&e)) })
+    answer.map_err(|e| {
+        if is_unsent(&e) {
+            ForwardError::Unsent(innermost(&e))
+        } else {
+            ForwardError::Broken(innermost(&e))
+        }
+    })
 }
 
 /// Whether an error of a channel says that no part of the request was sent, so that another server may be asked.
@@ -39,7 +48,11 @@ where
 pub fn is_unsent(error: &(dyn StdError + 'static)) -> bool {
     let mut cause = Some(error);
     while let Some(error) = cause {
-        if error.is::<ConnectError>() || error.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_canceled) {
+        if error.is::<ConnectError>()
+            || error
+                .downcast_ref::<hyper::Error>()
+                .is_some_and(hyper::Error::is_canceled)
+        {
             return true;
         }
         cause = error.source();
@@ -54,7 +67,11 @@ where
     B::Error: Into<BoxError>,
 {
     let (mut head, body) = request.into_parts();
-    let path = head.uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
+    let path = head
+        .uri
+        .path_and_query()
+        .cloned()
+        .unwrap_or_else(|| PathAndQuery::from_static("/"));
     head.uri = Uri::from(path);
     head.version = Version::HTTP_2;
     strip_hop_headers(&mut head.headers);
