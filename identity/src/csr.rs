@@ -15,6 +15,7 @@ use zeroize::Zeroizing;
 use crate::ca::CaKey;
 use crate::error::Error;
 use crate::name::LeafName;
+use crate::pem::LeafPem;
 
 /// Largest request that is read, in bytes of PEM.
 pub const CSR_BYTES_MAX: usize = 16 * 1024;
@@ -40,6 +41,14 @@ impl Csr {
             vec![(DnType::OrganizationalUnitName, dc)],
             vec![ca_uri(trust_domain)?],
         )
+    }
+
+    /// The leaf that the CA has made of this request: its chain, with the key that has stayed here.
+    pub fn with_chain(self, cert_chain_pem: String) -> LeafPem {
+        LeafPem {
+            cert_chain_pem,
+            key_pem: self.key_pem,
+        }
     }
 
     fn make(subject: Vec<(DnType, &str)>, names: Vec<SanType>) -> Result<Self, Error> {

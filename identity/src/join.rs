@@ -230,3 +230,124 @@ fn ca_params() -> CertificateParams {
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
     params
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    use rustls_pki_types::UnixTime;
+
+    use super::*;
+    use crate::name::Role;
+
+    fn hex(bytes: &[u8]) -> String {
+        bytes.iter().map(|b| format!("{b:02x}")).collect()
+    }
+
+    /// Computed by another implementation of RFC 5869 and P-256. If this changes, a mixed cluster cannot be joined any more.
+    #[test]
+    fn the_key_of_a_secret_is_the_same_for_ever() {
+        let counting: Vec<u8> = (0..32).collect();
+        for (secret, public) in [
+            (
+                JoinSecret::parse(&STANDARD.encode(counting)).expect("32 bytes"),
+                "04e8884acccd2f62066f98796847dfecba5de0caf6377b1d38997583c087f4766d10d95810671b90e699c488dd550b4e0211bfdcc292e8adce10596a1c3fe2865d",
+            ),
+            (
+                JoinSecret::open(),
+                "043784b417b7e9327c45e02bdf3f1cc7ab428c563a38ae9dcfca76f4fda122ae49ed8d31ddb11697a4c371f5fc392593784616768a1ecc9d7bc52bb515ed0b6015",
+            ),
+        ] {
+            assert_eq!(
+                hex(derive_key(&secret.bytes).expect("a key").public_key_raw()),
+                public
+            );
+            let (one, other) = (
+                JoinCa::new(&secret).expect("a CA"),
+                JoinCa::new(&secret).expect("a CA"),
+            );
+            assert_eq!(
+                (&one.anchor.subject, &one.anchor.subject_public_key_info),
+                (&other.anchor.subject, &other.anchor.subject_public_key_info)
+            );
+        }
+    }
+
+    #[test]
+    fn secrets_are_16_24_or_32_bytes_in_base64() {
+        for bytes in [16, 24, 32] {
+            let secret = JoinSecret::parse(&format!(" {}\n", STANDARD.encode(vec![7; bytes])))
+                .expect("good");
+            assert!(!secret.is_open());
+        }
+        for bad in [
+            "",
+            "x",
+            "not base64!",
+            &STANDARD.encode([7; 15]),
+            &STANDARD.encode([7; 33]),
+            &STANDARD.encode([7; 64]),
+        ] {
+            let error = JoinSecret::parse(bad).expect_err(bad);
+            assert!(
+                matches!(error, Error::JoinSecret(_))
+                    && error.to_string().contains("tribune keygen"),
+                "{error}"
+            );
+        }
+        let fresh = [
+            JoinSecret::generate().expect("randomness"),
+            JoinSecret::generate().expect("randomness"),
+        ];
+        assert!(JoinSecret::parse(&fresh[0]).is_ok() && fresh[0] != fresh[1]);
+        assert!(JoinSecret::open().is_open());
+        assert_eq!(
+            format!(
+                "{:?} {:?}",
+                JoinSecret::open(),
+                JoinSecret::parse(&fresh[0])
+            ),
+            "JoinSecret(open) Ok(JoinSecret(secret))"
+        );
+    }
+
+    #[derive(Debug, Default)]
+    struct Clock(AtomicU64);
+
+    impl TimeProvider for Clock {
+        fn current_time(&self) -> Option<UnixTime> {
+            Some(UnixTime::since_unix_epoch(Duration::from_secs(
+                self.0.load(Ordering::Relaxed),
+            )))
+        }
+    }
+
+    #[test]
+    fn a_join_certificate_is_made_anew_at_half_of_its_life() {
+        let name = JoinName {
+            role: Role::Client,
+            dc: "dc1".into(),
+            node: "n1".into(),
+        };
+        let clock = Arc::new(Clock(AtomicU64::new(2_000_000_000)));
+        let mut joiner = Joiner::new(&JoinSecret::open(), name).expect("a joiner");
+        joiner.time = clock.clone();
+        let first = joiner.certified().expect("a certificate");
+        clock
+            .0
+            .fetch_add(JOIN_TTL.as_secs() / 2 - 1, Ordering::Relaxed);
+        assert!(Arc::ptr_eq(
+            &first,
+            &joiner.certified().expect("a certificate")
+        ));
+        clock.0.fetch_add(1, Ordering::Relaxed);
+        let second = joiner.certified().expect("a certificate");
+        assert_ne!(first.cert, second.cert);
+        let read = cert::LeafCert::read(&second.cert[0]).expect("readable");
+        let now = cert::from_unix_time(clock.current_time().expect("a time"));
+        assert_eq!(
+            (read.not_before, read.not_after),
+            (now - JOIN_BACKDATE, now + JOIN_TTL)
+        );
+    }
+}

@@ -43,6 +43,31 @@ pub struct LeafInfo {
     pub not_after: SystemTime,
 }
 
+impl LeafInfo {
+    /// Reads the first certificate of a chain, which must be a leaf of a member of a mesh. Verifies nothing.
+    pub fn of_chain(cert_chain_pem: &str) -> Result<Self, Error> {
+        Self::of(&cert::from_pem("leaf certificate", cert_chain_pem)?[0])
+    }
+
+    fn of(leaf: &CertificateDer<'_>) -> Result<Self, Error> {
+        let LeafCert {
+            name,
+            serial,
+            not_before,
+            not_after,
+        } = LeafCert::read(leaf)?;
+        match name {
+            CertName::Member(name) => Ok(LeafInfo {
+                name,
+                serial,
+                not_before,
+                not_after,
+            }),
+            CertName::Joiner(_) => Err(Refused::JoinerNotTaken.into()),
+        }
+    }
+}
+
 #[derive(Debug, Default)]
 struct Live {
     leaf: ArcSwapOption<Leaf>,
@@ -68,10 +93,7 @@ impl Identity {
     /// Uses this leaf for every handshake from now on. On error the one before stays.
     pub fn update_leaf(&self, leaf: &LeafPem) -> Result<LeafInfo, Error> {
         let chain = cert::from_pem("leaf certificate", &leaf.cert_chain_pem)?;
-        let cert = LeafCert::read(&chain[0])?;
-        let CertName::Member(name) = cert.name else {
-            return Err(Refused::JoinerNotTaken.into());
-        };
+        let info = LeafInfo::of(&chain[0])?;
         let key = PrivateKeyDer::from_pem_slice(leaf.key_pem.as_bytes())
             .map_err(|e| Error::malformed("private key", e))?;
         let key = tls::provider()
@@ -81,13 +103,7 @@ impl Identity {
         let certified = CertifiedKey::new(chain, key);
         certified
             .keys_match()
-            .map_err(|_| Error::KeyMismatch(name.to_string()))?;
-        let info = LeafInfo {
-            name,
-            serial: cert.serial,
-            not_before: cert.not_before,
-            not_after: cert.not_after,
-        };
+            .map_err(|_| Error::KeyMismatch(info.name.to_string()))?;
         self.live.leaf.store(Some(Arc::new(Leaf {
             certified: Arc::new(certified),
             info: info.clone(),

@@ -107,3 +107,99 @@ fn key_section(text: &str) -> Option<&str> {
         Some(text.get(start..=end).unwrap_or(&text[start..end]))
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+    use std::time::SystemTime;
+
+    use super::*;
+    use crate::{Ca, Csr, LEAF_TTL, LeafName};
+
+    fn leaf() -> (Ca, LeafPem) {
+        let ca = Ca::new_root("td.consul", SystemTime::now()).expect("a root");
+        let name = LeafName::service("td.consul", "dc1", "web").expect("a name");
+        let csr = Csr::new(&name).expect("a request");
+        let signed = ca
+            .sign_leaf(&csr.pem, &name, LEAF_TTL, SystemTime::now())
+            .expect("a leaf");
+        (ca, csr.with_chain(signed.cert_chain_pem))
+    }
+
+    #[test]
+    fn a_saved_leaf_is_loaded_again_and_nobody_else_may_read_it() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("leaf.pem");
+        let (_, leaf) = leaf();
+        // A leftover of a crash, readable by all, must not lend its permissions.
+        fs::write(dir.path().join("leaf.pem.new"), "leftover").expect("writable");
+        for _ in 0..2 {
+            leaf.save(&path).expect("saved");
+            assert_eq!(LeafPem::load(&path).expect("loaded"), leaf);
+            assert_eq!(
+                fs::metadata(&path).expect("there").permissions().mode() & 0o777,
+                0o600
+            );
+            assert_eq!(fs::read_dir(dir.path()).expect("readable").count(), 1);
+        }
+    }
+
+    #[test]
+    fn files_of_others_are_read_with_whatever_stands_around() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (ca, leaf) = leaf();
+        let write = |name: &str, text: &str| {
+            fs::write(dir.path().join(name), text).expect("writable");
+            dir.path().join(name)
+        };
+        let cert = write(
+            "client.pem",
+            &format!("subject=\n{}", leaf.cert_chain_pem.replace('\n', "\r\n")),
+        );
+        let sec1 = "-----BEGIN EC PARAMETERS-----\nBggqhkjOPQMBBw==\n-----END EC PARAMETERS-----\n-----BEGIN EC PRIVATE KEY-----\nAAAA\n-----END EC PRIVATE KEY-----";
+        for (text, key) in [
+            (leaf.key_pem.as_str(), leaf.key_pem.as_str()),
+            (
+                sec1,
+                &sec1[sec1.find("-----BEGIN EC PRIVATE").expect("there")..],
+            ),
+        ] {
+            let loaded = LeafPem::load_pair(&cert, &write("client.key", text)).expect("loaded");
+            assert_eq!(
+                (loaded.cert_chain_pem.as_str(), loaded.key_pem.as_str()),
+                (leaf.cert_chain_pem.as_str(), key)
+            );
+        }
+        let bundle = load_bundle("td.consul", &write("ca.pem", &ca.cert_pem())).expect("loaded");
+        assert_eq!(
+            (bundle.trust_domain(), bundle.roots_pem()),
+            ("td.consul", vec![ca.cert_pem()])
+        );
+    }
+
+    #[test]
+    fn missing_and_empty_files_are_named() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let missing = dir.path().join("missing.pem");
+        assert!(
+            LeafPem::load(&missing)
+                .expect_err("missing")
+                .to_string()
+                .contains("missing.pem")
+        );
+        fs::write(&missing, "").expect("writable");
+        assert!(matches!(
+            LeafPem::load(&missing),
+            Err(Error::Malformed { .. })
+        ));
+        assert!(matches!(
+            load_bundle("td.consul", &missing),
+            Err(Error::Malformed { .. })
+        ));
+        let nowhere = dir.path().join("no/such/dir/leaf.pem");
+        assert!(matches!(
+            write_private(&nowhere, b"x"),
+            Err(Error::Io { .. })
+        ));
+    }
+}
