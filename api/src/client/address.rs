@@ -86,6 +86,12 @@ impl FromStr for Address {
             .host()
             .filter(|host| !host.is_empty())
             .ok_or_else(invalid)?;
+        let has_port = uri
+            .authority()
+            .is_some_and(|a| a.as_str().len() > host.len());
+        if has_port && uri.port_u16().is_none() {
+            return Err(invalid());
+        }
         if uri.path() != "/" || uri.query().is_some() || rest.contains('@') {
             return Err(invalid());
         }
