@@ -4,6 +4,7 @@
 //! IO. The listeners around it bring packets and take answers away.
 
 pub mod answer;
+pub mod client;
 pub mod config;
 mod counters;
 mod error;
