@@ -1,22 +1,21 @@
 //! The certificate authority: a root in the primary datacenter, intermediates in the others, and the leaves they sign.
 
-use std::fmt;
 use std::time::{Duration, SystemTime};
 
 use aws_lc_rs::digest;
 use model::ca::CaRoot;
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
-    Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose, PublicKeyData, SubjectPublicKeyInfo,
+    Issuer, KeyIdMethod, KeyUsagePurpose, PublicKeyData, SubjectPublicKeyInfo,
 };
 use rustls_pki_types::CertificateDer;
 use x509_parser::certificate::X509Certificate;
-use zeroize::{Zeroize, Zeroizing};
 
 use crate::cert;
 use crate::check::ca_datacenter;
 use crate::csr::{self, Request};
 use crate::error::Error;
+use crate::key::CaKey;
 use crate::name::{JOIN_TRUST_DOMAIN, LeafName};
 use crate::serial::{Serial, hex_with_colons};
 
@@ -300,48 +299,6 @@ impl Ca {
                 why: "only the primary datacenter's root can do that",
             }),
         }
-    }
-}
-
-/// The private key of a CA. Wiped from memory when dropped; never printed.
-pub struct CaKey(KeyPair);
-
-impl CaKey {
-    /// A fresh P-256 key.
-    pub fn generate() -> Result<Self, Error> {
-        csr::generate_key().map(CaKey)
-    }
-
-    /// From PEM (PKCS #8 or SEC 1).
-    pub fn from_pem(pem: &str) -> Result<Self, Error> {
-        KeyPair::from_pem(pem)
-            .map(CaKey)
-            .map_err(|e| Error::malformed("CA key", e))
-    }
-
-    /// PKCS #8 in PEM. The text is wiped when dropped: put it only where a secret belongs.
-    pub fn to_pem(&self) -> Zeroizing<String> {
-        Zeroizing::new(self.0.serialize_pem())
-    }
-
-    pub(crate) fn from_pair(pair: KeyPair) -> Self {
-        CaKey(pair)
-    }
-
-    pub(crate) fn pair(&self) -> &KeyPair {
-        &self.0
-    }
-}
-
-impl Drop for CaKey {
-    fn drop(&mut self) {
-        self.0.zeroize();
-    }
-}
-
-impl fmt::Debug for CaKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("CaKey(secret)")
     }
 }
 

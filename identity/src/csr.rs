@@ -1,7 +1,7 @@
 //! Certificate signing requests: made where the key is made, and read with suspicion where they are signed.
 
 use rcgen::{
-    CertificateParams, DistinguishedName, DnType, KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_ED25519,
+    CertificateParams, DistinguishedName, DnType, PKCS_ECDSA_P256_SHA256, PKCS_ED25519,
     PublicKeyData, SanType, SubjectPublicKeyInfo,
 };
 use rustls_pki_types::CertificateSigningRequestDer;
@@ -12,8 +12,8 @@ use x509_parser::extensions::{GeneralName, ParsedExtension};
 use x509_parser::prelude::FromDer;
 use zeroize::Zeroizing;
 
-use crate::ca::CaKey;
 use crate::error::Error;
+use crate::key::CaKey;
 use crate::name::LeafName;
 use crate::pem::LeafPem;
 
@@ -217,11 +217,6 @@ pub(crate) fn ca_uri(trust_domain: &str) -> Result<SanType, Error> {
             .try_into()
             .map_err(Error::crypto)?,
     ))
-}
-
-/// A fresh P-256 key.
-pub(crate) fn generate_key() -> Result<KeyPair, Error> {
-    KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(Error::crypto)
 }
 
 fn bad_key() -> Error {

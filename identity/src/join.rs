@@ -20,10 +20,10 @@ use rustls::time_provider::{DefaultTimeProvider, TimeProvider};
 use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer, PrivateSec1KeyDer, TrustAnchor};
 use zeroize::Zeroizing;
 
-use crate::ca::{CaKey, leaf_params};
+use crate::ca::leaf_params;
 use crate::cert;
-use crate::csr::generate_key;
 use crate::error::Error;
+use crate::key::CaKey;
 use crate::name::JoinName;
 use crate::serial::Serial;
 use crate::tls;
@@ -109,14 +109,16 @@ impl JoinCa {
 
     /// A certificate with a fresh key.
     pub(crate) fn mint(&self, name: &JoinName, now: SystemTime) -> Result<CertifiedKey, Error> {
-        let key = generate_key()?;
+        let key = CaKey::generate()?;
         let mut params = leaf_params(&Serial::random()?, now - JOIN_BACKDATE, now + JOIN_TTL);
         params.subject_alt_names = vec![SanType::URI(
             name.to_string().try_into().map_err(Error::crypto)?,
         )];
         let issuer = Issuer::new(ca_params(), self.key.pair());
-        let leaf = params.signed_by(&key, &issuer).map_err(Error::crypto)?;
-        let key = Zeroizing::new(key.serialize_der());
+        let leaf = params
+            .signed_by(key.pair(), &issuer)
+            .map_err(Error::crypto)?;
+        let key = Zeroizing::new(key.pair().serialize_der());
         let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.to_vec()));
         let key = tls::provider()
             .key_provider

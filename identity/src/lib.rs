@@ -11,6 +11,7 @@ mod check;
 mod csr;
 mod error;
 mod join;
+mod key;
 mod live;
 mod name;
 mod pem;
@@ -20,13 +21,12 @@ mod serial;
 mod tls;
 
 pub use bundle::TrustBundle;
-pub use ca::{
-    BACKDATE, Ca, CaKey, INTERMEDIATE_TTL, LEAF_TTL, ROOT_TTL, SignedLeaf, describe_root,
-};
+pub use ca::{BACKDATE, Ca, INTERMEDIATE_TTL, LEAF_TTL, ROOT_TTL, SignedLeaf, describe_root};
 pub use cert::{CERT_BYTES_MAX, CHAIN_CERTS_MAX};
 pub use csr::{CSR_BYTES_MAX, Csr};
 pub use error::{Error, Refused};
 pub use join::{JOIN_BACKDATE, JOIN_TTL, JoinSecret};
+pub use key::CaKey;
 pub use live::{Identity, LeafInfo, peer, peer_id, peer_id_of_chain, peer_of_chain};
 pub use name::{JOIN_TRUST_DOMAIN, JoinName, LeafName, Peer, Role};
 pub use pem::{LeafPem, load_bundle, write_private};

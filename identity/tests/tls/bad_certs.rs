@@ -541,7 +541,7 @@ fn bad_uses(mesh: &Mesh) -> Vec<Case> {
                 p.custom_extensions = vec![CustomExtension::from_oid_content(
                     &[1, 3, 6, 1, 4, 1, 99999, 2],
                     huge(),
-                )]
+                )];
             }),
             "TooLarge",
         ),

@@ -119,7 +119,7 @@ fn requests_for_anything_else_are_refused() {
     let with = |change: &dyn Fn(&mut CertificateParams)| request(&[&web], &p256, change);
     let dns = |p: &mut CertificateParams, name: &str| {
         p.subject_alt_names
-            .push(SanType::DnsName(name.try_into().unwrap()))
+            .push(SanType::DnsName(name.try_into().unwrap()));
     };
     assert!(sign(&ca, &asks(&[&web]), &name).is_ok());
     assert!(
@@ -152,7 +152,7 @@ fn requests_for_anything_else_are_refused() {
             "a mail name too",
             with(&|p| {
                 p.subject_alt_names
-                    .push(SanType::Rfc822Name("a@b".try_into().unwrap()))
+                    .push(SanType::Rfc822Name("a@b".try_into().unwrap()));
             }),
         ),
         (
@@ -180,8 +180,8 @@ fn requests_for_anything_else_are_refused() {
             with(&|p| {
                 p.custom_extensions.push(CustomExtension::from_oid_content(
                     &[1, 3, 6, 1, 4, 1, 99999, 1],
-                    vec![0x04, 0x00].repeat(10_000),
-                ))
+                    [0x04, 0x00].repeat(10_000),
+                ));
             }),
         ),
     ];
@@ -518,11 +518,7 @@ fn secrets_are_never_printed() {
             && !printed.contains("c2VjcmV0")
             && printed.contains("CaKey(secret)")
     );
-    for pem in [
-        mesh.root.key().to_pem(),
-        csr.key_pem.clone(),
-        web.key_pem.clone(),
-    ] {
+    for pem in [mesh.root.key().to_pem(), csr.key_pem, web.key_pem] {
         let secret_line = pem.lines().nth(1).unwrap();
         assert!(!printed.contains(secret_line));
     }

@@ -54,6 +54,7 @@ fn an_identity_without_a_leaf_waits_for_one() {
     let mesh = Mesh::new();
     let web = Identity::new(mesh.bundle());
     assert_eq!(web.leaf(), None);
+    let clone_of_web = web.clone();
     let server = Arc::new(web.server_config(&[]).unwrap());
     let client = Arc::new(
         mesh.identity(&service("db"))
@@ -63,7 +64,6 @@ fn an_identity_without_a_leaf_waits_for_one() {
     assert!(!shake_as(&client, &server, web_name()).is_ok());
     web.update_leaf(&leaf(&mesh.root, &service("web"))).unwrap();
     assert!(shake_as(&client, &server, web_name()).is_ok());
-    let clone_of_web = web.clone();
     assert_eq!(
         clone_of_web.leaf().unwrap().name,
         service("web"),
