@@ -35,7 +35,10 @@ pub enum AskError {
 /// TTLs. No records is an empty list.
 pub async fn ask(server: SocketAddr, name: &str, kind: &str) -> Result<Vec<String>, AskError> {
     let question = || AskError::Question(format!("{name} {kind}"));
-    let query = Query::query(Name::from_str(name).map_err(|_| question())?, RecordType::from_str(kind).map_err(|_| question())?);
+    let query = Query::query(
+        Name::from_str(name).map_err(|_| question())?,
+        RecordType::from_str(kind).map_err(|_| question())?,
+    );
     let id = rand::random();
     let mut message = Message::new(id, MessageType::Query, OpCode::Query);
     message.add_query(query);
@@ -48,11 +51,19 @@ pub async fn ask(server: SocketAddr, name: &str, kind: &str) -> Result<Vec<Strin
     if answer.metadata.id != id {
         return Err(AskError::Malformed(server));
     }
-    Ok(answer.answers.iter().map(|record| record.data.to_string()).collect())
+    Ok(answer
+        .answers
+        .iter()
+        .map(|record| record.data.to_string())
+        .collect())
 }
 
 async fn exchange(server: SocketAddr, question: &[u8]) -> io::Result<Vec<u8>> {
-    let any: IpAddr = if server.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    let any: IpAddr = if server.is_ipv4() {
+        Ipv4Addr::UNSPECIFIED.into()
+    } else {
+        Ipv6Addr::UNSPECIFIED.into()
+    };
     let socket = UdpSocket::bind((any, 0)).await?;
     socket.connect(server).await?;
     socket.send(question).await?;

@@ -1,0 +1,31 @@
+//! `tribune version`.
+
+use super::Outcome;
+use clap::Args;
+use std::process::ExitCode;
+
+/// Print the version. Called by the name `consul`, the version of Consul that it stands in for comes first.
+#[derive(Debug, Args)]
+pub(super) struct VersionArgs {
+    /// `json` or `pretty`.
+    #[arg(long, default_value = "pretty")]
+    format: String,
+}
+
+pub(super) fn run(args: VersionArgs) -> Outcome {
+    let version = env!("CARGO_PKG_VERSION");
+    let as_consul = std::env::args_os().next().is_some_and(|name| {
+        std::path::Path::new(&name)
+            .file_stem()
+            .is_some_and(|stem| stem == "consul")
+    });
+    match args.format.as_str() {
+        "json" => println!(
+            "{}",
+            serde_json::json!({"Version": version, "CompatibleWith": "1.16.1"})
+        ),
+        _ if as_consul => println!("Consul v1.16.1\nTribune v{version}"),
+        _ => println!("Tribune v{version}\nCompatible with Consul v1.16.1"),
+    }
+    Ok(ExitCode::SUCCESS)
+}
