@@ -34,3 +34,6 @@ pub const STREAM_WINDOW_BYTES: u32 = 256 * 1024;
 pub const CONNECTION_WINDOW_BYTES: u32 = 2 * 1024 * 1024;
 /// Most bytes of a request's headers.
 pub const HEADER_BYTES_MAX: u32 = 32 * 1024;
+/// Most bytes of one gRPC message: what an agent with very many services pushes at once. Servers must be told to take it
+/// (`max_decoding_message_size`), for tonic's default is 4 MiB.
+pub const MESSAGE_BYTES_MAX: usize = 64 * 1024 * 1024;
