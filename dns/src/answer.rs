@@ -11,7 +11,7 @@ use crate::config::{Config, UDP_PLAIN_BYTES_MAX};
 use crate::lookup::{Found, Lookup, ReverseName};
 use crate::name::{self, Question};
 use crate::records::{Endpoints, NodeRecord};
-use crate::reply::{Names, Reply};
+use crate::reply::{Names, Reply, Told};
 use crate::request::{HEADER_BYTES, Request, Unfit};
 use crate::shuffle::Shuffler;
 use crate::wire::{Verdict, Writer};
@@ -73,7 +73,7 @@ struct Parts {
     question: Vec<u8>,
     additional: Vec<u8>,
     shuffler: Shuffler,
-    told: Vec<bool>,
+    told: Told,
 }
 
 impl Scratch {
@@ -83,7 +83,7 @@ impl Scratch {
             question: Vec::new(),
             additional: Vec::new(),
             shuffler: Shuffler::new(seed),
-            told: Vec::new(),
+            told: Told::default(),
         };
         Self {
             text: String::new(),

@@ -147,7 +147,7 @@ proptest! {
     #[test]
     fn a_service_name_comes_back(tags in prop::collection::vec(label(), 0..4), name in label(), dc in prop::option::of(label())) {
         let tag = tags.join(".");
-        let mut labels = tags.clone();
+        let mut labels = tags;
         labels.extend([name.clone(), "service".into()]);
         labels.extend(dc.clone());
         labels.push("consul".into());

@@ -47,7 +47,7 @@ impl Endpoints {
         let mut builder = Builder {
             datacenter,
             endpoints: Self::default(),
-            groups: HashMap::new(),
+            numbers: HashMap::new(),
         };
         for wanted in [CheckStatus::Passing, CheckStatus::Warning] {
             for record in records.iter().filter(|record| record.status == wanted) {
@@ -152,8 +152,10 @@ pub(crate) struct Target {
     pub(crate) node: Box<[u8]>,
     /// The node's metadata as `TXT` data.
     pub(crate) meta: Arc<[Box<[u8]>]>,
-    /// Targets with the same number have the same additional records.
-    pub(crate) group: usize,
+    /// Targets of the same name have the same number: their address is told once.
+    pub(crate) name_number: usize,
+    /// Targets on the same node have the same number: its metadata is told once.
+    pub(crate) node_number: usize,
 }
 
 /// Bytes of `SRV` data before the target's name: priority, weight, port.
@@ -218,7 +220,7 @@ impl Address {
 struct Builder<'a> {
     datacenter: &'a str,
     endpoints: Endpoints,
-    groups: HashMap<(Vec<u8>, Box<[u8]>), usize>,
+    numbers: HashMap<Box<[u8]>, usize>,
 }
 
 impl Builder<'_> {
@@ -274,11 +276,7 @@ impl Builder<'_> {
             CheckStatus::Passing => record.weights.passing,
             CheckStatus::Warning | CheckStatus::Critical => record.weights.warning,
         };
-        let fresh_group = self.groups.len();
-        let group = *self
-            .groups
-            .entry((name.to_vec(), node.clone()))
-            .or_insert(fresh_group);
+        let (name_number, node_number) = (self.number(&name), self.number(&node));
         let mut srv = Vec::with_capacity(SRV_FIXED_BYTES + name.len());
         for field in [1, weight, record.port] {
             srv.extend_from_slice(&u16::to_be_bytes(field));
@@ -295,8 +293,15 @@ impl Builder<'_> {
             address,
             node,
             meta,
-            group,
+            name_number,
+            node_number,
         });
+    }
+
+    /// Equal names get equal numbers, from 0 on.
+    fn number(&mut self, name: &[u8]) -> usize {
+        let fresh = self.numbers.len();
+        *self.numbers.entry(name.into()).or_insert(fresh)
     }
 }
 

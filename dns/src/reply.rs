@@ -70,6 +70,13 @@ impl<'a> Names<'a> {
     }
 }
 
+/// What the additional section has already, by the numbers of names and nodes.
+#[derive(Debug, Default)]
+pub(crate) struct Told {
+    addresses: Vec<bool>,
+    meta: Vec<bool>,
+}
+
 /// An answer in the making.
 pub(crate) struct Reply<'a> {
     writer: Writer<'a>,
@@ -78,8 +85,7 @@ pub(crate) struct Reply<'a> {
     asked: RecordType,
     answers_max: usize,
     shuffler: &'a mut Shuffler,
-    /// Which groups of targets already have their additional records.
-    told: &'a mut Vec<bool>,
+    told: &'a mut Told,
     is_trimmed: bool,
 }
 
@@ -91,7 +97,7 @@ impl<'a> Reply<'a> {
         asked: RecordType,
         is_plain_udp: bool,
         shuffler: &'a mut Shuffler,
-        told: &'a mut Vec<bool>,
+        told: &'a mut Told,
     ) -> Self {
         let answers_max = match config.udp_answer_limit {
             1.. if is_plain_udp => config.udp_answer_limit.min(UDP_ANSWER_LIMIT_MAX),
@@ -246,7 +252,8 @@ impl<'a> Reply<'a> {
 
     /// As many targets as fit with what belongs to them.
     fn tell_targets(&mut self, targets: &[Target], ttl_s: u32) {
-        self.told.clear();
+        self.told.addresses.clear();
+        self.told.meta.clear();
         let Self {
             writer,
             names,
@@ -263,25 +270,23 @@ impl<'a> Reply<'a> {
                 *is_trimmed = true;
                 return;
             }
-            let is_new = mark_told(told, target.group);
-            let extras: &[Extras] = match (writer.count(Section::Answer), is_new) {
-                // One answer without its extras is better than none.
-                (0, _) => &[
-                    Extras {
-                        address: true,
-                        meta: wants_meta,
-                    },
-                    Extras {
-                        address: true,
-                        meta: false,
-                    },
-                    Extras::NONE,
-                ],
-                (_, true) => &[Extras {
-                    address: true,
-                    meta: wants_meta,
-                }],
-                (_, false) => &[Extras::NONE],
+            let wanted = Extras {
+                address: mark_told(&mut told.addresses, target.name_number),
+                meta: wants_meta && mark_told(&mut told.meta, target.node_number),
+            };
+            // One answer without its extras is better than none.
+            let fallbacks = [
+                wanted,
+                Extras {
+                    meta: false,
+                    ..wanted
+                },
+                Extras::NONE,
+            ];
+            let extras = if writer.count(Section::Answer) == 0 {
+                &fallbacks[..]
+            } else {
+                &fallbacks[..1]
             };
             if !extras
                 .iter()
@@ -495,10 +500,10 @@ fn type_of(address: IpAddr) -> RecordType {
     }
 }
 
-/// Notes that a group has its additional records, and tells whether that is news.
-fn mark_told(told: &mut Vec<bool>, group: usize) -> bool {
-    if told.len() <= group {
-        told.resize(group + 1, false);
+/// Notes that something is told, and whether that is news.
+fn mark_told(told: &mut Vec<bool>, number: usize) -> bool {
+    if told.len() <= number {
+        told.resize(number + 1, false);
     }
-    !std::mem::replace(&mut told[group], true)
+    !std::mem::replace(&mut told[number], true)
 }

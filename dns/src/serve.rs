@@ -103,7 +103,7 @@ pub async fn serve(
         drop(wakers);
         let _ = connections.await;
         let _ = tokio::task::spawn_blocking(|| {
-            threads.into_iter().for_each(|thread| drop(thread.join()))
+            threads.into_iter().for_each(|thread| drop(thread.join()));
         })
         .await;
     });

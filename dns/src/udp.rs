@@ -164,7 +164,7 @@ impl Batch {
             received: vec![0; BATCH * DATAGRAM_BYTES],
             inbound: MultiHeaders::preallocate(BATCH, local.and_then(control_space)),
             outbound: MultiHeaders::preallocate(BATCH, local.and_then(control_space)),
-            answers: vec![Vec::with_capacity(512); BATCH],
+            answers: vec![Vec::new(); BATCH],
         }
     }
 

@@ -53,7 +53,7 @@ fn run(file: &str) {
         .join("tests/cases")
         .join(file);
     let text = std::fs::read_to_string(&path).expect("the case file");
-    let (mut facts, mut config, mut out) = (TestZone::default(), Config::default(), String::new());
+    let (mut facts, mut config, mut out) = (TestZone::parse(""), Config::default(), String::new());
     for line in text.lines().filter(|line| !line.starts_with("  ")) {
         writeln!(out, "{line}").expect("a string takes all");
         let words: Vec<&str> = line.split_whitespace().collect();
@@ -62,7 +62,7 @@ fn run(file: &str) {
             [comment, ..] if comment.starts_with('#') => {}
             ["config", settings @ ..] => config = parse_config(settings),
             ["?", name, kind, options @ ..] => {
-                out.push_str(&ask(&facts, &config, name, kind, options))
+                out.push_str(&ask(&facts, &config, name, kind, options));
             }
             fact => facts.add(fact),
         }
@@ -130,7 +130,7 @@ fn ask(facts: &TestZone, config: &Config, name: &str, kind: &str, options: &[&st
                     .set_version(version.parse().expect("version"));
             }
             ("class", class) => {
-                drop(query.set_query_class(DNSClass::from_str(class).expect("class")))
+                query.set_query_class(DNSClass::from_str(class).expect("class"));
             }
             ("tcp", _) => transport = Transport::Tcp,
             _ => panic!("no such option: {option}"),

@@ -5,8 +5,6 @@
 //! `service <dc> <name> <node> <port> [address=… tags=a,b status=warning weights=5/2 kind=connect meta=key:value]`,
 //! `slow <name>` (a service or node that has to be waited for), `down <dc>`, `ptr-service <address> <service>`.
 
-#![expect(dead_code, reason = "each test program uses its part")]
-
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -18,7 +16,7 @@ use model::service::Weights;
 use model::{CheckStatus, Meta};
 
 #[derive(Debug, Default, Clone)]
-pub struct TestZone {
+pub(crate) struct TestZone {
     nodes: BTreeMap<(String, String), (String, Meta)>,
     services: Vec<Service>,
     slow: BTreeSet<String>,
@@ -36,7 +34,7 @@ struct Service {
 }
 
 impl TestZone {
-    pub fn parse(text: &str) -> Self {
+    pub(crate) fn parse(text: &str) -> Self {
         let mut zone = Self::default();
         for line in text
             .lines()
@@ -48,7 +46,7 @@ impl TestZone {
         zone
     }
 
-    pub fn add(&mut self, words: &[&str]) {
+    pub(crate) fn add(&mut self, words: &[&str]) {
         match words {
             ["node", dc, name, address, meta @ ..] => {
                 let meta = meta.iter().map(|pair| split(pair, '=')).collect();
@@ -58,7 +56,7 @@ impl TestZone {
                 );
             }
             ["service", dc, name, node, port, options @ ..] => {
-                self.add_service(dc, name, node, port, options)
+                self.add_service(dc, name, node, port, options);
             }
             ["slow", name] => drop(self.slow.insert(name.to_string())),
             ["down", dc] => drop(self.down.insert(dc.to_string())),
