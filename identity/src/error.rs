@@ -159,7 +159,7 @@ pub enum Refused {
 }
 
 impl Refused {
-    /// The refusal inside an error of rustls, tokio-rustls, hyper, tonic or quinn, if that is what it was.
+    /// The refusal inside an error of rustls, tokio-rustls, hyper or tonic, if that is what it was. (quinn keeps only its text.)
     pub fn find<'e>(error: &'e (dyn StdError + 'static)) -> Option<&'e Refused> {
         /// Errors nest a few levels deep; a cycle must not hang us.
         const DEPTH_MAX: usize = 16;

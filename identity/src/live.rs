@@ -145,7 +145,9 @@ impl Identity {
         )
     }
 
-    /// Whether the client at the other end of a standing connection would still be taken today; if not, cut it.
+    /// Whether the client at the other end of a standing connection would be taken with the bundle of today; if not, cut it.
+    /// `now` is the time to judge by: with the time at which the connection was made, a leaf that has merely expired since
+    /// then does not cut it.
     pub fn recheck_client(
         &self,
         conn: &rustls::CommonState,
@@ -171,8 +173,7 @@ impl Identity {
         )
     }
 
-    /// The same for a chain that the caller has kept (quinn hands out chains, not connections). A leaf that merely
-    /// has expired since does not cut a connection: the caller passes the time at which it was verified as `now`.
+    /// The same for a chain that the caller has kept (quinn hands out chains, not connections), of a client or a server.
     pub fn recheck_chain(
         &self,
         chain: &[CertificateDer<'_>],

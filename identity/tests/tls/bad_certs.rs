@@ -149,6 +149,28 @@ fn revoked_serials_ids_and_intermediates_are_refused_at_once() {
     assert_taken(&web, &deep);
 }
 
+/// No single bit of a chain can be changed without it being refused.
+#[test]
+fn a_chain_changed_anywhere_is_refused() {
+    let mesh = Mesh::new();
+    let web = mesh.identity(&service("web"));
+    let good = Signer::of(&mesh.dc2).leaf(&good(&[&WEB.replace("dc1", "dc2")]));
+    let now = SystemTime::now();
+    assert!(web.recheck_chain(&good.chain, true, now).is_ok());
+    for which in 0..good.chain.len() {
+        for at in 0..good.chain[which].len() {
+            let mut chain = good.chain.clone();
+            let mut der = chain[which].to_vec();
+            der[at] ^= 1 << (at % 8);
+            chain[which] = CertificateDer::from(der);
+            assert!(
+                web.recheck_chain(&chain, true, now).is_err(),
+                "byte {at} of certificate {which}"
+            );
+        }
+    }
+}
+
 #[test]
 fn a_certificate_without_its_key_is_useless() {
     let mesh = Mesh::new();
