@@ -1,0 +1,92 @@
+//! Copying over pipes in memory with buffers of awkward sizes, and how a copy ends.
+
+use super::*;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+
+/// Our ends of two connections that are piped together, with kernel buffers of `room` bytes.
+fn piped(
+    room: usize,
+) -> (
+    DuplexStream,
+    DuplexStream,
+    tokio::task::JoinHandle<(io::Result<()>, u64, u64)>,
+) {
+    let (client, mut near) = duplex(room);
+    let (mut far, server) = duplex(room);
+    let copy = tokio::spawn(async move {
+        let traffic = Traffic::default();
+        let result = pipe(&mut near, &mut far, &traffic).await;
+        (result, traffic.sent_bytes(), traffic.received_bytes())
+    });
+    (client, server, copy)
+}
+
+fn pattern(length: usize) -> Vec<u8> {
+    (0..length).map(|i| (i * 31 % 251) as u8).collect()
+}
+
+#[tokio::test]
+async fn every_byte_arrives_in_order_whatever_the_buffers() {
+    for room in [1, 7, 4096, 1 << 20] {
+        let length = room.min(4096) * 40 + 3;
+        let (mut client, mut server, copy) = piped(room);
+        let sent = pattern(length);
+        let writing = {
+            let sent = sent.clone();
+            tokio::spawn(async move {
+                client.write_all(&sent).await.expect("write");
+                client.shutdown().await.expect("shutdown");
+                let mut back = Vec::new();
+                client.read_to_end(&mut back).await.expect("read");
+                back
+            })
+        };
+        let mut got = Vec::new();
+        server.read_to_end(&mut got).await.expect("read");
+        assert!(got == sent, "room {room}");
+        // The other direction still works after the half-close.
+        server.write_all(b"thanks").await.expect("write");
+        drop(server);
+        assert_eq!(writing.await.expect("task"), b"thanks");
+        let (result, there, back) = copy.await.expect("task");
+        result.expect("a clean end");
+        assert_eq!((there, back), (length as u64, 6));
+    }
+}
+
+#[tokio::test]
+async fn both_directions_at_once() {
+    let (client, server, copy) = piped(16);
+    let talk = |stream: DuplexStream, byte: u8| async move {
+        let (mut read, mut write) = tokio::io::split(stream);
+        let writing = tokio::spawn(async move {
+            write.write_all(&vec![byte; 100_000]).await.expect("write");
+            write.shutdown().await.expect("shutdown");
+        });
+        let mut got = Vec::new();
+        read.read_to_end(&mut got).await.expect("read");
+        writing.await.expect("task");
+        got
+    };
+    let (a, b) = tokio::join!(talk(client, 1), talk(server, 2));
+    assert!(a == vec![2; 100_000] && b == vec![1; 100_000]);
+    copy.await.expect("task").0.expect("a clean end");
+}
+
+#[tokio::test]
+async fn a_peer_that_breaks_off_ends_the_copy() {
+    let (mut client, server, copy) = piped(64);
+    drop(server);
+    // Either the write or the copy's end tells us; nobody hangs.
+    let _ = client.write_all(&[0; 4096]).await;
+    drop(client);
+    let _ = copy.await.expect("the copy has ended");
+}
+
+#[test]
+fn a_resting_copy_is_small() {
+    let (mut a, mut b) = (duplex(1).0, duplex(1).0);
+    let traffic = Traffic::default();
+    let bytes = size_of_val(&pipe(&mut a, &mut b, &traffic));
+    assert!(bytes <= 192, "{bytes} bytes");
+}
