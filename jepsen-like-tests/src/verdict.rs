@@ -1,0 +1,138 @@
+//! The verdict of a run: what was done, what was found, and whether the run proved anything.
+
+use serde::Serialize;
+
+use crate::cluster::Cluster;
+use crate::history::{Operation, Outcome};
+
+/// What a run found; printed as one JSON object.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct Verdict {
+    /// `smoke` or `kill`.
+    pub(crate) mode: &'static str,
+    /// The seed that the run was given.
+    pub(crate) seed: u64,
+    /// `pass`, or `fail` when a violation was found or too little was done.
+    verdict: &'static str,
+    /// How many operations had which outcome.
+    pub(crate) operations: Counts,
+    /// How many keys were used.
+    pub(crate) keys: usize,
+    /// How many times a server was killed.
+    pub(crate) kills: u32,
+    /// Broken guarantees, in words.
+    pub(crate) violations: Vec<String>,
+    /// Why the run proves too little, in words.
+    pub(crate) coverage: Vec<String>,
+    /// Where the evidence is, if it was kept.
+    folder: Option<String>,
+}
+
+/// Operations by outcome.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub(crate) struct Counts {
+    /// Reads that saw something.
+    pub(crate) read: usize,
+    /// Writes and compare-and-sets that were acknowledged.
+    pub(crate) acknowledged: usize,
+    /// Compare-and-sets that were refused.
+    pub(crate) refused: usize,
+    /// Proven not to have happened.
+    pub(crate) failed: usize,
+    /// May have happened.
+    pub(crate) unknown: usize,
+}
+
+impl Counts {
+    /// Counts a history.
+    pub(crate) fn of(history: &[Operation]) -> Self {
+        let mut counts = Self::default();
+        for operation in history {
+            match operation.outcome {
+                Outcome::Saw(_) => counts.read += 1,
+                Outcome::Done => counts.acknowledged += 1,
+                Outcome::Refused => counts.refused += 1,
+                Outcome::Failed => counts.failed += 1,
+                Outcome::Unknown => counts.unknown += 1,
+            }
+        }
+        counts
+    }
+}
+
+impl Verdict {
+    /// The verdict on a history; `violations` and `coverage` decide.
+    pub(crate) fn new(
+        mode: &'static str,
+        seed: u64,
+        history: &[Operation],
+        keys: usize,
+        kills: u32,
+    ) -> Self {
+        let operations = Counts::of(history);
+        Self {
+            mode,
+            seed,
+            verdict: "",
+            operations,
+            keys,
+            kills,
+            violations: Vec::new(),
+            coverage: Vec::new(),
+            folder: None,
+        }
+    }
+
+    /// Demands that `count` of something be at least `least`; a run with less proves too little.
+    pub(crate) fn cover(&mut self, what: &str, count: usize, least: usize) {
+        if count < least {
+            self.coverage
+                .push(format!("{count} {what}, at least {least} are needed"));
+        }
+    }
+
+    /// No violation, and enough was done to have found one.
+    pub(crate) fn passed(&self) -> bool {
+        self.violations.is_empty() && self.coverage.is_empty()
+    }
+
+    /// One line of JSON.
+    pub(crate) fn to_json(&self) -> String {
+        let sealed = Self {
+            verdict: if self.passed() { "pass" } else { "fail" },
+            ..self.clone()
+        };
+        serde_json::to_string(&sealed)
+            .unwrap_or_else(|error| format!("{{\"verdict\":\"fail\",\"error\":\"{error}\"}}"))
+    }
+}
+
+/// Ends the cluster; its folder stays when the verdict is bad or when asked to.
+pub(crate) fn seal(mut verdict: Verdict, mut cluster: Cluster, keep: bool) -> Verdict {
+    if keep || !verdict.passed() {
+        cluster.keep();
+        verdict.folder = Some(cluster.folder().display().to_string());
+    }
+    verdict
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_violation_or_too_little_fails() {
+        let good = Verdict::new("smoke", 1, &[], 0, 3);
+        assert!(good.passed() && good.to_json().contains("\"verdict\":\"pass\""));
+
+        let mut little = good.clone();
+        little.cover("kills", 3, 3);
+        assert!(little.passed());
+        little.cover("kills", 3, 4);
+        assert!(!little.passed() && little.to_json().contains("\"verdict\":\"fail\""));
+
+        let mut bad = good;
+        bad.violations.push("k: lost".to_owned());
+        assert!(!bad.passed() && bad.to_json().contains("k: lost"));
+    }
+}
