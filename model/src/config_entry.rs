@@ -77,6 +77,17 @@ pub enum Protocol {
 }
 
 impl Protocol {
+    /// Consul's name of it; empty if it is not said.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Protocol::Unset => "",
+            Protocol::Tcp => "tcp",
+            Protocol::Http => "http",
+            Protocol::Http2 => "http2",
+            Protocol::Grpc => "grpc",
+        }
+    }
+
     /// Whether a proxy reads requests (HTTP) rather than bytes.
     pub fn is_http(self) -> bool {
         match self {
@@ -109,7 +120,12 @@ pub struct UnknownProtocol(pub String);
 impl ProxyDefaults {
     /// The protocol of services that do not say theirs (`Config["protocol"]`).
     pub fn protocol(&self) -> Option<Protocol> {
-        self.config.get("protocol")?.as_str()?.parse().ok().filter(|protocol| *protocol != Protocol::Unset)
+        self.config
+            .get("protocol")?
+            .as_str()?
+            .parse()
+            .ok()
+            .filter(|protocol| *protocol != Protocol::Unset)
     }
 }
 

@@ -3,26 +3,34 @@
 //! This is the ground floor: no clocks, no randomness, no IO, no threads. The serde shape of each noun is Consul's
 //! JSON shape; the log and snapshots use the same shape in MessagePack (docs/adr/0005-one-serde-shape.md).
 
+pub mod agent_check;
 pub mod ca;
 pub mod check;
+pub mod check_machine;
 pub mod config_entry;
 pub mod datacenter;
 pub mod duration;
+pub mod filter;
 pub mod intention;
 pub mod kv;
 pub mod limits;
+pub mod meta;
 pub mod name;
 pub mod node;
 pub mod proxy_config;
+pub mod registration;
 pub mod service;
 pub mod spiffe;
 
+pub use agent_check::AgentCheck;
 pub use check::{Check, CheckDefinition, CheckStatus};
 pub use duration::GoDuration;
+pub use filter::Filter;
 pub use intention::Intention;
 pub use kv::KvEntry;
 pub use node::Node;
 pub use proxy_config::ProxyConfig;
+pub use registration::AgentServiceRegistration;
 pub use service::{ServiceInstance, ServiceKind};
 pub use spiffe::SpiffeId;
 

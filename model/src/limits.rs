@@ -18,3 +18,9 @@ pub const CHECK_OUTPUT_BYTES_MAX: usize = 4096;
 pub const TXN_OPS_MAX: usize = 128;
 /// Most tags of one service instance.
 pub const TAGS_MAX: usize = 256;
+/// Longest `filter=` expression, in bytes.
+pub const FILTER_BYTES_MAX: usize = 16 * 1024;
+/// Deepest nesting of parentheses and `not` in a `filter=` expression.
+pub const FILTER_DEPTH_MAX: usize = 64;
+/// Largest compiled regular expression, in bytes.
+pub const REGEX_BYTES_MAX: usize = 1024 * 1024;

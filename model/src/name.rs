@@ -15,7 +15,9 @@ pub enum InvalidName {
         max: usize,
     },
     /// Has a character that would break DNS, URLs or logs.
-    #[error("{what} {name:?} has a character that is not allowed: use letters, digits, '-', '_' and '.'")]
+    #[error(
+        "{what} {name:?} has a character that is not allowed: use letters, digits, '-', '_' and '.'"
+    )]
     Character {
         /// What kind of name.
         what: &'static str,
@@ -26,12 +28,16 @@ pub enum InvalidName {
 
 /// A datacenter's name: letters, digits, `-` and `_`, so that it is one DNS label.
 pub fn check_datacenter(name: &str) -> Result<(), InvalidName> {
-    check("datacenter name", name, 63, |c| c.is_ascii_alphanumeric() || c == '-' || c == '_')
+    check("datacenter name", name, 63, |c| {
+        c.is_ascii_alphanumeric() || c == '-' || c == '_'
+    })
 }
 
 /// A node's name. Dots are allowed, as in Consul; what DNS cannot carry is reachable by API only.
 pub fn check_node(name: &str) -> Result<(), InvalidName> {
-    check("node name", name, 253, |c| !c.is_control() && c != '/' && c != ' ')
+    check("node name", name, 253, |c| {
+        !c.is_control() && c != '/' && c != ' '
+    })
 }
 
 /// A service's name or instance id. Consul takes nearly anything; control characters break logs and headers.
@@ -39,7 +45,12 @@ pub fn check_service(name: &str) -> Result<(), InvalidName> {
     check("service name", name, 512, |c| !c.is_control())
 }
 
-fn check(what: &'static str, name: &str, max: usize, allowed: fn(char) -> bool) -> Result<(), InvalidName> {
+fn check(
+    what: &'static str,
+    name: &str,
+    max: usize,
+    allowed: fn(char) -> bool,
+) -> Result<(), InvalidName> {
     if name.is_empty() {
         return Err(InvalidName::Empty(what));
     }
@@ -47,7 +58,10 @@ fn check(what: &'static str, name: &str, max: usize, allowed: fn(char) -> bool) 
         return Err(InvalidName::TooLong { what, max });
     }
     if !name.chars().all(allowed) {
-        return Err(InvalidName::Character { what, name: name.to_string() });
+        return Err(InvalidName::Character {
+            what,
+            name: name.to_string(),
+        });
     }
     Ok(())
 }

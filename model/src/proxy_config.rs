@@ -1,7 +1,13 @@
 //! Everything that a proxy needs to know. The server compiles it; the proxy obeys. It can also be loaded from a file.
 
+mod delta;
+mod validate;
+
+pub use delta::{Change, ProxyDelta, ProxyIdentity, apply, diff};
+pub use validate::InvalidProxyConfig;
+
 use crate::config_entry::Protocol;
-use crate::intention::Action;
+use crate::intention::{Action, Decision, names};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -52,6 +58,20 @@ pub struct Inbound {
     pub connect_timeout_ms: u32,
     /// Time limit for its answer, in milliseconds; 0 means none.
     pub request_timeout_ms: u32,
+}
+
+impl Inbound {
+    /// Decides whether a service may call the application: the first rule that names it wins.
+    pub fn decide(&self, source: &str) -> Decision<&Rule> {
+        let rule = self
+            .intentions
+            .iter()
+            .find(|rule| names(&rule.source, source));
+        Decision {
+            action: rule.map_or(self.default_action, |rule| rule.action),
+            rule,
+        }
+    }
 }
 
 /// An intention as a proxy needs it.
