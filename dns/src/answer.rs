@@ -17,6 +17,9 @@ use crate::shuffle::Shuffler;
 use crate::wire::{Verdict, Writer};
 use crate::zone::Zone;
 
+/// How many `CNAME`s are followed, as in Consul.
+const ALIASES_MAX: usize = 3;
+
 /// How the question came, and so how much of an answer fits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Transport {
@@ -36,6 +39,14 @@ pub enum Outcome {
     Wait(Pin<Box<dyn Future<Output = Found<Facts>> + Send>>),
     /// The name is somebody else's: ask the recursors.
     Forward,
+    /// The answer is written as far as it goes, but ends with a `CNAME` that leads out of the zone: ask the recursors for its
+    /// addresses as well.
+    Follow {
+        /// Where it leads to.
+        alias: Name,
+        /// What there is to count if nobody knows the alias.
+        summary: Summary,
+    },
 }
 
 /// What there is to count about an answer.
@@ -122,7 +133,14 @@ pub fn answer(
         Decision::Forward => Outcome::Forward,
         Decision::LookUp => match find(lookup, &request, question) {
             Found::Wait(facts) => Outcome::Wait(facts),
-            found => letter.write(question, found, &scratch.text, &mut scratch.parts, out),
+            found => letter.write(
+                lookup,
+                question,
+                found,
+                &scratch.text,
+                &mut scratch.parts,
+                out,
+            ),
         },
     }
 }
@@ -130,6 +148,7 @@ pub fn answer(
 /// Answers a packet for which [`answer`] had to wait.
 pub fn complete(
     zone: &Zone,
+    lookup: &dyn Lookup,
     found: Found<Facts>,
     packet: &[u8],
     transport: Transport,
@@ -148,7 +167,14 @@ pub fn complete(
         transport,
         domain,
     };
-    letter.write(question, found, &scratch.text, &mut scratch.parts, out)
+    letter.write(
+        lookup,
+        question,
+        found,
+        &scratch.text,
+        &mut scratch.parts,
+        out,
+    )
 }
 
 /// Answers a packet with a code alone, for instance when nobody could be asked in time.
@@ -262,6 +288,7 @@ impl Letter<'_> {
 
     fn write(
         &self,
+        lookup: &dyn Lookup,
         question: Question<'_>,
         found: Found<Facts>,
         text: &str,
@@ -285,15 +312,43 @@ impl Letter<'_> {
             Found::NoSuchName | Found::NoSuchDatacenter => reply.deny(),
             Found::Unavailable | Found::Wait(_) => ResponseCode::ServFail,
         };
+        let alias = self.follow(lookup, &mut reply);
         let is_truncated =
             reply.is_trimmed() && config.enable_truncate && self.transport == Transport::Udp;
         let is_authoritative = code != ResponseCode::ServFail;
-        Outcome::Reply(reply.finish(Verdict {
+        let summary = reply.finish(Verdict {
             code,
             is_authoritative,
             is_truncated,
             recursion_available,
-        }))
+        });
+        match alias {
+            Some(alias) => Outcome::Follow { alias, summary },
+            None => Outcome::Reply(summary),
+        }
+    }
+
+    /// Tells what the answer's `CNAME` leads to, if that is at hand. The alias is returned if it is the recursors who know.
+    fn follow(&self, lookup: &dyn Lookup, reply: &mut Reply<'_>) -> Option<Name> {
+        let mut labels = reply.take_alias()?;
+        let (mut text, mut seen) = (String::new(), vec![self.request.name.clone()]);
+        loop {
+            let alias = Name::from_labels(labels_of(&labels)).ok()?;
+            if seen.contains(&alias) || seen.len() > ALIASES_MAX {
+                return None;
+            }
+            name::spell(&alias, &mut text);
+            let (question, _) = name::parse(&text, &self.zone.domains);
+            if question == Question::Foreign {
+                return Some(alias).filter(|_| !self.zone.config.recursors.is_empty());
+            }
+            let Found::Ready(facts) = find(lookup, self.request, question) else {
+                return None;
+            };
+            reply.tell_more(&facts, ttl_s(&self.zone.config, question));
+            labels = reply.take_alias()?;
+            seen.push(alias);
+        }
     }
 
     /// An answer with the question in it and nothing else yet.
@@ -353,6 +408,17 @@ fn limit(config: &Config, request: &Request, transport: Transport) -> u16 {
             .payload_bytes
             .clamp(UDP_PLAIN_BYTES_MAX, config.udp_bytes_max),
     }
+}
+
+/// Labels that were encoded one behind the other.
+fn labels_of(mut wire: &[u8]) -> Vec<&[u8]> {
+    let mut labels = Vec::new();
+    while let Some((length, rest)) = wire.split_first() {
+        let (label, rest) = rest.split_at(usize::from(*length).min(rest.len()));
+        labels.push(label);
+        wire = rest;
+    }
+    labels
 }
 
 /// The labels as they were spelled, and the root.

@@ -3,7 +3,8 @@
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use hickory_proto::op::{Message, MessageType, ResponseCode};
+use hickory_proto::op::{Message, MessageType, Query, ResponseCode};
+use hickory_proto::rr::Name;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UdpSocket};
 use tokio::time::timeout;
@@ -12,6 +13,8 @@ use crate::config::Config;
 use crate::request::HEADER_BYTES;
 
 const FLAG_TRUNCATED: u8 = 0x02;
+/// Records of an alias that are handed on to a client without EDNS, as in Consul.
+const PLAIN_RECORDS_MAX: usize = 5;
 /// A recursor's answer over UDP cannot be longer.
 const DATAGRAM_BYTES_MAX: usize = u16::MAX as usize;
 
@@ -26,6 +29,40 @@ pub(crate) async fn ask(config: &Config, packet: &[u8]) -> Option<Vec<u8>> {
         }
     }
     None
+}
+
+/// Asks the recursors for what `alias` stands for, and adds it to `partial`, an answer that ends with a `CNAME` to it. None
+/// when nobody knows, or when it does not fit: then the `CNAME` alone is the answer.
+pub(crate) async fn follow(
+    config: &Config,
+    alias: &Name,
+    partial: &[u8],
+    limit_bytes: usize,
+) -> Option<Vec<u8>> {
+    let mut message = Message::from_vec(partial).ok()?;
+    let mut question = Message::query();
+    question.metadata.recursion_desired = true;
+    question.add_query(Query::query(
+        alias.clone(),
+        message.queries.first()?.query_type,
+    ));
+    let answer = ask(config, &question.to_vec().ok()?).await?;
+    let records_max = if message.edns.is_some() {
+        usize::MAX
+    } else {
+        PLAIN_RECORDS_MAX
+    };
+    message.add_answers(
+        Message::from_vec(&answer)
+            .ok()?
+            .answers
+            .into_iter()
+            .take(records_max),
+    );
+    message
+        .to_vec()
+        .ok()
+        .filter(|whole| whole.len() <= limit_bytes)
 }
 
 async fn ask_one(recursor: SocketAddr, packet: &[u8]) -> io::Result<Vec<u8>> {

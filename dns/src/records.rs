@@ -82,7 +82,7 @@ impl Endpoints {
         self.v6.deduplicate(|address| *address);
         self.aliases.deduplicate(|alias| alias.name.clone());
         self.targets
-            .deduplicate(|target| (target.name().to_vec(), target.port()));
+            .deduplicate(|target| (target.name_number, target.port()));
         self
     }
 }
@@ -351,12 +351,11 @@ fn encode_meta(meta: &Meta) -> Box<[Box<[u8]>]> {
 
 /// RFC 1464: an `=` or `` ` `` in a key, and white space at its ends, is marked by a `` ` `` before it.
 fn quote_key(key: &str) -> String {
-    let inner = key.trim();
-    let inside = key.len() - key.trim_start().len()
-        ..key.trim_end().len().max(key.len() - key.trim_start().len());
-    let mut quoted = String::with_capacity(inner.len() + 2);
+    let start = key.len() - key.trim_start().len();
+    let end = key.trim_end().len();
+    let mut quoted = String::with_capacity(key.len() + 2);
     for (place, letter) in key.char_indices() {
-        if matches!(letter, '=' | '`') || !inside.contains(&place) {
+        if matches!(letter, '=' | '`') || place < start || place >= end {
             quoted.push('`');
         }
         quoted.push(letter);
@@ -376,3 +375,7 @@ fn encode_text(text: &[u8]) -> Box<[u8]> {
     }
     data.into()
 }
+
+#[cfg(test)]
+#[path = "records_tests.rs"]
+mod tests;

@@ -1,6 +1,7 @@
 //! From facts to records: which records tell what was found, and what goes first when there is not enough room.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use hickory_proto::op::ResponseCode;
@@ -9,73 +10,15 @@ use hickory_proto::rr::RecordType;
 use crate::answer::{Facts, Summary};
 use crate::config::{Config, NAME_SERVERS_MAX, UDP_ANSWER_LIMIT_MAX};
 use crate::lookup::ReverseName;
-use crate::records::{Address, Alias, Endpoints, NodeRecord, SRV_FIXED_BYTES, Target, qualified};
-use crate::request::HEADER_BYTES;
+use crate::records::{Address, Alias, Endpoints, NodeRecord, qualified};
 use crate::shuffle::Shuffler;
-use crate::wire::{ROOT, Section, Verdict, Writer, pointer};
+use crate::wire::{ROOT, Section, Verdict, Writer};
 
-/// The names that most records of an answer share, in the shortest form.
-pub(crate) struct Names<'a> {
-    question: &'a [u8],
-    /// The domain in full, as the target of `SRV` is never compressed (RFC 2782).
-    domain: &'a [u8],
-    question_pointer: Option<[u8; 2]>,
-    domain_pointer: Option<[u8; 2]>,
-    is_compressing: bool,
-}
+mod names;
+mod targets;
 
-impl<'a> Names<'a> {
-    /// `domain_at` is where in the answer the domain stands as part of the question, if it does.
-    pub(crate) fn new(
-        question: &'a [u8],
-        domain: &'a [u8],
-        domain_at: Option<usize>,
-        disable_compression: bool,
-    ) -> Self {
-        let point = |at| {
-            if disable_compression {
-                None
-            } else {
-                pointer(at)
-            }
-        };
-        Self {
-            question,
-            domain,
-            question_pointer: point(HEADER_BYTES),
-            domain_pointer: domain_at.and_then(point),
-            is_compressing: !disable_compression,
-        }
-    }
-
-    fn question(&self) -> &[u8] {
-        self.question_pointer
-            .as_ref()
-            .map_or(self.question, |pointer| pointer)
-    }
-
-    fn domain(&self) -> &[u8] {
-        self.domain_pointer
-            .as_ref()
-            .map_or(self.domain, |pointer| pointer)
-    }
-
-    /// A pointer to a name that was just written, unless that is too far or not wanted.
-    fn pointer(&self, at: usize) -> Option<[u8; 2]> {
-        if self.is_compressing {
-            pointer(at)
-        } else {
-            None
-        }
-    }
-}
-
-/// What the additional section has already, by the numbers of names and nodes.
-#[derive(Debug, Default)]
-pub(crate) struct Told {
-    addresses: Vec<bool>,
-    meta: Vec<bool>,
-}
+pub(crate) use names::Names;
+pub(crate) use targets::Told;
 
 /// An answer in the making.
 pub(crate) struct Reply<'a> {
@@ -87,6 +30,8 @@ pub(crate) struct Reply<'a> {
     shuffler: &'a mut Shuffler,
     told: &'a mut Told,
     is_trimmed: bool,
+    /// The labels of a `CNAME` that was just told: the asker wants to know what is there.
+    alias: Option<Box<[u8]>>,
 }
 
 impl<'a> Reply<'a> {
@@ -112,6 +57,7 @@ impl<'a> Reply<'a> {
             shuffler,
             told,
             is_trimmed: false,
+            alias: None,
         }
     }
 
@@ -149,9 +95,7 @@ impl<'a> Reply<'a> {
             }
             Facts::Service(endpoints) => self.tell_service(endpoints, ttl_s),
             Facts::Node(node) => self.tell_node(node, ttl_s),
-            Facts::Address(address) => {
-                self.answer_address(*address, ttl_s);
-            }
+            Facts::Address(address) => self.answer_address(*address, ttl_s),
             Facts::Reverse(name) => self.tell_reverse(name),
         }
         if self.writer.count(Section::Answer) == 0 {
@@ -161,11 +105,27 @@ impl<'a> Reply<'a> {
         ResponseCode::NoError
     }
 
+    /// The labels of the `CNAME` that was told last, if the asker wants to know what is there.
+    pub(crate) fn take_alias(&mut self) -> Option<Box<[u8]>> {
+        self.alias.take()
+    }
+
+    /// Writes the records of the name that a `CNAME` has led to. Finding none changes nothing: the `CNAME` stands.
+    pub(crate) fn tell_more(&mut self, facts: &Facts, ttl_s: u32) {
+        match facts {
+            Facts::Service(endpoints) => self.tell_service(endpoints, ttl_s),
+            Facts::Node(node) => self.tell_node_address(node, ttl_s),
+            Facts::Address(address) => self.answer_address(*address, ttl_s),
+            Facts::NameServers(_) | Facts::Reverse(_) => {}
+        }
+    }
+
     fn asks_for(&self, record_type: RecordType) -> bool {
         self.asked == record_type || self.asked == RecordType::ANY
     }
 
     fn tell_service(&mut self, endpoints: &Endpoints, ttl_s: u32) {
+        let told_before = self.writer.count(Section::Answer);
         let only_passing = self.config.only_passing;
         if self.asked == RecordType::SRV {
             return self.tell_targets(endpoints.targets.healthy(only_passing), ttl_s);
@@ -176,10 +136,8 @@ impl<'a> Reply<'a> {
         if self.asks_for(RecordType::AAAA) {
             self.tell_addresses(RecordType::AAAA, endpoints.v6.healthy(only_passing), ttl_s);
         }
-        let is_for_address = self.asks_for(RecordType::A) || self.asks_for(RecordType::AAAA);
-        if (is_for_address || self.asked == RecordType::CNAME)
-            && self.writer.count(Section::Answer) == 0
-        {
+        let is_alone = self.writer.count(Section::Answer) == told_before;
+        if is_alone && self.wants_alias() {
             self.tell_alias(endpoints.aliases.healthy(only_passing), ttl_s);
         }
     }
@@ -202,7 +160,7 @@ impl<'a> Reply<'a> {
             if !has_room
                 || !self.writer.record(
                     Section::Answer,
-                    &[self.names.question()],
+                    &[self.names.owner()],
                     record_type,
                     ttl_s,
                     &[address],
@@ -220,8 +178,7 @@ impl<'a> Reply<'a> {
         let Some(alias) = self.shuffler.shuffle(aliases).next() else {
             return;
         };
-        let asked = self.names.question.strip_suffix(ROOT).unwrap_or_default();
-        if asked.eq_ignore_ascii_case(&alias.name) {
+        if self.names.is_owner(&alias.name) {
             if let Some(address) = alias.node_address {
                 self.answer_address(address, ttl_s);
             }
@@ -230,86 +187,52 @@ impl<'a> Reply<'a> {
         self.answer_alias(&alias.name, ttl_s);
     }
 
+    fn wants_alias(&self) -> bool {
+        matches!(
+            self.asked,
+            RecordType::A | RecordType::AAAA | RecordType::ANY | RecordType::CNAME
+        )
+    }
+
     fn answer_alias(&mut self, name: &[u8], ttl_s: u32) {
-        let owner = [self.names.question()];
-        self.is_trimmed |= !self.writer.record(
+        let owner = [self.names.owner()];
+        let name_at = self.writer.next_data_at(owner[0].len());
+        if !self.writer.record(
             Section::Answer,
             &owner,
             RecordType::CNAME,
             ttl_s,
             &[name, ROOT],
-        );
+        ) {
+            self.is_trimmed = true;
+        } else if self.asked != RecordType::CNAME {
+            self.names.set_owner(name, name_at);
+            self.alias = Some(name.into());
+        }
     }
 
     /// An address as the answer, if it is of the sort that was asked for.
     fn answer_address(&mut self, address: IpAddr, ttl_s: u32) {
         if self.asks_for(type_of(address)) {
-            let owner = [self.names.question()];
+            let owner = [self.names.owner()];
             let is_told = write_address(&mut self.writer, Section::Answer, &owner, address, ttl_s);
             self.is_trimmed |= !is_told;
         }
     }
 
-    /// As many targets as fit with what belongs to them.
-    fn tell_targets(&mut self, targets: &[Target], ttl_s: u32) {
-        self.told.addresses.clear();
-        self.told.meta.clear();
-        let Self {
-            writer,
-            names,
-            config,
-            shuffler,
-            told,
-            is_trimmed,
-            answers_max,
-            ..
-        } = self;
-        let wants_meta = config.enable_additional_node_meta_txt;
-        for target in shuffler.shuffle(targets) {
-            if writer.count(Section::Answer) >= *answers_max {
-                *is_trimmed = true;
-                return;
-            }
-            let wanted = Extras {
-                address: mark_told(&mut told.addresses, target.name_number),
-                meta: wants_meta && mark_told(&mut told.meta, target.node_number),
-            };
-            // One answer without its extras is better than none.
-            let fallbacks = [
-                wanted,
-                Extras {
-                    meta: false,
-                    ..wanted
-                },
-                Extras::NONE,
-            ];
-            let extras = if writer.count(Section::Answer) == 0 {
-                &fallbacks[..]
-            } else {
-                &fallbacks[..1]
-            };
-            if !extras
-                .iter()
-                .any(|extras| write_target(writer, names, target, ttl_s, *extras))
-            {
-                *is_trimmed = true;
-                return;
-            }
+    fn tell_node_address(&mut self, node: &NodeRecord, ttl_s: u32) {
+        match &node.address {
+            Some(Address::Ip(address)) => self.answer_address(*address, ttl_s),
+            Some(Address::Name(name)) if self.wants_alias() => self.answer_alias(name, ttl_s),
+            Some(Address::Name(_)) | None => {}
         }
     }
 
     fn tell_node(&mut self, node: &NodeRecord, ttl_s: u32) {
-        match &node.address {
-            Some(Address::Ip(address)) => self.answer_address(*address, ttl_s),
-            Some(Address::Name(name))
-                if matches!(
-                    self.asked,
-                    RecordType::A | RecordType::AAAA | RecordType::ANY | RecordType::CNAME
-                ) =>
-            {
-                self.answer_alias(name, ttl_s);
-            }
-            Some(Address::Name(_)) | None => {}
+        self.tell_node_address(node, ttl_s);
+        if self.alias.is_some() {
+            // The metadata would get the wrong owner, and an alias has no other records (RFC 1034 §3.6.2).
+            return;
         }
         let section = if self.asks_for(RecordType::TXT) {
             Section::Answer
@@ -322,7 +245,7 @@ impl<'a> Reply<'a> {
         for text in node.meta.iter().filter(|_| is_wanted) {
             let is_told = self.writer.record(
                 section,
-                &[self.names.question()],
+                &[self.names.owner()],
                 RecordType::TXT,
                 ttl_s,
                 &[text],
@@ -337,7 +260,7 @@ impl<'a> Reply<'a> {
             ReverseName::Service { name, datacenter } => qualified(name, "service", datacenter),
         };
         if let Some(labels) = labels {
-            let owner = [self.names.question()];
+            let owner = [self.names.owner()];
             let data = [&labels, self.names.domain()];
             self.is_trimmed |=
                 !self
@@ -347,7 +270,7 @@ impl<'a> Reply<'a> {
     }
 
     /// The zone's own records. They belong to the domain, whatever name below it was asked for.
-    fn tell_zone(&mut self, servers: &[std::sync::Arc<NodeRecord>]) {
+    fn tell_zone(&mut self, servers: &[Arc<NodeRecord>]) {
         if self.asks_for(RecordType::SOA) {
             self.start_of_authority(Section::Answer);
         }
@@ -412,74 +335,6 @@ impl<'a> Reply<'a> {
 /// What follows a pointer: a name ends with it.
 const NOTHING: &[u8] = &[];
 
-/// What goes along with an `SRV` record.
-#[derive(Debug, Clone, Copy)]
-struct Extras {
-    address: bool,
-    meta: bool,
-}
-
-impl Extras {
-    const NONE: Self = Self {
-        address: false,
-        meta: false,
-    };
-}
-
-/// Writes the target's `SRV` record with its extras, or nothing at all.
-fn write_target(
-    writer: &mut Writer<'_>,
-    names: &Names<'_>,
-    target: &Target,
-    ttl_s: u32,
-    extras: Extras,
-) -> bool {
-    let mark = writer.mark();
-    let owner = names.question();
-    let name_at = writer.next_data_at(owner.len()) + SRV_FIXED_BYTES;
-    let end = if target.is_absolute {
-        ROOT
-    } else {
-        names.domain
-    };
-    let mut is_written = writer.record(
-        Section::Answer,
-        &[owner],
-        RecordType::SRV,
-        ttl_s,
-        &[&target.srv, end],
-    );
-    let pointer = names.pointer(name_at);
-    let end = if target.is_absolute {
-        ROOT
-    } else {
-        names.domain()
-    };
-    let name = pointer
-        .as_ref()
-        .map_or([target.name(), end], |pointer| [pointer, NOTHING]);
-    if let Some(address) = target.address.filter(|_| extras.address) {
-        is_written =
-            is_written && write_address(writer, Section::Additional, &name, address, ttl_s);
-    }
-    if extras.meta {
-        let node = if *target.node == *target.name() {
-            name
-        } else {
-            [&*target.node, names.domain()]
-        };
-        let mut texts = target.meta.iter();
-        is_written = is_written
-            && texts.all(|text| {
-                writer.record(Section::Additional, &node, RecordType::TXT, ttl_s, &[text])
-            });
-    }
-    if !is_written {
-        writer.rollback(mark);
-    }
-    is_written
-}
-
 fn write_address(
     writer: &mut Writer<'_>,
     section: Section,
@@ -498,12 +353,4 @@ fn type_of(address: IpAddr) -> RecordType {
         IpAddr::V4(_) => RecordType::A,
         IpAddr::V6(_) => RecordType::AAAA,
     }
-}
-
-/// Notes that something is told, and whether that is news.
-fn mark_told(told: &mut Vec<bool>, number: usize) -> bool {
-    if told.len() <= number {
-        told.resize(number + 1, false);
-    }
-    !std::mem::replace(&mut told[number], true)
 }

@@ -25,6 +25,8 @@ pub(crate) struct Shared {
 /// A question that was put off, with its place among those that wait.
 pub(crate) struct Deferred {
     outcome: Outcome,
+    /// What is written already.
+    partial: Vec<u8>,
     packet: Vec<u8>,
     transport: Transport,
     _place: OwnedSemaphorePermit,
@@ -73,18 +75,23 @@ impl Shared {
                 self.counters.count_drop();
                 return None;
             }
-            Outcome::Wait(_) | Outcome::Forward => {}
+            Outcome::Wait(_) | Outcome::Forward | Outcome::Follow { .. } => {}
         }
         if let Ok(place) = self.waiting.clone().try_acquire_owned() {
             self.counters.count_deferral();
             return Some(Deferred {
                 outcome,
+                partial: out.clone(),
                 packet: packet.to_vec(),
                 transport,
                 _place: place,
             });
         }
-        self.fail(zone, packet, transport, scratch, out);
+        match outcome {
+            // Better the alias alone than nothing.
+            Outcome::Follow { summary, .. } => self.counters.count_reply(summary),
+            _ => self.fail(zone, packet, transport, scratch, out),
+        }
         None
     }
 
@@ -98,22 +105,40 @@ impl Shared {
         let zone = self.zone();
         let Deferred {
             outcome,
+            partial,
             packet,
             transport,
             _place,
         } = deferred;
+        out.clone_from(&partial);
         let outcome = match outcome {
             Outcome::Wait(facts) => {
                 let found = timeout(zone.config.wait_timeout, facts)
                     .await
                     .unwrap_or(Found::Unavailable);
-                answer::complete(&zone, found, &packet, transport, scratch, out)
+                answer::complete(
+                    &zone,
+                    &*self.lookup,
+                    found,
+                    &packet,
+                    transport,
+                    scratch,
+                    out,
+                )
             }
             outcome => outcome,
         };
         match outcome {
             Outcome::Reply(summary) => self.counters.count_reply(summary),
             Outcome::Forward => self.forward(&zone, &packet, transport, scratch, out).await,
+            Outcome::Follow { alias, summary } => {
+                self.counters.count_forward();
+                let limit_bytes = answer::limit_bytes(&zone, &packet, transport);
+                if let Some(whole) = forward::follow(&zone.config, &alias, out, limit_bytes).await {
+                    *out = whole;
+                }
+                self.counters.count_reply(summary);
+            }
             Outcome::Drop | Outcome::Wait(_) => self.counters.count_drop(),
         }
     }

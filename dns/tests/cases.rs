@@ -144,7 +144,7 @@ fn ask(facts: &TestZone, config: &Config, name: &str, kind: &str, options: &[&st
         Outcome::Reply(_) => render(&message, &out),
         Outcome::Drop => "  (nothing)\n".into(),
         Outcome::Wait(_) => "  (waits)\n".into(),
-        Outcome::Forward => "  (recursors)\n".into(),
+        Outcome::Forward | Outcome::Follow { .. } => "  (recursors)\n".into(),
     }
 }
 

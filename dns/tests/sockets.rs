@@ -640,6 +640,39 @@ async fn recursors_are_asked_in_turn() {
 }
 
 #[tokio::test]
+async fn aliases_that_lead_elsewhere_are_asked_of_the_recursors() {
+    let good = Recursor::start(Manner::Says(ResponseCode::NoError)).await;
+    let asked = question("alias.service.consul.", RecordType::A);
+    let answer = ask_through(&[&good], &asked).await;
+    assert_eq!(answer.answers[0].record_type(), RecordType::CNAME);
+    assert_eq!(
+        answer.answers[1].name,
+        Name::from_str("www.example.com.").expect("name")
+    );
+    assert_eq!(addresses(&answer), ips(&["192.0.2.0"]));
+    assert!(answer.metadata.authoritative && answer.metadata.recursion_available);
+    let failing = Recursor::start(Manner::Says(ResponseCode::ServFail)).await;
+    let alone = ask_through(&[&failing], &asked).await;
+    assert_eq!(
+        (alone.answers.len(), alone.metadata.response_code),
+        (1, ResponseCode::NoError)
+    );
+    let big = Recursor::start(Manner::Big).await;
+    assert_eq!(ask_through(&[&big], &asked).await.answers.len(), 1 + 5);
+    let server = Server::start(Config {
+        recursors: vec![good.address],
+        waiting_max: 0,
+        ..Config::default()
+    })
+    .await;
+    assert_eq!(
+        server.ask_udp("alias.service.consul.").await.answers.len(),
+        1
+    );
+    server.stop().await;
+}
+
+#[tokio::test]
 async fn long_answers_of_recursors_come_over_tcp() {
     let long = Recursor::start(Manner::TooLong).await;
     let mut asked = question("www.example.com.", RecordType::A);
