@@ -235,9 +235,6 @@ pub enum Refusal {
         /// The instance that it names.
         service_id: String,
     },
-    /// Another entry needs this one as it is.
-    #[error("{0}")]
-    InUse(String),
 }
 
 /// An item of a [`SyncPush`] that was not kept.
@@ -306,14 +303,20 @@ impl Response {
 fn encode<T: Serialize>(value: &T) -> Vec<u8> {
     let mut bytes = vec![FORMAT];
     // Invariant: writing to memory does not fail, and every type here has string keys only.
-    rmp_serde::encode::write_named(&mut bytes, value).expect("commands and responses can be encoded");
+    rmp_serde::encode::write_named(&mut bytes, value)
+        .expect("commands and responses can be encoded");
     bytes
 }
 
 fn decode<'de, T: Deserialize<'de>>(bytes: &'de [u8]) -> Result<T, DecodeError> {
     match bytes.split_first() {
         None => Err(DecodeError::Malformed("empty".into())),
-        Some((&found, _)) if found > FORMAT => Err(DecodeError::Newer { found, known: FORMAT }),
-        Some((_, body)) => rmp_serde::from_slice(body).map_err(|e| DecodeError::Malformed(e.to_string())),
+        Some((&found, _)) if found > FORMAT => Err(DecodeError::Newer {
+            found,
+            known: FORMAT,
+        }),
+        Some((_, body)) => {
+            rmp_serde::from_slice(body).map_err(|e| DecodeError::Malformed(e.to_string()))
+        }
     }
 }

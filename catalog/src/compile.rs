@@ -22,7 +22,10 @@ pub fn proxy(view: &View<'_>, node: &str, proxy_id: &str, datacenter: &str) -> O
     match instance(view, node, proxy_id)?.kind {
         ServiceKind::ConnectProxy => sidecar(view, node, proxy_id, datacenter),
         ServiceKind::MeshGateway => gateway(view, node, proxy_id, datacenter),
-        ServiceKind::Typical | ServiceKind::TerminatingGateway | ServiceKind::IngressGateway | ServiceKind::ApiGateway => None,
+        ServiceKind::Typical
+        | ServiceKind::TerminatingGateway
+        | ServiceKind::IngressGateway
+        | ServiceKind::ApiGateway => None,
     }
 }
 
@@ -45,11 +48,13 @@ fn common(view: &View<'_>, id: &str, service: &str, datacenter: &str) -> Option<
 
 /// What a service speaks: its own setting, else that of all proxies, else TCP.
 fn protocol_of(view: &View<'_>, service: &str) -> Protocol {
-    let own = crate::query::config_entry::service_defaults(view, service).map_or(Protocol::Unset, |defaults| defaults.protocol);
+    let own = crate::query::config_entry::service_defaults(view, service)
+        .map_or(Protocol::Unset, |defaults| defaults.protocol);
     if own != Protocol::Unset {
         return own;
     }
-    let shared = crate::query::config_entry::proxy_defaults(view).and_then(|defaults| defaults.protocol());
+    let shared =
+        crate::query::config_entry::proxy_defaults(view).and_then(|defaults| defaults.protocol());
     shared.unwrap_or(Protocol::Tcp)
 }
 

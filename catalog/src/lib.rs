@@ -9,16 +9,20 @@ mod apply;
 mod command;
 pub mod compile;
 mod indexes;
+mod invariants;
 mod key;
 pub mod query;
+mod snapshot;
 mod tables;
 mod tombstones;
 mod topic;
 mod view;
 
 pub use command::{
-    CaState, Command, DecodeError, Deregistration, ItemError, ItemKind, KvCommand, Refusal, Registration, Response, Revocation, SyncPush,
+    CaState, Command, DecodeError, Deregistration, ItemError, ItemKind, KvCommand, Refusal,
+    Registration, Response, Revocation, SyncPush,
 };
+pub use snapshot::SnapshotError;
 pub use tables::{Catalog, Row};
 pub use topic::{Changes, Topic};
 pub use view::View;

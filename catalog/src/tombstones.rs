@@ -6,7 +6,6 @@
 
 use imbl::OrdMap;
 use model::Index;
-use serde::{Deserialize, Serialize};
 
 /// When deleted things were deleted.
 #[derive(Debug, Clone, PartialEq)]
@@ -15,17 +14,12 @@ pub(crate) struct Tombstones<K: Ord + Clone> {
     floor: Index,
 }
 
-/// The floor alone, as a snapshot keeps it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(default)]
-pub(crate) struct Floors {
-    pub(crate) topics: Index,
-    pub(crate) kv: Index,
-}
-
 impl<K: Ord + Clone> Default for Tombstones<K> {
     fn default() -> Self {
-        Tombstones { map: OrdMap::new(), floor: 0 }
+        Tombstones {
+            map: OrdMap::new(),
+            floor: 0,
+        }
     }
 }
 
@@ -64,7 +58,12 @@ impl<K: Ord + Clone> Tombstones<K> {
         let mut indexes: Vec<Index> = self.map.values().copied().collect();
         indexes.sort_unstable();
         let last_forgotten = indexes[indexes.len() / 2];
-        self.map = self.map.iter().filter(|(_, index)| **index > last_forgotten).map(|(k, i)| (k.clone(), *i)).collect();
+        self.map = self
+            .map
+            .iter()
+            .filter(|(_, index)| **index > last_forgotten)
+            .map(|(k, i)| (k.clone(), *i))
+            .collect();
         self.floor = self.floor.max(last_forgotten);
     }
 }
@@ -83,7 +82,12 @@ mod tests {
         }
         assert_eq!(tombstones.floor(), max / 2 + 10);
         assert_eq!(tombstones.map().len() as u64, max / 2);
-        assert!(tombstones.map().values().all(|index| *index > tombstones.floor()));
+        assert!(
+            tombstones
+                .map()
+                .values()
+                .all(|index| *index > tombstones.floor())
+        );
     }
 
     #[test]

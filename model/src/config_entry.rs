@@ -118,6 +118,19 @@ impl std::str::FromStr for Protocol {
 pub struct UnknownProtocol(pub String);
 
 impl ProxyDefaults {
+    fn validate(&self) -> Result<(), InvalidConfigEntry> {
+        if self.name != "global" {
+            return Err(InvalidConfigEntry::NotGlobal(self.name.clone()));
+        }
+        if let Some(protocol) = self.config.get("protocol") {
+            let text = protocol
+                .as_str()
+                .ok_or(InvalidConfigEntry::ProtocolNotText)?;
+            text.parse::<Protocol>()?;
+        }
+        Ok(crate::meta::validate(&self.meta)?)
+    }
+
     /// The protocol of services that do not say theirs (`Config["protocol"]`).
     pub fn protocol(&self) -> Option<Protocol> {
         self.config
@@ -129,7 +142,38 @@ impl ProxyDefaults {
     }
 }
 
+/// Why an entry was refused. The caller's fault; nothing changed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidConfigEntry {
+    /// There is no name.
+    #[error("Name is required")]
+    NoName,
+    /// There is one `proxy-defaults` only.
+    #[error("invalid name ({0:?}), only \"global\" is supported")]
+    NotGlobal(String),
+    /// `Config["protocol"]` of `proxy-defaults`.
+    #[error(transparent)]
+    Protocol(#[from] UnknownProtocol),
+    /// `Config["protocol"]` of `proxy-defaults` is no text.
+    #[error("protocol must be a string")]
+    ProtocolNotText,
+    /// See [`crate::meta`].
+    #[error("invalid Meta: {0}")]
+    Meta(#[from] crate::meta::InvalidMeta),
+}
+
 impl ConfigEntry {
+    /// Whether it can be kept.
+    pub fn validate(&self) -> Result<(), InvalidConfigEntry> {
+        match self {
+            ConfigEntry::ServiceDefaults(entry) if entry.name.is_empty() => {
+                Err(InvalidConfigEntry::NoName)
+            }
+            ConfigEntry::ServiceDefaults(entry) => Ok(crate::meta::validate(&entry.meta)?),
+            ConfigEntry::ProxyDefaults(entry) => entry.validate(),
+        }
+    }
+
     /// `service-defaults` or `proxy-defaults`.
     pub fn kind(&self) -> &'static str {
         match self {
@@ -144,5 +188,78 @@ impl ConfigEntry {
             ConfigEntry::ServiceDefaults(entry) => &entry.name,
             ConfigEntry::ProxyDefaults(entry) => &entry.name,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(json: &str) -> ConfigEntry {
+        serde_json::from_str(json).unwrap_or_else(|e| panic!("{json}: {e}"))
+    }
+
+    #[test]
+    fn entries_are_checked() {
+        let cases = [
+            (
+                r#"{"Kind": "service-defaults", "Name": "web", "Protocol": "http"}"#,
+                "",
+            ),
+            (r#"{"Kind": "service-defaults"}"#, "Name is required"),
+            (
+                r#"{"Kind": "proxy-defaults", "Name": "global", "Config": {"protocol": "grpc"}}"#,
+                "",
+            ),
+            (
+                r#"{"Kind": "proxy-defaults", "Name": "all"}"#,
+                "invalid name (\"all\"), only \"global\" is supported",
+            ),
+            (
+                r#"{"Kind": "proxy-defaults", "Name": "global", "Config": {"protocol": "ftp"}}"#,
+                "invalid protocol \"ftp\": must be tcp, http, http2 or grpc",
+            ),
+            (
+                r#"{"Kind": "proxy-defaults", "Name": "global", "Config": {"protocol": 1}}"#,
+                "protocol must be a string",
+            ),
+        ];
+        for (json, problem) in cases {
+            let outcome = entry(json)
+                .validate()
+                .err()
+                .map(|e| e.to_string())
+                .unwrap_or_default();
+            assert_eq!(outcome, problem, "{json}");
+        }
+    }
+
+    #[test]
+    fn protocols_have_one_name_each() {
+        for protocol in [
+            Protocol::Unset,
+            Protocol::Tcp,
+            Protocol::Http,
+            Protocol::Http2,
+            Protocol::Grpc,
+        ] {
+            assert_eq!(protocol.as_str().parse(), Ok(protocol));
+            assert_eq!(
+                serde_json::to_value(protocol).expect("prints"),
+                protocol.as_str()
+            );
+        }
+    }
+
+    #[test]
+    fn an_entry_survives_the_log() {
+        let before = entry(
+            r#"{"Kind": "proxy-defaults", "Name": "global", "Config": {"protocol": "http", "n": 1.5, "l": [null, true]}}"#,
+        );
+        let packed = rmp_serde::to_vec_named(&before).expect("packs");
+        assert_eq!(
+            rmp_serde::from_slice::<ConfigEntry>(&packed).expect("unpacks"),
+            before
+        );
     }
 }

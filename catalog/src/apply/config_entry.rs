@@ -10,7 +10,11 @@ use model::config_entry::ConfigEntry;
 use std::sync::Arc;
 
 impl Step<'_> {
-    pub(super) fn set_config_entry(&mut self, entry: ConfigEntry, cas: Option<Index>) -> Result<Response, Refusal> {
+    pub(super) fn set_config_entry(
+        &mut self,
+        entry: ConfigEntry,
+        cas: Option<Index>,
+    ) -> Result<Response, Refusal> {
         if entry.name().is_empty() {
             return Err(Refusal::Invalid("a config entry needs a Name".into()));
         }
@@ -28,12 +32,23 @@ impl Step<'_> {
         Ok(Response::Done)
     }
 
-    pub(super) fn delete_config_entry(&mut self, kind: &str, name: &str, cas: Option<Index>) -> Result<Response, Refusal> {
-        let Some(old) = self.catalog.config_entries.get(&At([kind, name])) else { return Ok(Response::Done) };
+    pub(super) fn delete_config_entry(
+        &mut self,
+        kind: &str,
+        name: &str,
+        cas: Option<Index>,
+    ) -> Result<Response, Refusal> {
+        let Some(old) = self.catalog.config_entries.get(&At([kind, name])) else {
+            return Ok(Response::Done);
+        };
         if cas.is_some_and(|cas| cas != old.modify_index) {
             return Ok(Response::CasFailed);
         }
-        if let Some((key, _)) = self.catalog.config_entries.remove_with_key(&At([kind, name])) {
+        if let Some((key, _)) = self
+            .catalog
+            .config_entries
+            .remove_with_key(&At([kind, name]))
+        {
             self.touch_config_entry(&key);
         }
         Ok(Response::Done)

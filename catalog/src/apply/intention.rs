@@ -12,7 +12,9 @@ impl Step<'_> {
     pub(super) fn set_intention(&mut self, mut intention: Intention) -> Result<Response, Refusal> {
         let (source, destination) = (&*intention.source_name, &*intention.destination_name);
         if source.is_empty() || destination.is_empty() {
-            return Err(Refusal::Invalid("an intention needs a source and a destination (or \"*\")".into()));
+            return Err(Refusal::Invalid(
+                "an intention needs a source and a destination (or \"*\")".into(),
+            ));
         }
         let key = Key([Arc::from(destination), Arc::from(source)]);
         let old = self.catalog.intentions.get(&key).cloned();
@@ -28,7 +30,11 @@ impl Step<'_> {
     }
 
     pub(super) fn delete_intention(&mut self, source: &str, destination: &str) -> Response {
-        if let Some((key, _)) = self.catalog.intentions.remove_with_key(&At([destination, source])) {
+        if let Some((key, _)) = self
+            .catalog
+            .intentions
+            .remove_with_key(&At([destination, source]))
+        {
             self.touch_intention(&key);
         }
         Response::Done

@@ -11,7 +11,12 @@ use std::sync::Arc;
 
 impl Step<'_> {
     pub(super) fn register(&mut self, registration: Registration) -> Result<Response, Refusal> {
-        let Registration { node, skip_node_update, service, checks } = registration;
+        let Registration {
+            node,
+            skip_node_update,
+            service,
+            checks,
+        } = registration;
         let known = self.catalog.nodes.contains_key(&*folded(&node.name));
         let keep_node = skip_node_update && known;
         if !keep_node {
@@ -24,7 +29,11 @@ impl Step<'_> {
         for check in &checks {
             self.may_put_check(&node.name, check, new_service)?;
         }
-        let key = if keep_node { self.known_node(&node.name) } else { self.put_node(node) };
+        let key = if keep_node {
+            self.known_node(&node.name)
+        } else {
+            self.put_node(node)
+        };
         if let Some(service) = service {
             self.put_service(&key, service);
         }
@@ -63,7 +72,9 @@ impl Step<'_> {
             self.put_node(node)
         } else {
             let key = folded(&node.name);
-            let same = |known: &Arc<Row<Node>>| node.id.is_empty() || known.id.is_empty() || known.id == node.id;
+            let same = |known: &Arc<Row<Node>>| {
+                node.id.is_empty() || known.id.is_empty() || known.id == node.id
+            };
             if !self.catalog.nodes.get(&*key).is_some_and(same) {
                 return Ok(Response::Done);
             }
@@ -85,7 +96,9 @@ impl Step<'_> {
         if node.name.is_empty() {
             return Err(Refusal::Invalid("Must provide node".into()));
         }
-        let Some(holder) = self.catalog.nodes.get(&*folded(&node.name)) else { return Ok(()) };
+        let Some(holder) = self.catalog.nodes.get(&*folded(&node.name)) else {
+            return Ok(());
+        };
         if node.id.is_empty() || holder.id == node.id {
             return Ok(());
         }
@@ -112,7 +125,12 @@ impl Step<'_> {
     /// renamed: what was on the old name goes, and its agent pushes it again, as in Consul.
     pub(super) fn put_node(&mut self, mut node: Node) -> Arc<str> {
         let key = self.known_node(&node.name);
-        let old_key = self.catalog.node_ids.get(node.id.as_str()).cloned().filter(|old| *old != key);
+        let old_key = self
+            .catalog
+            .node_ids
+            .get(node.id.as_str())
+            .cloned()
+            .filter(|old| *old != key);
         let renamed = old_key.and_then(|old_key| {
             let old = self.catalog.nodes.get(&*old_key).cloned();
             self.remove_node(&old_key);
@@ -149,13 +167,19 @@ impl Step<'_> {
 
     /// Removes a node with all that is on it.
     pub(super) fn remove_node(&mut self, key: &str) {
-        let Some((key, _)) = self.catalog.nodes.get_key_value(key) else { return };
+        let Some((key, _)) = self.catalog.nodes.get_key_value(key) else {
+            return;
+        };
         let key = key.clone();
-        let services: Vec<Key<2>> = under(&self.catalog.instances, [&key]).map(|(k, _)| k.clone()).collect();
+        let services: Vec<Key<2>> = under(&self.catalog.instances, [&key])
+            .map(|(k, _)| k.clone())
+            .collect();
         for service in services {
             self.remove_service(&key, &service.0[1]);
         }
-        let checks: Vec<Key<3>> = under(&self.catalog.checks, [&key]).map(|(k, _)| k.clone()).collect();
+        let checks: Vec<Key<3>> = under(&self.catalog.checks, [&key])
+            .map(|(k, _)| k.clone())
+            .collect();
         for check in checks {
             self.remove_check_at(&check);
         }

@@ -9,7 +9,14 @@ use std::sync::Arc;
 impl Step<'_> {
     pub(super) fn sync(&mut self, push: SyncPush) -> Result<Response, Refusal> {
         self.may_put_node(&push.node)?;
-        let SyncPush { node, mut services, checks, deregister_services, deregister_checks, full } = push;
+        let SyncPush {
+            node,
+            mut services,
+            checks,
+            deregister_services,
+            deregister_checks,
+            full,
+        } = push;
         let node = self.put_node(node);
         for id in &deregister_services {
             self.remove_service(&node, id);
@@ -29,14 +36,25 @@ impl Step<'_> {
         for service in services {
             match self.may_put_service(&service) {
                 Ok(()) => self.put_service(&node, service),
-                Err(refusal) => errors.push(ItemError { kind: ItemKind::Service, id: service.id, message: refusal.to_string() }),
+                Err(refusal) => errors.push(ItemError {
+                    kind: ItemKind::Service,
+                    id: service.id,
+                    message: refusal.to_string(),
+                }),
             }
         }
         // The session's check is the leader's alone.
-        for check in checks.into_iter().filter(|check| check.check_id != SERF_HEALTH) {
+        for check in checks
+            .into_iter()
+            .filter(|check| check.check_id != SERF_HEALTH)
+        {
             match self.may_put_check(&node, &check, None) {
                 Ok(()) => self.put_check(&node, check),
-                Err(refusal) => errors.push(ItemError { kind: ItemKind::Check, id: check.check_id, message: refusal.to_string() }),
+                Err(refusal) => errors.push(ItemError {
+                    kind: ItemKind::Check,
+                    id: check.check_id,
+                    message: refusal.to_string(),
+                }),
             }
         }
         Ok(Response::Synced(errors))
@@ -61,7 +79,9 @@ impl Step<'_> {
             self.remove_service(node, &id);
         }
         let owners = under(&self.catalog.check_owners, [node]).map(|(key, _)| key.0[1].clone());
-        let stale_checks: Vec<Arc<str>> = owners.filter(|id| stale(checks, id) && **id != *SERF_HEALTH).collect();
+        let stale_checks: Vec<Arc<str>> = owners
+            .filter(|id| stale(checks, id) && **id != *SERF_HEALTH)
+            .collect();
         for id in stale_checks {
             self.remove_check(node, &id);
         }

@@ -10,13 +10,18 @@ use std::sync::Arc;
 /// All entries of a kind, by name.
 pub fn entries<'c>(view: &View<'c>, kind: &str) -> Vec<&'c Row<ConfigEntry>> {
     view.note(Topic::ConfigEntries(Arc::from(kind)));
-    under(&view.catalog().config_entries, [kind]).map(|(_, row)| &**row).collect()
+    under(&view.catalog().config_entries, [kind])
+        .map(|(_, row)| &**row)
+        .collect()
 }
 
 /// One entry.
 pub fn entry<'c>(view: &View<'c>, kind: &str, name: &str) -> Option<&'c Row<ConfigEntry>> {
     view.note(Topic::ConfigEntry(Arc::from(kind), Arc::from(name)));
-    view.catalog().config_entries.get(&At([kind, name])).map(|row| &**row)
+    view.catalog()
+        .config_entries
+        .get(&At([kind, name]))
+        .map(|row| &**row)
 }
 
 /// The settings of a service.

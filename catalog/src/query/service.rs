@@ -16,8 +16,13 @@ pub fn names<'c>(view: &View<'c>, node_meta: &[MetaPair]) -> BTreeMap<&'c str, B
     let mut names = BTreeMap::<&str, BTreeSet<&str>>::new();
     let catalog = view.catalog();
     for (key, row) in &catalog.by_service {
-        if node_meta.is_empty() || node_at(catalog, key).is_some_and(|node| has_meta(node, node_meta)) {
-            names.entry(&row.service).or_default().extend(row.tags.iter().map(String::as_str));
+        if node_meta.is_empty()
+            || node_at(catalog, key).is_some_and(|node| has_meta(node, node_meta))
+        {
+            names
+                .entry(&row.service)
+                .or_default()
+                .extend(row.tags.iter().map(String::as_str));
         }
     }
     names
@@ -26,27 +31,44 @@ pub fn names<'c>(view: &View<'c>, node_meta: &[MetaPair]) -> BTreeMap<&'c str, B
 /// Every instance of every service.
 pub fn all<'c>(view: &View<'c>) -> Vec<Placed<'c>> {
     view.note(Topic::AllInstances);
-    placed(view.catalog(), view.catalog().by_service.iter(), &Selection::default())
+    placed(
+        view.catalog(),
+        view.catalog().by_service.iter(),
+        &Selection::default(),
+    )
 }
 
 /// The instances of a service. Names of services compare without case, here and below.
 pub fn instances<'c>(view: &View<'c>, service: &str, selection: &Selection) -> Vec<Placed<'c>> {
     let name = folded(service);
     note(view, Topic::Instances, &name);
-    placed(view.catalog(), under(&view.catalog().by_service, [&*name]), selection)
+    placed(
+        view.catalog(),
+        under(&view.catalog().by_service, [&*name]),
+        selection,
+    )
 }
 
 /// What speaks the mesh's protocol for a service: sidecars and native instances.
 pub fn connect<'c>(view: &View<'c>, service: &str, selection: &Selection) -> Vec<Placed<'c>> {
     let name = folded(service);
     note(view, Topic::Connect, &name);
-    placed(view.catalog(), under(&view.catalog().by_connect, [&*name]), selection)
+    placed(
+        view.catalog(),
+        under(&view.catalog().by_connect, [&*name]),
+        selection,
+    )
 }
 
 /// The services that something speaks the mesh's protocol for, in lower case, in order.
 pub fn connect_names<'c>(view: &View<'c>) -> Vec<&'c str> {
     view.note(Topic::Services);
-    let mut names: Vec<&str> = view.catalog().by_connect.keys().map(|key| &*key.0[0]).collect();
+    let mut names: Vec<&str> = view
+        .catalog()
+        .by_connect
+        .keys()
+        .map(|key| &*key.0[0])
+        .collect();
     names.dedup();
     names
 }
@@ -57,34 +79,58 @@ pub fn health<'c>(view: &View<'c>, service: &str, selection: &Selection) -> Vec<
 }
 
 /// As [`connect`], with checks.
-pub fn health_connect<'c>(view: &View<'c>, service: &str, selection: &Selection) -> Vec<HealthEntry<'c>> {
+pub fn health_connect<'c>(
+    view: &View<'c>,
+    service: &str,
+    selection: &Selection,
+) -> Vec<HealthEntry<'c>> {
     with_checks(view, connect(view, service, selection), selection)
 }
 
 /// A node and its instances, by id.
-pub fn on_node<'c>(view: &View<'c>, node: &str) -> Option<(&'c Row<Node>, Vec<&'c Row<ServiceInstance>>)> {
+pub fn on_node<'c>(
+    view: &View<'c>,
+    node: &str,
+) -> Option<(&'c Row<Node>, Vec<&'c Row<ServiceInstance>>)> {
     let row = super::node::node(view, node)?;
     let key = folded(node);
     note(view, Topic::NodeServices, &key);
-    Some((row, under(&view.catalog().instances, [&key]).map(|(_, row)| &**row).collect()))
+    Some((
+        row,
+        under(&view.catalog().instances, [&key])
+            .map(|(_, row)| &**row)
+            .collect(),
+    ))
 }
 
 /// One instance.
 pub fn instance<'c>(view: &View<'c>, node: &str, id: &str) -> Option<&'c Row<ServiceInstance>> {
     let key = folded(node);
     note(view, Topic::NodeServices, &key);
-    view.catalog().instances.get(&At([&key, id])).map(|row| &**row)
+    view.catalog()
+        .instances
+        .get(&At([&key, id]))
+        .map(|row| &**row)
 }
 
 /// Adds the checks to instances, and keeps those that pass if that is wanted.
-pub(crate) fn with_checks<'c>(view: &View<'c>, instances: Vec<Placed<'c>>, selection: &Selection) -> Vec<HealthEntry<'c>> {
+pub(crate) fn with_checks<'c>(
+    view: &View<'c>,
+    instances: Vec<Placed<'c>>,
+    selection: &Selection,
+) -> Vec<HealthEntry<'c>> {
     let entry = |placed: Placed<'c>| {
         let name = folded(&placed.service.service);
         note(view, Topic::ServiceChecks, &name);
         note(view, Topic::ServiceNodeChecks, &name);
-        HealthEntry { node: placed.node, service: placed.service, checks: checks_of(view.catalog(), placed) }
+        HealthEntry {
+            node: placed.node,
+            service: placed.service,
+            checks: checks_of(view.catalog(), placed),
+        }
     };
-    let wanted = |entry: &HealthEntry<'_>| !selection.passing || entry.status() == CheckStatus::Passing;
+    let wanted =
+        |entry: &HealthEntry<'_>| !selection.passing || entry.status() == CheckStatus::Passing;
     instances.into_iter().map(entry).filter(wanted).collect()
 }
 
@@ -100,13 +146,24 @@ fn placed<'c>(
     rows: impl Iterator<Item = (&'c Key<3>, &'c Arc<Row<ServiceInstance>>)>,
     selection: &Selection,
 ) -> Vec<Placed<'c>> {
-    let at_node = |(key, service): (&'c Key<3>, &'c Arc<Row<ServiceInstance>>)| Some(Placed { node: node_at(catalog, key)?, service });
-    let wanted = |placed: &Placed<'_>| has_tags(placed.service, &selection.tags) && has_meta(placed.node, &selection.node_meta);
+    let at_node = |(key, service): (&'c Key<3>, &'c Arc<Row<ServiceInstance>>)| {
+        Some(Placed {
+            node: node_at(catalog, key)?,
+            service,
+        })
+    };
+    let wanted = |placed: &Placed<'_>| {
+        has_tags(placed.service, &selection.tags) && has_meta(placed.node, &selection.node_meta)
+    };
     rows.filter_map(at_node).filter(wanted).collect()
 }
 
 /// The instances of one table under a name.
-pub(crate) fn of_table<'c>(catalog: &'c Catalog, table: &'c OrdMap<Key<3>, Arc<Row<ServiceInstance>>>, name: &str) -> Vec<Placed<'c>> {
+pub(crate) fn of_table<'c>(
+    catalog: &'c Catalog,
+    table: &'c OrdMap<Key<3>, Arc<Row<ServiceInstance>>>,
+    name: &str,
+) -> Vec<Placed<'c>> {
     placed(catalog, under(table, [name]), &Selection::default())
 }
 

@@ -71,10 +71,7 @@ fn a_sidecar_is_filled_from_its_application() {
         (instance.kind, instance.port, instance.address.as_str()),
         (ServiceKind::ConnectProxy, 21000, "10.0.0.5")
     );
-    assert_eq!(
-        (instance.tags, instance.meta),
-        (web.tags.clone(), web.meta)
-    );
+    assert_eq!((instance.tags, instance.meta), (web.tags.clone(), web.meta));
     assert_eq!(instance.proxy.destination_service_name, "web");
     assert_eq!(instance.proxy.destination_service_id, "web-1");
     assert_eq!(
