@@ -224,5 +224,4 @@ fn parse_reverse(name: &str) -> Option<IpAddr> {
 }
 
 #[cfg(test)]
-#[path = "name_tests.rs"]
 mod tests;

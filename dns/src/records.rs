@@ -377,5 +377,4 @@ fn encode_text(text: &[u8]) -> Box<[u8]> {
 }
 
 #[cfg(test)]
-#[path = "records_tests.rs"]
 mod tests;
