@@ -5,6 +5,9 @@ use serde::Serialize;
 use crate::cluster::Cluster;
 use crate::history::{Operation, Outcome};
 
+/// The most violations that are printed; the history has them all.
+const VIOLATIONS_PRINTED_MAX: usize = 20;
+
 /// What a run found; printed as one JSON object.
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct Verdict {
@@ -98,10 +101,18 @@ impl Verdict {
 
     /// One line of JSON.
     pub(crate) fn to_json(&self) -> String {
-        let sealed = Self {
+        let mut sealed = Self {
             verdict: if self.passed() { "pass" } else { "fail" },
             ..self.clone()
         };
+        let more = sealed
+            .violations
+            .len()
+            .saturating_sub(VIOLATIONS_PRINTED_MAX);
+        if more > 0 {
+            sealed.violations.truncate(VIOLATIONS_PRINTED_MAX);
+            sealed.violations.push(format!("and {more} more"));
+        }
         serde_json::to_string(&sealed)
             .unwrap_or_else(|error| format!("{{\"verdict\":\"fail\",\"error\":\"{error}\"}}"))
     }
@@ -134,5 +145,7 @@ mod tests {
         let mut bad = good;
         bad.violations.push("k: lost".to_owned());
         assert!(!bad.passed() && bad.to_json().contains("k: lost"));
+        bad.violations = vec!["k: lost".to_owned(); VIOLATIONS_PRINTED_MAX + 5];
+        assert!(bad.to_json().contains("and 5 more"));
     }
 }
