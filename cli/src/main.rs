@@ -8,6 +8,7 @@ mod cmd;
 mod config;
 mod demo;
 mod node;
+mod signals;
 mod telemetry;
 
 use clap::Parser;

@@ -34,7 +34,7 @@ pub(super) fn run(args: ValidateArgs) -> Outcome {
         .collect();
     let loaded = load(&sources)?;
     loaded.settings.node()?;
-    crate::node::definitions(&loaded.settings).map_err(Failure::Other)?;
+    crate::node::Definitions::parse(&loaded.settings).map_err(Failure::Other)?;
     if !args.quiet {
         for key in &loaded.ignored {
             println!("has no effect: {key}");

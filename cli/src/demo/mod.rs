@@ -75,11 +75,11 @@ async fn play(args: DemoArgs) -> Result<ExitCode, Failure> {
     let mut stage = steps::Stage::new(plan, &folder);
     let played = tokio::select! {
         played = stage.play() => played,
-        () = interrupted() => Err("interrupted".to_string()),
+        () = crate::signals::interrupted() => Err("interrupted".to_string()),
     };
     if played.is_ok() && !args.check {
         stage.playground();
-        interrupted().await;
+        crate::signals::interrupted().await;
         println!("\nStopping…");
     }
     stage.stop().await;
@@ -101,20 +101,6 @@ async fn play(args: DemoArgs) -> Result<ExitCode, Failure> {
 fn remove(temporary: bool, folder: &std::path::Path) {
     if temporary && let Err(error) = std::fs::remove_dir_all(folder) {
         eprintln!("cannot remove {}: {error}", folder.display());
-    }
-}
-
-/// Ctrl-C or a polite kill.
-async fn interrupted() {
-    use tokio::signal::unix::{SignalKind, signal};
-    match signal(SignalKind::terminate()) {
-        Ok(mut terminate) => tokio::select! {
-            _ = tokio::signal::ctrl_c() => {}
-            _ = terminate.recv() => {}
-        },
-        Err(_) => {
-            let _ = tokio::signal::ctrl_c().await;
-        }
     }
 }
 

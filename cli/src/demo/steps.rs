@@ -172,7 +172,12 @@ impl Stage {
             let body = json!({
                 "Name": name, "Address": app.ip(), "Port": app.port(), "Tags": ["demo"],
                 "Check": {"HTTP": format!("http://{app}/health"), "Interval": "1s", "Timeout": "1s", "Name": "answers HTTP"},
-                "Connect": {"SidecarService": {"Proxy": {"LocalServiceAddress": app.ip(), "Upstreams": upstreams}}},
+                "Connect": {"SidecarService": {"Proxy": {
+                    "LocalServiceAddress": app.ip(),
+                    "Upstreams": upstreams,
+                    // Everything runs on one machine here: each sidecar keeps to its own loopback address.
+                    "Config": {"bind_address": plan.agent_http(dc).ip()},
+                }}},
             });
             let agent = Agent::at(plan.agent_http(dc));
             agent

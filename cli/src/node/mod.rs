@@ -1,11 +1,10 @@
 //! Wiring: an agent, and on a server node a server, from settings.
 
-use crate::config::Settings;
+mod definitions;
 
-/// Services and checks that the configuration defines, checked.
-pub(crate) fn definitions(_settings: &Settings) -> Result<(), String> {
-    Ok(())
-}
+pub(crate) use definitions::Definitions;
+
+use crate::config::Settings;
 
 /// Runs a node until it is told to stop.
 pub(crate) fn run(_settings: Settings) -> Result<(), std::io::Error> {
