@@ -200,7 +200,10 @@ impl RaftStateMachine<TypeConfig> for Machine {
         snapshot: Box<SnapshotFile>,
     ) -> Result<(), StorageError> {
         let machine = self.clone();
-        let restored = tokio::task::spawn_blocking(move || machine.restore(&snapshot)).await;
+        let restored = tokio::task::spawn_blocking(move || {
+            machine.restore(&machine.shared.snapshots.import(&snapshot)?)
+        })
+        .await;
         restored
             .map_err(io::Error::other)
             .and_then(|done| done)

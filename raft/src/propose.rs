@@ -157,7 +157,7 @@ fn deliver<R: Send + Sync + 'static>(outcome: Outcome, written: &Written, answer
             );
         }
         Err(RaftError::APIError(ClientWriteError::ChangeMembershipError(_))) => {
-            refuse(answers, &ProposeError::Unknown)
+            refuse(answers, &ProposeError::Unknown);
         }
         Err(RaftError::Fatal(_)) => refuse(answers, &ProposeError::Stopped),
     }

@@ -123,7 +123,7 @@ impl<S: StateMachine> Raft<S> {
         let (proposals, proposed) = mpsc::channel(config.proposals_waiting_max);
         let (reads, asked) = mpsc::channel(READS_WAITING_MAX);
         let (paused, resumed) = watch::channel(false);
-        let leadership = follow_leadership(&core);
+        let leadership = follow_leadership(&core, contact_max(&config));
         let proposer = Proposer::new(
             &config,
             core.clone(),
@@ -275,7 +275,7 @@ impl<S: StateMachine> Raft<S> {
         self.inner.leadership.borrow().leader.clone()
     }
 
-    /// Whether this member leads, as far as it knows.
+    /// Whether this member leads, as far as it knows: it was elected, and a majority has answered it lately.
     pub fn is_leader(&self) -> bool {
         self.inner.leadership.borrow().is_leader
     }
@@ -306,9 +306,7 @@ impl<S: StateMachine> Raft<S> {
             id: self.inner.id,
             term: metrics.current_term,
             role,
-            leader: metrics
-                .current_leader
-                .and_then(|id| membership.get_node(&id).cloned()),
+            leader: self.leader(),
             last_log: metrics.last_log_index.unwrap_or(0),
             committed: self.inner.log.committed().map_or(0, |log_id| log_id.index),
             applied: self.applied(),
@@ -347,8 +345,15 @@ impl<S: StateMachine> Raft<S> {
     pub async fn shutdown(&self) {
         // It reports only that its task has ended, which is what is wanted.
         let _ = self.inner.core.shutdown().await;
-        let log = self.inner.log.clone();
-        let _ = tokio::task::spawn_blocking(move || log.stop()).await;
+        let (log, snapshots) = (
+            self.inner.log.clone(),
+            Arc::clone(&self.inner.network.snapshots),
+        );
+        let closed = tokio::task::spawn_blocking(move || {
+            log.stop();
+            snapshots.close();
+        });
+        let _ = closed.await;
     }
 
     pub(crate) fn core(&self) -> &Core {
@@ -468,13 +473,13 @@ fn core_config(config: &Config) -> Result<openraft::Config, StartError> {
 }
 
 /// Tells who leads from what openraft reports, until it stops.
-fn follow_leadership(core: &Core) -> watch::Receiver<Leadership> {
+fn follow_leadership(core: &Core, contact_max: Duration) -> watch::Receiver<Leadership> {
     let mut metrics = core.metrics();
-    let now = leadership(&metrics.borrow_and_update());
+    let now = leadership(&metrics.borrow_and_update(), contact_max);
     let (sender, receiver) = watch::channel(now);
     tokio::spawn(async move {
         while metrics.changed().await.is_ok() {
-            let now = leadership(&metrics.borrow_and_update());
+            let now = leadership(&metrics.borrow_and_update(), contact_max);
             let is_stopped = now.is_stopped;
             sender.send_if_modified(|before| std::mem::replace(before, now.clone()) != now);
             if is_stopped || sender.is_closed() {
@@ -489,14 +494,26 @@ fn follow_leadership(core: &Core) -> watch::Receiver<Leadership> {
     receiver
 }
 
-fn leadership(metrics: &openraft::RaftMetrics<NodeId, Member>) -> Leadership {
+/// A leader that no majority has answered for so long does not call itself one: it would only make its clients wait.
+fn contact_max(config: &Config) -> Duration {
+    Duration::from_millis(config.election_ms_max * 2)
+}
+
+fn leadership(
+    metrics: &openraft::RaftMetrics<NodeId, Member>,
+    contact_max: Duration,
+) -> Leadership {
     let membership = metrics.membership_config.membership();
+    let contact = metrics.millis_since_quorum_ack.map(Duration::from_millis);
+    let is_leader =
+        metrics.state == ServerState::Leader && contact.is_some_and(|age| age <= contact_max);
+    let leader = metrics
+        .current_leader
+        .filter(|id| is_leader || *id != metrics.id);
     Leadership {
         term: metrics.current_term,
-        leader: metrics
-            .current_leader
-            .and_then(|id| membership.get_node(&id).cloned()),
-        is_leader: metrics.state == ServerState::Leader,
+        leader: leader.and_then(|id| membership.get_node(&id).cloned()),
+        is_leader,
         is_stopped: metrics.state == ServerState::Shutdown || metrics.running_state.is_err(),
     }
 }

@@ -64,12 +64,28 @@ struct Manifest {
     index: u64,
 }
 
+/// Where it is recorded which file is current.
+struct Record {
+    store: Store,
+    manifest: Tree<Manifest>,
+}
+
+impl Record {
+    fn write(&self, named: &Manifest) -> io::Result<()> {
+        self.manifest
+            .insert(CURRENT, named)
+            .map_err(io::Error::other)?;
+        self.store.commit();
+        Ok(())
+    }
+}
+
 /// The folder of snapshots, of which one is current.
 pub(crate) struct Snapshots {
     disk: Arc<dyn Disk>,
     dir: PathBuf,
-    store: Store,
-    manifest: Tree<Manifest>,
+    /// None when this member has stopped, so that its folder is free.
+    record: Mutex<Option<Record>>,
     current: Mutex<Option<(Head, SnapshotFile)>>,
 }
 
@@ -91,15 +107,20 @@ impl Snapshots {
             Some(named) => Some(check(&*disk, &dir, &named)?),
             None => None,
         };
+        let record = Mutex::new(Some(Record { store, manifest }));
         let snapshots = Snapshots {
             disk,
             dir: dir.clone(),
-            store,
-            manifest,
+            record,
             current: Mutex::new(current),
         };
         snapshots.sweep(true).map_err(failed)?;
         Ok(snapshots)
+    }
+
+    /// Gives the store back. No snapshot becomes current any more.
+    pub(crate) fn close(&self) {
+        held(&self.record).take();
     }
 
     pub(crate) fn current(&self) -> Option<(Head, SnapshotFile)> {
@@ -175,6 +196,32 @@ impl Snapshots {
         received
     }
 
+    /// A file in this folder with what is in `file`, which may lie in another one.
+    pub(crate) fn import(&self, file: &SnapshotFile) -> io::Result<SnapshotFile> {
+        if file.path.parent() == Some(&self.dir) {
+            return Ok(file.clone());
+        }
+        let from = self.open_file(file)?;
+        let incoming = self.begin()?;
+        let mut body = Body {
+            file: &*from,
+            at: 0,
+            end: file.bytes,
+        };
+        let mut piece = vec![0; PIECE_BYTES];
+        let mut offset = 0;
+        loop {
+            let read = body.read(&mut piece)?;
+            if read == 0 {
+                break;
+            }
+            incoming.file.write_at(&piece[..read], offset)?;
+            offset += read as u64;
+        }
+        let (_head, file) = self.receive(&incoming)?;
+        Ok(file)
+    }
+
     /// Makes it current, and answers what is current now: that is another one if that is newer.
     fn adopt(
         &self,
@@ -202,17 +249,15 @@ impl Snapshots {
         let path = self.dir.join(&name);
         self.disk.rename(&incoming.path, &path)?;
         self.disk.sync_dir(&self.dir)?;
-        self.manifest
-            .insert(
-                CURRENT,
-                &Manifest {
-                    file: name,
-                    bytes,
-                    index,
-                },
-            )
-            .map_err(io::Error::other)?;
-        self.store.commit();
+        let named = Manifest {
+            file: name,
+            bytes,
+            index,
+        };
+        held(&self.record)
+            .as_ref()
+            .ok_or_else(|| io::Error::other("this member has stopped"))?
+            .write(&named)?;
         let file = SnapshotFile { path, bytes };
         *current = Some((head.clone(), file.clone()));
         drop(current);

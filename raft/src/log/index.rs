@@ -58,10 +58,10 @@ impl Index {
     }
 
     /// Adds an entry that was read from the disk at start; one of the same index was replaced by it. Fails on a hole, except
-    /// before the first entry that is found: what came before it may have been purged later.
+    /// where nothing is: what came before may lie in a file that was dropped, because it was purged later on.
     pub(crate) fn recover(&mut self, log_id: LogId, place: Place) -> Result<(), String> {
         self.truncate(log_id.index);
-        if self.slots.is_empty() && log_id.index > self.first {
+        if self.slots.is_empty() {
             self.first = log_id.index;
         }
         self.expect_next(log_id)?;
@@ -89,7 +89,7 @@ impl Index {
             || self
                 .state
                 .purged
-                .is_none_or(|purged| purged.index + 1 == self.first)
+                .is_none_or(|purged| self.first <= purged.index + 1)
     }
 
     /// Adds an entry that is about to be written.
@@ -107,7 +107,7 @@ impl Index {
     }
 
     fn expect_next(&mut self, log_id: LogId) -> Result<(), String> {
-        if self.slots.is_empty() && self.state.purged.is_none() {
+        if self.slots.is_empty() && (log_id.index < self.first || self.state.purged.is_none()) {
             self.first = log_id.index;
             self.cached_from = log_id.index;
         }

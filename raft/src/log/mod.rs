@@ -5,6 +5,9 @@ mod index;
 mod recover;
 mod writer;
 
+#[cfg(test)]
+mod tests;
+
 use std::fmt::Debug;
 use std::io;
 use std::ops::{Bound, RangeBounds};

@@ -76,9 +76,10 @@ struct Gathered {
 impl Writer {
     /// Writes until it is told to stop, or the disk fails.
     pub(crate) fn run(mut self, requests: &Receiver<Request>) {
-        while let Some(gathered) = self.gather(requests) {
+        while let Some(mut gathered) = self.gather(requests) {
             let stop = gathered.stop;
-            if let Err(error) = self.write(gathered) {
+            // Who waits hears nothing before the disk was judged: `gathered` is dropped after that.
+            if let Err(error) = self.write(&mut gathered) {
                 if !self.stopping.load(Ordering::Acquire) {
                     self.disk.fatal("the Raft log could not be written", &error);
                 }
@@ -138,8 +139,8 @@ impl Writer {
         }
     }
 
-    fn write(&mut self, gathered: Gathered) -> io::Result<()> {
-        let Some(mut frame) = gathered.frame.filter(|frame| !frame.is_empty()) else {
+    fn write(&mut self, gathered: &mut Gathered) -> io::Result<()> {
+        let Some(mut frame) = gathered.frame.take().filter(|frame| !frame.is_empty()) else {
             return Ok(());
         };
         if let (Some(committed), false) = (&self.state.committed, gathered.stop) {
@@ -155,8 +156,13 @@ impl Writer {
         segment.file.sync()?;
         segment.frames += 1;
         segment.end += frame.len() as u64;
-        place(&self.index, segment, offset, gathered.entries);
-        for done in gathered.done {
+        place(
+            &self.index,
+            segment,
+            offset,
+            std::mem::take(&mut gathered.entries),
+        );
+        for done in gathered.done.drain(..) {
             done();
         }
         if let Some(upto) = gathered.purge {
@@ -178,7 +184,7 @@ impl Writer {
         loop {
             match self.begin_segment(bytes) {
                 Err(error) if error.kind() == io::ErrorKind::StorageFull => {
-                    self.wait_for_space(error)?
+                    self.wait_for_space(error)?;
                 }
                 other => {
                     self.disk_full.store(false, Ordering::Release);

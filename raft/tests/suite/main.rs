@@ -1,0 +1,5 @@
+//! Whole clusters over real sockets. One program, so that it is linked once.
+
+mod cluster;
+mod common;
+mod membership;
