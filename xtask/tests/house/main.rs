@@ -9,6 +9,7 @@ mod papers;
 mod purity;
 mod source;
 mod tidy;
+mod unused;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
