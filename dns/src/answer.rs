@@ -8,7 +8,7 @@ use hickory_proto::op::ResponseCode;
 use hickory_proto::rr::{DNSClass, Name, RecordType};
 
 use crate::config::{Config, UDP_PLAIN_BYTES_MAX};
-use crate::lookup::{Found, Lookup, ReverseName};
+use crate::lookup::{Found, Lookup, ReverseName, ServiceQuery};
 use crate::name::{self, Question};
 use crate::records::{Endpoints, NodeRecord};
 use crate::reply::{Names, Reply, Told};
@@ -232,7 +232,11 @@ fn decide(zone: &Zone, request: &Request, question: Question<'_>) -> Decision {
     }
 }
 
-fn find(lookup: &dyn Lookup, request: &Request, question: Question<'_>) -> Found<Facts> {
+fn find<'q>(lookup: &dyn Lookup, request: &Request, question: Question<'q>) -> Found<Facts> {
+    // The local datacenter's name says nothing: so an implementer sees one question, not two.
+    let elsewhere = |datacenter: Option<&'q str>| {
+        datacenter.filter(|datacenter| !datacenter.eq_ignore_ascii_case(lookup.datacenter()))
+    };
     // As in Consul, the zone's own records are told to whoever asks for them, at whatever name below it.
     let is_about_zone = matches!(request.record_type, RecordType::SOA | RecordType::NS);
     match question {
@@ -240,8 +244,16 @@ fn find(lookup: &dyn Lookup, request: &Request, question: Question<'_>) -> Found
         Question::Foreign => Found::Unavailable,
         Question::Apex => Found::Ready(Facts::NameServers(lookup.name_servers())),
         _ if is_about_zone => Found::Ready(Facts::NameServers(lookup.name_servers())),
-        Question::Service(query) => lookup.service(&query).map(Facts::Service),
-        Question::Node { datacenter, name } => lookup.node(datacenter, name).map(Facts::Node),
+        Question::Service(query) => {
+            let query = ServiceQuery {
+                datacenter: elsewhere(query.datacenter),
+                ..query
+            };
+            lookup.service(&query).map(Facts::Service)
+        }
+        Question::Node { datacenter, name } => {
+            lookup.node(elsewhere(datacenter), name).map(Facts::Node)
+        }
         Question::Address(address) => Found::Ready(Facts::Address(address)),
         Question::NoSuchName => Found::NoSuchName,
     }

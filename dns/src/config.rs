@@ -52,7 +52,7 @@ pub struct Config {
     pub udp_threads: usize,
     /// TCP connections at a time; further ones wait in the kernel's queue. Default 1024.
     pub tcp_connections_max: usize,
-    /// How long a TCP connection may be silent, or its client may take to read an answer. Default 10 s.
+    /// How long a TCP connection may be without a whole question, or its client may take to read answers. Default 10 s.
     pub tcp_idle_timeout: Duration,
     /// Questions at a time that wait for the look-up or a recursor; a further one gets SERVFAIL. Default 1024.
     pub waiting_max: usize,

@@ -13,7 +13,7 @@ use crate::records::{Endpoints, NodeRecord};
 pub trait Lookup: Send + Sync + 'static {
     /// The instances of a service with whatever health (this crate leaves out the unhealthy ones).
     fn service(&self, query: &ServiceQuery<'_>) -> Found<Arc<Endpoints>>;
-    /// A node. No datacenter means the local one.
+    /// A node. No datacenter means the local one, which is never given by its name.
     fn node(&self, datacenter: Option<&str>, name: &str) -> Found<Arc<NodeRecord>>;
     /// Who has this address: a node first, else a service.
     fn node_by_address(&self, address: IpAddr) -> Found<ReverseName>;
@@ -26,7 +26,7 @@ pub trait Lookup: Send + Sync + 'static {
 /// Which instances a question asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct ServiceQuery<'a> {
-    /// As in the question, in lower case; none means the local one.
+    /// As in the question, in lower case; none means the local one. A [`Lookup`] never gets the local one by its name.
     pub datacenter: Option<&'a str>,
     /// The service's name in lower case.
     pub service: &'a str,

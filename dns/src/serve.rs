@@ -76,8 +76,9 @@ pub async fn serve(
     lookup: Arc<dyn Lookup>,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> Result<Handle, Error> {
-    let sockets = Sockets::bind(address, config.udp_threads.max(1))?;
-    let shared = Arc::new(Shared::new(Zone::new(config)?, lookup));
+    let zone = Zone::new(config)?;
+    let sockets = Sockets::bind(address, zone.config.udp_threads.max(1))?;
+    let shared = Arc::new(Shared::new(zone, lookup));
     let address = sockets.address;
     let tcp = tokio::net::TcpListener::from_std(sockets.tcp).map_err(Error::NoResources)?;
     let (mut threads, mut wakers) = (Vec::new(), Vec::new());

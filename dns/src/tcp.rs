@@ -7,7 +7,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::answer::{Scratch, Transport};
 use crate::shared::Shared;
@@ -65,6 +65,8 @@ struct Connection {
     shared: Arc<Shared>,
     stop: watch::Receiver<bool>,
     idle_timeout: Duration,
+    /// When the next whole question must be here. Bytes alone do not put it off: they may trickle in for ever.
+    deadline: Instant,
     scratch: Scratch,
     inbox: Vec<u8>,
     outbox: Vec<u8>,
@@ -82,6 +84,7 @@ impl Connection {
             shared,
             stop,
             idle_timeout,
+            deadline: Instant::now() + idle_timeout,
             scratch,
             inbox: Vec::new(),
             outbox: Vec::new(),
@@ -138,14 +141,17 @@ impl Connection {
             }
         }
         self.inbox.drain(..at);
+        if at > 0 {
+            self.deadline = Instant::now() + self.idle_timeout;
+        }
         self.flush().await?;
         verdict
     }
 
-    /// Reads at least a byte. Silence for too long, the client's end, and our stop are all the end.
+    /// Reads at least a byte. No question for too long, the client's end, and our stop are all the end.
     async fn read(&mut self) -> Result<(), Close> {
         self.inbox.reserve(QUESTION_BYTES_MAX);
-        let read = timeout(self.idle_timeout, self.stream.read_buf(&mut self.inbox));
+        let read = timeout_at(self.deadline, self.stream.read_buf(&mut self.inbox));
         tokio::select! {
             read = read => match read {
                 Ok(Ok(1..)) => Ok(()),

@@ -385,6 +385,69 @@ async fn a_socket_on_all_addresses_answers_from_the_one_that_was_asked() {
 }
 
 #[tokio::test]
+async fn a_socket_on_all_addresses_of_both_families_does_as_well() {
+    if UdpSocket::bind("[::1]:0").await.is_err() {
+        return; // A machine without IPv6.
+    }
+    let server = Server::start_at(Config::default(), "[::]:0")
+        .await
+        .expect("listeners");
+    let port = server.handle.address().port();
+    for (client, host) in [
+        ("[::1]:0", "::1"),
+        ("127.0.0.1:0", "127.0.0.7"),
+        ("[::1]:0", "::1"),
+    ] {
+        for name in ["n1.node.consul.", "later.service.consul."] {
+            let socket = UdpSocket::bind(client).await.expect("socket");
+            socket
+                .connect(SocketAddr::new(host.parse().expect("address"), port))
+                .await
+                .expect("connected");
+            socket
+                .send(&question(name, RecordType::A).to_vec().expect("question"))
+                .await
+                .expect("sent");
+            assert_eq!(
+                addresses(&read_udp(&socket).await),
+                ips(&["10.0.0.1"]),
+                "{host} {name}"
+            );
+        }
+    }
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn questions_that_trickle_in_for_ever_are_not_waited_for() {
+    let config = Config {
+        tcp_idle_timeout: Duration::from_millis(300),
+        ..Config::default()
+    };
+    let server = Server::start(config).await;
+    let stream = TcpStream::connect(server.handle.address())
+        .await
+        .expect("connected");
+    let (mut reader, mut writer) = stream.into_split();
+    let trickle = tokio::spawn(async move {
+        // A length of 4,096, and then a byte now and again.
+        let _ = writer.write_all(&[16, 0]).await;
+        for _ in 0..400 {
+            if writer.write_all(&[0]).await.is_err() {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    });
+    let mut rest = Vec::new();
+    let _ = timeout(PATIENCE / 2, reader.read_to_end(&mut rest))
+        .await
+        .expect("closed before the bytes are out");
+    trickle.abort();
+    server.stop().await;
+}
+
+#[tokio::test]
 async fn settings_are_taken_over_while_it_runs() {
     let server = Server::start(Config::default()).await;
     let before = server.ask_udp("n1.node.consul.").await;
@@ -498,6 +561,7 @@ async fn stopping_closes_connections_that_are_silent() {
 
 /// A name server of somebody else, on UDP and TCP.
 struct Recursor {
+    manner: Manner,
     address: SocketAddr,
     tasks: [tokio::task::JoinHandle<()>; 2],
 }
@@ -541,6 +605,7 @@ impl Recursor {
             }
         });
         Self {
+            manner,
             address,
             tasks: [udp, tcp],
         }
@@ -595,9 +660,17 @@ fn recursor_answer(packet: &[u8], code: ResponseCode, records: u8) -> Message {
 }
 
 async fn ask_through(recursors: &[&Recursor], message: &Message) -> Message {
+    // Short only where somebody is silent: a busy machine must not look like a silent recursor.
+    let is_silent = recursors
+        .iter()
+        .any(|recursor| recursor.manner == Manner::Silent);
     let config = Config {
         recursors: recursors.iter().map(|recursor| recursor.address).collect(),
-        recursor_timeout: Duration::from_millis(300),
+        recursor_timeout: if is_silent {
+            Duration::from_secs(1)
+        } else {
+            PATIENCE / 2
+        },
         ..Config::default()
     };
     let server = Server::start(config).await;

@@ -143,6 +143,11 @@ impl TestZone {
 
 impl Lookup for TestZone {
     fn service(&self, query: &ServiceQuery<'_>) -> Found<Arc<Endpoints>> {
+        assert_ne!(
+            query.datacenter,
+            Some(self.datacenter()),
+            "the local one is never named"
+        );
         let datacenter = query.datacenter.unwrap_or(self.datacenter());
         if let Err(found) = self.knows(datacenter) {
             return found;
@@ -170,6 +175,11 @@ impl Lookup for TestZone {
     }
 
     fn node(&self, datacenter: Option<&str>, name: &str) -> Found<Arc<NodeRecord>> {
+        assert_ne!(
+            datacenter,
+            Some(self.datacenter()),
+            "the local one is never named"
+        );
         let datacenter = datacenter.unwrap_or(self.datacenter());
         if let Err(found) = self.knows(datacenter) {
             return found;
