@@ -10,6 +10,7 @@ use api::proto::{ConfigureRequest, SignRequest};
 use api::transport::Channel;
 use identity::{Csr, LeafName, Renewer};
 use model::ProxyConfig;
+use model::proxy_config::{self, ProxyDelta};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -179,8 +180,8 @@ struct Known {
 
 impl Known {
     fn hear(&mut self, version: u64, delta: &[u8]) -> Result<(), String> {
-        let delta: ProxyConfig = api::mp::decode(delta).map_err(|e| e.to_string())?;
-        self.config = delta;
+        let delta: ProxyDelta = api::mp::decode(delta).map_err(|e| e.to_string())?;
+        proxy_config::apply(&mut self.config, delta);
         self.version = version;
         Ok(())
     }
@@ -233,7 +234,7 @@ mod tests {
         };
         let id = |config: &ProxyConfig| leaf_name(config).expect("a name").id().to_string();
         assert_eq!(id(&config), "spiffe://t.consul/ns/default/dc/dc1/svc/web");
-        config.gateway = Some(model::proxy_config::GatewayConfig::default());
+        config.gateway = Some(proxy_config::GatewayConfig::default());
         assert_eq!(id(&config), "spiffe://t.consul/gateway/mesh/dc/dc1");
     }
 }

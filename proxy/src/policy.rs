@@ -4,27 +4,25 @@ use crate::live::Verdict;
 use model::ProxyConfig;
 use model::SpiffeId;
 use model::intention::Action;
-use model::proxy_config::{Inbound, Rule};
+use model::proxy_config::Inbound;
 use model::spiffe::Subject;
 
 /// The rules that name this service as the destination. Whether a certificate is still good is not asked here.
 #[derive(Debug)]
 pub(crate) struct Policy {
     trust_domain: String,
-    rules: Vec<Rule>,
-    default: Action,
+    inbound: Inbound,
 }
 
 impl Policy {
     pub(crate) fn new(config: &ProxyConfig, inbound: &Inbound) -> Self {
         Policy {
             trust_domain: config.trust_domain.to_ascii_lowercase(),
-            rules: inbound.intentions.clone(),
-            default: inbound.default_action,
+            inbound: inbound.clone(),
         }
     }
 
-    /// The first rule that names the caller decides; they come with the most exact first. Only services are callers.
+    /// Only services of this mesh are callers; which of them, the intentions say.
     pub(crate) fn decide(&self, caller: &SpiffeId) -> Verdict {
         let Subject::Service { service, .. } = &caller.subject else {
             return Verdict::Deny;
@@ -32,11 +30,7 @@ impl Policy {
         if caller.trust_domain != self.trust_domain {
             return Verdict::Deny;
         }
-        let rule = self
-            .rules
-            .iter()
-            .find(|rule| rule.source == *service || rule.source == "*");
-        match rule.map_or(self.default, |rule| rule.action) {
+        match self.inbound.decide(service).action {
             Action::Allow => Verdict::Allow,
             Action::Deny => Verdict::Deny,
         }
@@ -46,6 +40,7 @@ impl Policy {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use model::proxy_config::Rule;
 
     #[test]
     fn the_first_rule_that_names_the_caller_decides() {

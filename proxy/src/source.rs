@@ -111,6 +111,11 @@ fn read_file(path: &Path) -> Result<(ProxyConfig, LeafPem), Error> {
     for root in &file.root_files {
         config.roots.push(read(&beside(root))?);
     }
+    let wrong = |e: model::proxy_config::InvalidProxyConfig| Error::Format {
+        path: path.to_path_buf(),
+        why: e.to_string(),
+    };
+    config.validate().map_err(wrong)?;
     Ok((
         config,
         LeafPem::load_pair(&beside(&file.cert_file), &beside(&file.key_file))?,
@@ -143,7 +148,10 @@ mod tests {
                 r#"{"CertFile": "a.pem", "KeyFile": "a.key", "RootFiles": ["none.pem"]}"#,
                 "none.pem: No such file",
             ),
-            (r#"{"CertFile": "a.pem", "KeyFile": "a.key"}"#, "a.pem"),
+            (
+                r#"{"CertFile": "a.pem", "KeyFile": "a.key"}"#,
+                "ID: must be set",
+            ),
         ];
         for (text, expected) in cases {
             std::fs::write(&path, text).expect("write");
