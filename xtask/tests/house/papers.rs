@@ -9,6 +9,9 @@ const TEXT_FILES: &[&str] = &[
     ".rs", ".md", ".toml", ".py", ".sh", ".proto", ".json", ".hcl", ".txt", ".yml", "/run",
 ];
 
+/// The source files that papers name.
+const SOURCE_FILES: &[&str] = &[".rs", ".proto", ".py"];
+
 /// The sections of an ADR, in this order.
 const ADR_SECTIONS: [&str; 3] = ["Context", "Decision", "Consequences"];
 
@@ -39,6 +42,22 @@ fn every_paper_that_is_named_exists() {
     expect_none(
         outside_samples
             .flat_map(|(path, text)| dead_papers(path, text, &known))
+            .collect(),
+    );
+}
+
+#[test]
+fn every_source_that_a_paper_names_exists() {
+    let known: Vec<String> = texts(|path| SOURCE_FILES.iter().any(|ending| path.ends_with(ending)))
+        .into_iter()
+        .map(|(path, _)| path)
+        .collect();
+    // An ADR and the changelog tell what was; all others tell what is.
+    let present = |path: &str| !path.starts_with("docs/adr/") && path != "CHANGELOG.md";
+    let papers = files("md").into_iter().filter(|(path, _)| present(path));
+    expect_none(
+        papers
+            .flat_map(|(path, text)| dead_sources(&path, &text, &known))
             .collect(),
     );
 }
@@ -160,6 +179,31 @@ fn dead_papers(path: &str, text: &str, known: &BTreeSet<String>) -> Vec<Violatio
                     at + 1,
                     format!("{word} is not in the repository: say it here instead"),
                 ));
+            }
+        }
+    }
+    found
+}
+
+/// Source files that a paper names by a path with a folder in it, and that are not there. The path may begin anywhere: `apply/service.rs`.
+fn dead_sources(path: &str, text: &str, known: &[String]) -> Vec<Violation> {
+    let mut found = Vec::new();
+    for (at, line) in text.lines().enumerate() {
+        let words =
+            line.split(|letter: char| !(letter.is_alphanumeric() || "-_./".contains(letter)));
+        for word in words.map(|word| word.trim_start_matches("./").trim_end_matches('.')) {
+            let names_source =
+                word.contains('/') && SOURCE_FILES.iter().any(|ending| word.ends_with(ending));
+            let below = format!("/{word}");
+            if names_source
+                && !line.contains("://")
+                && !known
+                    .iter()
+                    .any(|file| file == word || file.ends_with(&below))
+            {
+                let message =
+                    format!("{word} is not in the repository: name the file that has it now");
+                found.push(Violation::new(path, at + 1, message));
             }
         }
     }
@@ -409,6 +453,40 @@ fn papers_that_do_not_exist_fire() {
         "the suffix .md",
     ] {
         assert_eq!(dead_papers("model/src/lib.rs", text, &known), [], "{text}");
+    }
+}
+
+#[test]
+fn sources_that_do_not_exist_fire() {
+    let known = [
+        "catalog/src/apply/service.rs".to_owned(),
+        "api/proto/tribune.proto".to_owned(),
+    ];
+    for text in [
+        "`catalog/src/gone.rs`",
+        "see apply/gone.rs.",
+        "(proto/gone.proto)",
+        "`ply/service.rs`",
+    ] {
+        assert_eq!(
+            dead_sources("docs/ARCHITECTURE.md", text, &known).len(),
+            1,
+            "{text}"
+        );
+    }
+    for text in [
+        "`catalog/src/apply/service.rs`",
+        "`apply/service.rs`, and so on",
+        "./api/proto/tribune.proto",
+        "lib.rs",
+        "`apply/<noun>.rs`",
+        "https://docs.rs/x/lib.rs",
+    ] {
+        assert_eq!(
+            dead_sources("docs/ARCHITECTURE.md", text, &known),
+            [],
+            "{text}"
+        );
     }
 }
 
