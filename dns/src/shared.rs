@@ -165,7 +165,9 @@ impl Shared {
         }
         // Too long for the asker: the question alone, marked as cut off, sends it to TCP.
         answer::fail(zone, ResponseCode::NoError, packet, transport, scratch, out);
-        out[2] |= FLAG_TRUNCATED;
+        if let Some(flags) = out.get_mut(2) {
+            *flags |= FLAG_TRUNCATED;
+        }
         self.counters.count_reply(answer::Summary {
             code: 0,
             is_trimmed: true,
