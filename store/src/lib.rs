@@ -18,6 +18,8 @@ use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -35,6 +37,10 @@ pub const KEY_BYTES_MAX: usize = 1024;
 const CACHE_BYTES: u64 = 4 * 1024 * 1024;
 /// sled writes through buffers of this size; they are resident, so they are small.
 const SEGMENT_BYTES: usize = 512 * 1024;
+
+/// How often, and how long, to wait for a lock that this process itself gives up just now.
+const LOCK_TRIES: u32 = 200;
+const LOCK_WAIT: Duration = Duration::from_millis(10);
 
 /// A folder of keyed trees that belongs to this process alone. Cheap to clone; the last clone to go closes it.
 #[derive(Clone)]
@@ -72,8 +78,34 @@ impl Store {
                 _lock: lock,
             }),
         };
-        store.commit();
+        store.check_made(dir)?;
         Ok(store)
+    }
+
+    /// sled opens a file that it cannot make sense of as an empty one. So a mark is left in the store and one beside it at the
+    /// first start: if only the second is there later, what the store held is gone.
+    fn check_made(&self, dir: &Path) -> Result<(), StoreError> {
+        let tree = self.tree::<bool>("store")?;
+        let mark = dir.join("made");
+        let was_made = mark.try_exists().map_err(|e| StoreError::io(&mark, e))?;
+        if was_made && tree.get("made")?.is_none() {
+            let reason = "what it held is gone".into();
+            return Err(StoreError::Damaged {
+                path: dir.to_owned(),
+                reason,
+            });
+        }
+        tree.insert("made", &true)?;
+        self.commit();
+        if !was_made {
+            File::create(&mark)
+                .and_then(|file| file.sync_all())
+                .map_err(|e| StoreError::io(&mark, e))?;
+            File::open(dir)
+                .and_then(|folder| folder.sync_all())
+                .map_err(|e| StoreError::io(dir, e))?;
+        }
+        Ok(())
     }
 
     /// The tree of that name, made if it is new. Its values are of one type, written as MessagePack with field names, so that
@@ -120,8 +152,23 @@ fn lock(dir: &Path) -> Result<File, StoreError> {
     }
 }
 
-/// sled panics on some damage; to us that is an error like another.
+/// sled locks its file, too, and one of its threads may hold that for a moment after it was closed in this process.
 fn open_sled(path: &Path) -> Result<sled::Db, StoreError> {
+    for _try in 0..LOCK_TRIES {
+        match open_sled_once(path) {
+            Err(StoreError::Disk { source, .. })
+                if source.to_string().contains("could not acquire lock") =>
+            {
+                thread::sleep(LOCK_WAIT);
+            }
+            other => return other,
+        }
+    }
+    open_sled_once(path)
+}
+
+/// sled panics on some damage; to us that is an error like another.
+fn open_sled_once(path: &Path) -> Result<sled::Db, StoreError> {
     let config = sled::Config::new()
         .path(path)
         .cache_capacity(CACHE_BYTES)

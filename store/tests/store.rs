@@ -1,0 +1,305 @@
+//! What the store promises to its users.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::process::Command;
+use std::sync::mpsc;
+use std::time::Duration;
+
+use proptest::prelude::*;
+use serde::{Deserialize, Serialize};
+use store::{Store, StoreError, VALUE_BYTES_MAX};
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct Check {
+    name: String,
+    passing: bool,
+}
+
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+struct LaterCheck {
+    name: String,
+    passing: bool,
+    #[serde(default)]
+    note: Option<String>,
+}
+
+fn check(name: &str) -> Check {
+    Check {
+        name: name.into(),
+        passing: true,
+    }
+}
+
+#[test]
+fn what_was_committed_is_there_after_a_restart() {
+    let folder = tempfile::tempdir().unwrap();
+    let dir = folder.path().join("deep/er");
+    {
+        let store = Store::open(&dir).unwrap();
+        let checks = store.tree::<Check>("checks").unwrap();
+        let counts = store.tree::<u64>("counts").unwrap();
+        checks.insert("b", &check("two")).unwrap();
+        checks.insert(b"a", &check("one")).unwrap();
+        counts.insert("a", &7).unwrap();
+        checks.insert("gone", &check("gone")).unwrap();
+        assert!(checks.remove("gone").unwrap());
+        assert!(!checks.remove("gone").unwrap());
+        store.commit();
+    }
+    let store = Store::open(&dir).unwrap();
+    let checks = store.tree::<Check>("checks").unwrap();
+    assert_eq!(checks.get("a").unwrap(), Some(check("one")));
+    assert_eq!(checks.get("gone").unwrap(), None);
+    let all: Vec<_> = checks.iter().map(Result::unwrap).collect();
+    assert_eq!(
+        all,
+        [(b"a".to_vec(), check("one")), (b"b".to_vec(), check("two"))]
+    );
+    assert_eq!(
+        store.tree::<u64>("counts").unwrap().get("a").unwrap(),
+        Some(7)
+    );
+}
+
+#[test]
+fn a_field_can_be_added_and_taken_away() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(folder.path()).unwrap();
+    store
+        .tree::<Check>("checks")
+        .unwrap()
+        .insert("a", &check("old"))
+        .unwrap();
+    let later = store.tree::<LaterCheck>("checks").unwrap();
+    assert_eq!(
+        later.get("a").unwrap(),
+        Some(LaterCheck {
+            name: "old".into(),
+            passing: true,
+            note: None
+        })
+    );
+    later
+        .insert(
+            "b",
+            &LaterCheck {
+                name: "new".into(),
+                passing: false,
+                note: Some("x".into()),
+            },
+        )
+        .unwrap();
+    let earlier = store.tree::<Check>("checks").unwrap();
+    assert_eq!(
+        earlier.get("b").unwrap(),
+        Some(Check {
+            name: "new".into(),
+            passing: false
+        })
+    );
+    let other = store.tree::<Vec<u64>>("checks").unwrap().get("a");
+    assert!(matches!(other, Err(StoreError::Decode { .. })), "{other:?}");
+}
+
+#[test]
+fn limits_are_errors_and_change_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(folder.path()).unwrap();
+    let tree = store.tree::<String>("texts").unwrap();
+    tree.insert("fits", &"x".repeat(VALUE_BYTES_MAX - 10))
+        .unwrap();
+    let refused = tree.insert("large", &"x".repeat(VALUE_BYTES_MAX));
+    assert!(
+        matches!(refused, Err(StoreError::ValueTooLarge { .. })),
+        "{refused:?}"
+    );
+    let refused = tree.insert("k".repeat(2_000), &String::new());
+    assert!(
+        matches!(refused, Err(StoreError::KeyTooLarge { bytes: 2_000 })),
+        "{refused:?}"
+    );
+    let refused = tree.write(|batch| {
+        batch.insert("one", &"1".into())?;
+        batch.insert("large", &"x".repeat(VALUE_BYTES_MAX))
+    });
+    assert!(refused.is_err());
+    assert_eq!(tree.count(), 1, "all or none");
+    tree.write(|batch| {
+        batch.insert("one", &"1".into())?;
+        batch.remove("fits");
+        Ok(())
+    })
+    .unwrap();
+    assert_eq!(
+        tree.iter().map(|pair| pair.unwrap().1).collect::<Vec<_>>(),
+        ["1"]
+    );
+    tree.clear().unwrap();
+    assert_eq!(tree.count(), 0);
+}
+
+#[test]
+fn one_at_a_time() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(folder.path()).unwrap();
+    let second = Store::open(folder.path()).err().expect("it is in use");
+    assert!(matches!(second, StoreError::InUse { .. }));
+    assert!(second.to_string().contains("in use by another process"));
+    drop(store);
+    Store::open(folder.path()).unwrap();
+}
+
+#[test]
+fn a_damaged_store_is_an_error_and_not_a_panic() {
+    for name in ["conf", "db"] {
+        let folder = tempfile::tempdir().unwrap();
+        fill(folder.path());
+        let path = folder.path().join("sled").join(name);
+        let length = std::fs::metadata(&path).unwrap().len();
+        std::fs::write(&path, vec![0x5a; usize::try_from(length).unwrap()]).unwrap();
+        let refused = Store::open(folder.path())
+            .err()
+            .unwrap_or_else(|| panic!("{name} is damaged"));
+        assert!(
+            matches!(refused, StoreError::Damaged { .. }),
+            "{name}: {refused}"
+        );
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("file");
+    std::fs::write(&file, b"in the way").unwrap();
+    assert!(matches!(
+        Store::open(&file).err(),
+        Some(StoreError::Disk { .. })
+    ));
+}
+
+fn fill(dir: &Path) {
+    let store = Store::open(dir).unwrap();
+    let tree = store.tree::<String>("t").unwrap();
+    for number in 0..500 {
+        tree.insert(format!("{number}"), &"v".repeat(500)).unwrap();
+    }
+    store.commit();
+}
+
+#[test]
+fn callbacks_come_after_the_commit_and_all_of_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(folder.path()).unwrap();
+    let tree = store.tree::<u64>("numbers").unwrap();
+    let (sender, done) = mpsc::channel();
+    for number in 0..200 {
+        tree.insert(format!("{number}"), &number).unwrap();
+        let sender = sender.clone();
+        store.commit_then(move || sender.send(number).unwrap());
+    }
+    let mut numbers: Vec<u64> = (0..200)
+        .map(|_| done.recv_timeout(Duration::from_secs(30)).unwrap())
+        .collect();
+    numbers.sort_unstable();
+    assert_eq!(numbers, (0..200).collect::<Vec<_>>());
+}
+
+#[test]
+fn many_threads_commit_together() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(folder.path()).unwrap();
+    let tree = store.tree::<u64>("numbers").unwrap();
+    std::thread::scope(|scope| {
+        for thread in 0..16u64 {
+            let (store, tree) = (&store, &tree);
+            scope.spawn(move || {
+                for number in 0..20 {
+                    tree.insert(format!("{thread}-{number}"), &number).unwrap();
+                    store.commit();
+                }
+            });
+        }
+    });
+    assert_eq!(tree.count(), 16 * 20);
+}
+
+/// The end of the process is the promise: so it is a process of its own that ends.
+#[test]
+fn a_disk_that_fails_ends_the_process_with_a_message() {
+    if std::env::var_os("STORE_TEST_FATAL").is_some() {
+        store::fatal_disk(
+            "the store could not be synced",
+            &"the device did not answer",
+        );
+    }
+    let program = std::env::current_exe().unwrap();
+    let output = Command::new(program)
+        .args([
+            "--exact",
+            "a_disk_that_fails_ends_the_process_with_a_message",
+            "--nocapture",
+        ])
+        .env("STORE_TEST_FATAL", "1")
+        .output()
+        .unwrap();
+    assert!(!output.status.success());
+    let message = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        message.contains("the store could not be synced: the device did not answer"),
+        "{message}"
+    );
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Insert(u8, u64),
+    Remove(u8),
+    Commit,
+    Reopen,
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let step = prop_oneof![
+        4 => (any::<u8>(), any::<u64>()).prop_map(|(key, value)| Step::Insert(key, value)),
+        2 => any::<u8>().prop_map(Step::Remove),
+        1 => Just(Step::Commit),
+        1 => Just(Step::Reopen),
+    ];
+    prop::collection::vec(step, 1..40)
+}
+
+fn reopen(dir: &Path) -> (Store, store::Tree<u64>) {
+    let store = Store::open(dir).unwrap();
+    let tree = store.tree("numbers").unwrap();
+    (store, tree)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() })]
+    #[test]
+    fn it_is_a_map(steps in steps()) {
+        let folder = tempfile::tempdir().unwrap();
+        let mut model = BTreeMap::new();
+        let mut open = Some(reopen(folder.path()));
+        for step in steps {
+            let (store, tree) = open.as_ref().unwrap();
+            match step {
+                Step::Insert(key, value) => {
+                    tree.insert([key], &value).unwrap();
+                    model.insert(vec![key], value);
+                }
+                Step::Remove(key) => prop_assert_eq!(tree.remove([key]).unwrap(), model.remove(&vec![key]).is_some()),
+                Step::Commit => store.commit(),
+                Step::Reopen => {
+                    store.commit();
+                    open.take();
+                    open = Some(reopen(folder.path()));
+                }
+            }
+            let (_store, tree) = open.as_ref().unwrap();
+            let found: BTreeMap<_, _> = tree.iter().map(Result::unwrap).collect();
+            prop_assert_eq!(&found, &model);
+        }
+        let (_store, tree) = open.as_ref().unwrap();
+        let some: Vec<_> = tree.iter_prefix(&[7]).map(|pair| pair.unwrap().1).collect();
+        prop_assert_eq!(some, model.get(&vec![7]).copied().into_iter().collect::<Vec<_>>());
+    }
+}
