@@ -6,6 +6,7 @@ Expected values come from Consul's documentation and from what these clients rel
 
 import os
 import pathlib
+import signal
 import socket
 import threading
 import time
@@ -27,11 +28,18 @@ def setUpModule():
     if not binary.is_file():
         raise RuntimeError(f"{binary} is not there: build it with `cargo build -p tribune`, or set TRIBUNE_BIN")
     CLUSTER = Cluster(binary)
+    signal.signal(signal.SIGTERM, give_up)
     try:
         CLUSTER.start()
     except BaseException:
         CLUSTER.stop(keep=True)
         raise
+
+
+def give_up(_signal, _frame):
+    """Whoever ends this program ends its servers too."""
+    CLUSTER.stop(keep=True)
+    os._exit(1)
 
 
 def tearDownModule():
