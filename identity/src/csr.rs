@@ -69,6 +69,16 @@ impl Csr {
     }
 }
 
+/// The only SPIFFE id that a request asks for, so that the CA's keeper can decide whether the sender may have it. Signing
+/// checks the rest.
+pub fn requested_id(csr_pem: &str) -> Result<model::SpiffeId, Error> {
+    let request = Request::parse(csr_pem)?;
+    let [uri] = &request.uris[..] else {
+        return Err(Error::Csr(format!("it must have one URI, but has {:?}", request.uris)));
+    };
+    uri.parse().map_err(|error: model::spiffe::InvalidSpiffeId| Error::Csr(error.to_string()))
+}
+
 impl std::fmt::Debug for Csr {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Csr")

@@ -23,7 +23,7 @@ mod tls;
 pub use bundle::TrustBundle;
 pub use ca::{BACKDATE, Ca, INTERMEDIATE_TTL, LEAF_TTL, ROOT_TTL, SignedLeaf, describe_root};
 pub use cert::{CERT_BYTES_MAX, CHAIN_CERTS_MAX};
-pub use csr::{CSR_BYTES_MAX, Csr};
+pub use csr::{CSR_BYTES_MAX, Csr, requested_id};
 pub use error::{Error, Refused};
 pub use join::{JOIN_BACKDATE, JOIN_TTL, JoinSecret};
 pub use key::CaKey;

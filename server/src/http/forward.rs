@@ -1,0 +1,92 @@
+//! `?dc=`: a request for another datacenter goes to a server there as it came, and the answer comes back as it is.
+
+use api::transport::{ForwardError, forward};
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::http::Uri;
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use http_body_util::{BodyExt, Limited};
+use model::limits::BODY_BYTES_MAX;
+
+use super::{Refusal, Shared};
+
+/// Marks a request that another datacenter sent here: it must not travel on.
+const FORWARDED: &str = "x-tribune-forwarded-from";
+
+pub(super) async fn to_datacenter(State(core): State<Shared>, request: Request, next: Next) -> Response {
+    let Some(datacenter) = datacenter_of(request.uri()).filter(|name| *name != core.config.datacenter) else {
+        return next.run(request).await;
+    };
+    match send(&core, &datacenter, request).await {
+        Ok(response) => response,
+        Err(refusal) => refusal.into_response(),
+    }
+}
+
+/// What only the leader can do goes to the leader.
+pub(super) async fn to_leader(State(core): State<Shared>, request: Request, next: Next) -> Response {
+    let leader = core.raft.leader().filter(|leader| leader.id != core.raft.id());
+    let Some(leader) = leader.filter(|_| !request.headers().contains_key(FORWARDED)) else {
+        return next.run(request).await;
+    };
+    let sent = match core.peers.local(&leader.address) {
+        Ok(channel) => forward(&channel, mark(request)).await.map_err(|error| error.to_string()),
+        Err(error) => Err(error.to_string()),
+    };
+    match sent {
+        Ok(response) => response.map(Body::new),
+        Err(reason) => Refusal(api::Error::internal(format!("rpc error making call: {reason}"))).into_response(),
+    }
+}
+
+fn mark(mut request: Request) -> Request {
+    request.headers_mut().insert(FORWARDED, http::HeaderValue::from_static("1"));
+    request
+}
+
+/// The datacenter that is asked for, if one is. Most requests name none and must not pay for it.
+fn datacenter_of(uri: &Uri) -> Option<String> {
+    let query = uri.query().filter(|query| query.contains("dc=") || query.contains("datacenter="))?;
+    api::query::Query::parse(query).datacenter().map(str::to_string)
+}
+
+async fn send(core: &Shared, datacenter: &str, request: Request) -> Result<Response, Refusal> {
+    let servers = core.servers_of(datacenter);
+    if servers.is_empty() || request.headers().contains_key(FORWARDED) {
+        return Err(api::Error::no_path().into());
+    }
+    let (mut head, body) = request.into_parts();
+    head.headers.insert(FORWARDED, http::HeaderValue::from_static("1"));
+    // The body is kept, so that another server can be asked if the first one is gone.
+    let body = Limited::new(body, BODY_BYTES_MAX).collect().await;
+    let body: Bytes = body.map_err(|error| api::Error::bad_request(format!("Request decode failed: {error}")))?.to_bytes();
+    let mut last = String::new();
+    for address in servers {
+        let Ok(channel) = core.peers.remote(datacenter, &address) else { continue };
+        let request = http::Request::from_parts(head.clone(), Body::from(body.clone()));
+        match forward(&channel, request).await {
+            Ok(response) => return Ok(response.map(Body::new)),
+            Err(ForwardError::Unsent(reason)) => last = reason,
+            Err(error @ ForwardError::Broken(_)) => return Err(api::Error::internal(format!("rpc error making call: {error}")).into()),
+        }
+    }
+    tracing::debug!(datacenter, reason = last, "no server of the datacenter can be reached");
+    Err(api::Error::internal(format!("rpc error making call: No path to datacenter: {last}")).into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_datacenter_is_found_among_the_parameters() {
+        let of = |uri: &str| datacenter_of(&uri.parse().expect("URI"));
+        assert_eq!(of("/v1/catalog/nodes?dc=dc2&pretty"), Some("dc2".into()));
+        assert_eq!(of("/v1/catalog/nodes?dc=dc2&datacenter=dc3"), Some("dc3".into()));
+        assert_eq!(of("/v1/catalog/nodes?dc="), None);
+        assert_eq!(of("/v1/catalog/nodes?abcdc=x"), None);
+        assert_eq!(of("/v1/catalog/nodes"), None);
+    }
+}

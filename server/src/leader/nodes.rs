@@ -1,0 +1,253 @@
+//! Which nodes are alive, recorded in the catalog; and the servers' own entries there.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use catalog::query::{check, node as nodes, service as services};
+use catalog::{Command, Deregistration, Registration, View};
+use model::check::SERF_HEALTH;
+use model::{CheckStatus, Node, ServiceInstance};
+use raft::Member;
+use tokio::sync::mpsc;
+
+use super::sessions::{Event, Sessions, Verdict};
+use super::{RETRY, until_done};
+use crate::core::Core;
+
+/// Reports that wait to be judged.
+const EVENTS_MAX: usize = 1024;
+/// How often the judgement is compared with the catalog.
+const RECONCILE: Duration = Duration::from_secs(5);
+/// How often the servers' own entries are looked at.
+const LOOK_AGAIN: Duration = Duration::from_secs(5);
+/// The service that servers are.
+const SERVER_SERVICE: &str = "consul";
+
+/// Judges over what servers report, for as long as this server leads.
+pub(super) async fn judge(core: &Arc<Core>) {
+    let (sender, mut events) = mpsc::channel(EVENTS_MAX);
+    let (mut sessions, started) = (Sessions::default(), Instant::now());
+    let elected = Event::Elected { nodes: core.watch.read(nodes_with_sessions).0 };
+    sessions.decide(0, elected);
+    core.sessions.set_judge(Some(sender));
+    let now_ms = || u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
+    let mut reconcile = tokio::time::interval(RECONCILE);
+    reconcile.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        let deadline = sessions.next_deadline_ms().map(|deadline_ms| started + Duration::from_millis(deadline_ms));
+        let verdicts = tokio::select! {
+            event = events.recv() => match event {
+                Some(event) => sessions.decide(now_ms(), event),
+                None => return,
+            },
+            () = sleep_until(deadline) => sessions.decide(now_ms(), Event::Tick),
+            _ = reconcile.tick() => core.watch.read(|view| sessions.reconcile(|name| is_passing(view, name))).0,
+        };
+        record(core, verdicts).await;
+    }
+}
+
+async fn sleep_until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// A verdict that cannot be recorded is given again by the next comparison with the catalog.
+async fn record(core: &Core, verdicts: Vec<Verdict>) {
+    let proposals = verdicts.into_iter().map(|verdict| async move {
+        let command = command(core, verdict);
+        if let Err(error) = core.proposer.propose_here(&command).await {
+            tracing::debug!(%error, "a node's health could not be recorded yet");
+        }
+    });
+    futures_util::future::join_all(proposals).await;
+}
+
+fn command(core: &Core, verdict: Verdict) -> Command {
+    match verdict {
+        Verdict::Alive(node) => {
+            if core.watch.read(|view| is_passing(view, &node.name)).0 == Some(false) {
+                tracing::info!(node = node.name, "a node is alive again");
+            }
+            Command::SetNodeHealth { node: Box::new(node), alive: true }
+        }
+        Verdict::Failed(name) => {
+            tracing::warn!(node = name, "a node has failed: its agent has no session with any server");
+            let id = core.watch.read(|view| nodes::node(view, &name).map(|row| row.id.clone())).0;
+            let node = Node { name, id: id.unwrap_or_default(), ..Node::default() };
+            Command::SetNodeHealth { node: Box::new(node), alive: false }
+        }
+        Verdict::Left(name) => {
+            tracing::info!(node = name, "a node has left");
+            Command::Deregister(Deregistration { node: name, ..Deregistration::default() })
+        }
+    }
+}
+
+fn nodes_with_sessions(view: &View<'_>) -> Vec<String> {
+    let with_check = check::in_state(view, None, &[]).into_iter().filter(|row| row.check_id == SERF_HEALTH);
+    with_check.map(|row| row.node.clone()).collect()
+}
+
+fn is_passing(view: &View<'_>, node: &str) -> Option<bool> {
+    check::check(view, node, SERF_HEALTH).map(|row| row.status == CheckStatus::Passing)
+}
+
+/// Reports this server's sessions to whichever server leads, itself included. Runs on every server.
+pub(crate) async fn report(core: Arc<Core>) {
+    loop {
+        tokio::select! {
+            () = report_to_leader(&core) => {}
+            () = core.closing.cancelled() => return,
+        }
+        tokio::time::sleep(RETRY).await;
+    }
+}
+
+async fn report_to_leader(core: &Core) {
+    let mut leadership = core.raft.watch();
+    let Some(leader) = leadership.borrow_and_update().leader.clone() else {
+        let _ = leadership.changed().await;
+        return;
+    };
+    let term = leadership.borrow().term;
+    let over = async {
+        let _ = leadership.wait_for(|now| now.term != term || now.leader.as_ref() != Some(&leader)).await;
+    };
+    tokio::select! {
+        () = async {
+            if leader.id == core.raft.id() { report_here(core).await } else { report_there(core, &leader).await }
+        } => {}
+        () = over => {}
+    }
+}
+
+async fn report_here(core: &Core) {
+    let Some(judge) = core.sessions.judge() else { return };
+    let server = core.config.node_name.clone();
+    let all = Event::Report { server: server.clone(), full: true, opened: core.sessions.tell_all(), closed: vec![], left: vec![] };
+    let mut is_heard = judge.send(all).await.is_ok();
+    while is_heard {
+        let told = core.sessions.tell_changes().await;
+        let event = Event::Report {
+            server: server.clone(),
+            full: false,
+            opened: told.opened.into_values().collect(),
+            closed: told.closed.into_iter().collect(),
+            left: told.left.into_iter().collect(),
+        };
+        is_heard = judge.send(event).await.is_ok();
+    }
+}
+
+async fn report_there(core: &Core, leader: &Member) {
+    use api::proto::session_client::SessionClient;
+    use api::proto::{SessionNode, SessionReport};
+    let Ok(channel) = core.peers.local(&leader.address) else { return };
+    let (sender, reports) = mpsc::channel(16);
+    let server = core.config.node_name.clone();
+    let packed = |nodes: Vec<Node>| nodes.iter().map(|node| SessionNode { node_mp: api::mp::encode(node) }).collect();
+    let all = SessionReport { server: server.clone(), full: true, opened: packed(core.sessions.tell_all()), ..SessionReport::default() };
+    if sender.send(all).await.is_err() {
+        return;
+    }
+    let stream = tokio_stream::wrappers::ReceiverStream::new(reports);
+    let Ok(acks) = SessionClient::new(channel).report(stream).await else { return };
+    let mut acks = acks.into_inner();
+    loop {
+        let told = tokio::select! {
+            told = core.sessions.tell_changes() => told,
+            ack = acks.message() => match ack {
+                Ok(Some(_)) => continue,
+                Ok(None) | Err(_) => return,
+            },
+        };
+        let report = SessionReport {
+            server: server.clone(),
+            full: false,
+            opened: packed(told.opened.into_values().collect()),
+            closed: told.closed.into_iter().collect(),
+            left: told.left.into_iter().collect(),
+        };
+        if sender.send(report).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Every server is in the catalog as an instance of the service `consul`; servers that were removed are not.
+pub(super) async fn register_servers(core: &Arc<Core>) {
+    loop {
+        let members = core.members.all();
+        let commands = core.watch.read(|view| missing(view, &members, &core.config.datacenter)).0;
+        for command in commands {
+            until_done(|| async { core.proposer.propose_here(&command).await.is_ok() || !core.raft.is_leader() }).await;
+        }
+        tokio::time::sleep(LOOK_AGAIN).await;
+    }
+}
+
+/// What must be recorded so that exactly the members are there.
+fn missing(view: &View<'_>, members: &[Member], datacenter: &str) -> Vec<Command> {
+    let found = services::instances(view, SERVER_SERVICE, &catalog::query::Selection::default());
+    let by_node: BTreeMap<String, _> = found.iter().map(|placed| (placed.node.name.to_lowercase(), placed)).collect();
+    let mut commands: Vec<Command> = Vec::new();
+    for member in members {
+        let Some((host, port)) = member.address.rsplit_once(':').and_then(|(host, port)| Some((host, port.parse::<u16>().ok()?))) else { continue };
+        let known = by_node.get(&member.name.to_lowercase());
+        if known.is_some_and(|placed| placed.service.port == port && placed.service.meta.get("raft_id") == Some(&member.id.to_string())) {
+            continue;
+        }
+        let node = nodes::node(view, &member.name).map_or_else(|| fresh_node(member, host, datacenter), |row| row.value.clone());
+        commands.push(Command::Register(Box::new(Registration { node, skip_node_update: true, service: Some(instance(member, port)), checks: vec![] })));
+    }
+    let is_member = |name: &str| members.iter().any(|member| member.name.eq_ignore_ascii_case(name));
+    let gone = found.iter().filter(|placed| placed.service.id == SERVER_SERVICE && !is_member(&placed.node.name));
+    commands.extend(gone.map(|placed| {
+        let (node, service_id) = (placed.node.name.clone(), Some(SERVER_SERVICE.to_string()));
+        Command::Deregister(Deregistration { node, service_id, check_id: None })
+    }));
+    commands
+}
+
+fn fresh_node(member: &Member, host: &str, datacenter: &str) -> Node {
+    let address = host.trim_start_matches('[').trim_end_matches(']').to_string();
+    Node { name: member.name.clone(), address, datacenter: datacenter.into(), ..Node::default() }
+}
+
+fn instance(member: &Member, port: u16) -> ServiceInstance {
+    let meta = [("raft_id".to_string(), member.id.to_string())].into();
+    ServiceInstance { id: SERVER_SERVICE.into(), service: SERVER_SERVICE.into(), port, meta, ..ServiceInstance::default() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use catalog::Catalog;
+
+    fn member(id: u64) -> Member {
+        Member { id, name: format!("s{id}"), address: format!("127.0.0.{id}:8300") }
+    }
+
+    #[test]
+    fn exactly_the_members_are_registered() {
+        let mut catalog = Catalog::new();
+        let step = |catalog: &mut Catalog, members: &[Member]| {
+            let commands = missing(&View::new(catalog), members, "dc1");
+            let count = commands.len();
+            commands.into_iter().for_each(|command| drop(catalog.apply(command)));
+            count
+        };
+        assert_eq!(step(&mut catalog, &[member(1), member(2)]), 2);
+        assert_eq!(step(&mut catalog, &[member(1), member(2)]), 0);
+        assert_eq!(step(&mut catalog, &[member(1)]), 1);
+        let moved = Member { address: "127.0.0.1:9300".into(), ..member(1) };
+        assert_eq!(step(&mut catalog, &[moved]), 1);
+        let view = View::new(&catalog);
+        let servers = services::instances(&view, SERVER_SERVICE, &catalog::query::Selection::default());
+        assert_eq!(servers.iter().map(|placed| (placed.node.address.as_str(), placed.service.port)).collect::<Vec<_>>(), [("127.0.0.1", 9300)]);
+    }
+}

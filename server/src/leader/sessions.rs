@@ -1,0 +1,282 @@
+//! Who is alive: the leader's judgement over what all servers report about their sessions with agents.
+//!
+//! The core is pure: events and the time in, verdicts out. A verdict that could not be recorded is given again, because
+//! [`Sessions::reconcile`] compares the judgement with the catalog.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use model::Node;
+
+/// A closed session that does not come back within this time makes its node critical.
+pub(crate) const CLOSED_MS_MAX: u64 = 300;
+/// A server's own node is given so long: restarting a server makes nobody critical.
+pub(crate) const SERVER_GONE_MS_MAX: u64 = 3_000;
+/// The agents of a server that died, and everybody after an election, may take so long to move over.
+pub(crate) const GRACE_MS: u64 = 10_000;
+
+/// What the leader learns.
+#[derive(Debug, Clone)]
+pub(crate) enum Event {
+    /// We lead now. These nodes have a `serfHealth` check in the catalog.
+    Elected {
+        nodes: Vec<String>,
+    },
+    /// A server tells about its sessions.
+    Report {
+        server: String,
+        /// `opened` is the whole set.
+        full: bool,
+        opened: Vec<Node>,
+        closed: Vec<String>,
+        left: Vec<String>,
+    },
+    /// A server stopped reporting.
+    ServerLost {
+        server: String,
+    },
+    /// Time has passed.
+    Tick,
+}
+
+/// What is to be recorded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// The node has a session.
+    Alive(Node),
+    /// The node has none, and had time enough to come back.
+    Failed(String),
+    /// The node said goodbye.
+    Left(String),
+}
+
+/// What the leader knows about sessions. Made anew at each election.
+#[derive(Debug, Default)]
+pub(crate) struct Sessions {
+    nodes: BTreeMap<String, State>,
+    deadlines: BTreeSet<(u64, String)>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum State {
+    Open { server: String, node: Node },
+    Missing { deadline_ms: u64 },
+    Failed,
+}
+
+impl Sessions {
+    /// Takes one event in and says what is to be recorded.
+    pub(crate) fn decide(&mut self, now_ms: u64, event: Event) -> Vec<Verdict> {
+        let mut verdicts = match event {
+            Event::Elected { nodes } => {
+                nodes.into_iter().for_each(|name| self.miss(name, now_ms + GRACE_MS));
+                Vec::new()
+            }
+            Event::Report { server, full, opened, closed, left } => self.report(now_ms, server, full, opened, closed, left),
+            Event::ServerLost { server } => {
+                self.lose_server(now_ms, &server);
+                Vec::new()
+            }
+            Event::Tick => Vec::new(),
+        };
+        verdicts.extend(self.expire(now_ms));
+        verdicts
+    }
+
+    /// When the next node runs out of time.
+    pub(crate) fn next_deadline_ms(&self) -> Option<u64> {
+        self.deadlines.first().map(|(deadline_ms, _)| *deadline_ms)
+    }
+
+    /// Verdicts that the catalog does not show: `is_passing` says what is recorded for a node, if it is there.
+    pub(crate) fn reconcile(&self, is_passing: impl Fn(&str) -> Option<bool>) -> Vec<Verdict> {
+        self.nodes
+            .iter()
+            .filter_map(|(name, state)| match (state, is_passing(name)) {
+                (State::Open { node, .. }, None | Some(false)) => Some(Verdict::Alive(node.clone())),
+                (State::Failed, Some(true)) => Some(Verdict::Failed(name.clone())),
+                (State::Open { .. }, Some(true)) | (State::Missing { .. }, _) | (State::Failed, None | Some(false)) => None,
+            })
+            .collect()
+    }
+
+    /// Nodes that have a session now.
+    #[cfg(test)]
+    fn open(&self) -> Vec<&str> {
+        self.nodes.iter().filter(|(_, state)| matches!(state, State::Open { .. })).map(|(name, _)| name.as_str()).collect()
+    }
+
+    fn report(&mut self, now_ms: u64, server: String, full: bool, opened: Vec<Node>, closed: Vec<String>, left: Vec<String>) -> Vec<Verdict> {
+        if full {
+            let kept: BTreeSet<&str> = opened.iter().map(|node| node.name.as_str()).collect();
+            let gone: Vec<String> = self.held_by(&server).filter(|name| !kept.contains(name.as_str())).collect();
+            gone.into_iter().for_each(|name| self.miss(name, now_ms + CLOSED_MS_MAX));
+        }
+        let mut verdicts = Vec::new();
+        for name in left {
+            self.forget(&name);
+            verdicts.push(Verdict::Left(name));
+        }
+        for name in closed {
+            // A node that has moved to another server is not closed by its old one.
+            if matches!(self.nodes.get(&name), Some(State::Open { server: holder, .. }) if *holder == server) {
+                self.miss(name, now_ms + CLOSED_MS_MAX);
+            }
+        }
+        for node in opened {
+            verdicts.extend(self.open_session(server.clone(), node));
+        }
+        verdicts
+    }
+
+    fn open_session(&mut self, server: String, node: Node) -> Option<Verdict> {
+        let before = self.forget(&node.name);
+        let is_news = match &before {
+            Some(State::Open { node: known, .. }) => *known != node,
+            Some(State::Missing { .. } | State::Failed) | None => true,
+        };
+        self.nodes.insert(node.name.clone(), State::Open { server, node: node.clone() });
+        is_news.then_some(Verdict::Alive(node))
+    }
+
+    fn lose_server(&mut self, now_ms: u64, server: &str) {
+        let names: Vec<String> = self.held_by(server).collect();
+        for name in names {
+            let time_ms = if name == server { SERVER_GONE_MS_MAX } else { GRACE_MS };
+            self.miss(name, now_ms + time_ms);
+        }
+    }
+
+    fn expire(&mut self, now_ms: u64) -> Vec<Verdict> {
+        let mut verdicts = Vec::new();
+        while let Some((_, name)) = self.deadlines.first().filter(|(deadline_ms, _)| *deadline_ms <= now_ms).cloned() {
+            self.forget(&name);
+            self.nodes.insert(name.clone(), State::Failed);
+            verdicts.push(Verdict::Failed(name));
+        }
+        verdicts
+    }
+
+    fn held_by(&self, server: &str) -> impl Iterator<Item = String> {
+        self.nodes.iter().filter(move |(_, state)| matches!(state, State::Open { server: holder, .. } if holder == server)).map(|(name, _)| name.clone())
+    }
+
+    fn miss(&mut self, name: String, deadline_ms: u64) {
+        self.forget(&name);
+        self.deadlines.insert((deadline_ms, name.clone()));
+        self.nodes.insert(name, State::Missing { deadline_ms });
+    }
+
+    fn forget(&mut self, name: &str) -> Option<State> {
+        let state = self.nodes.remove(name);
+        if let Some(State::Missing { deadline_ms }) = state {
+            self.deadlines.remove(&(deadline_ms, name.to_string()));
+        }
+        state
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn node(name: &str) -> Node {
+        Node { name: name.into(), address: "10.0.0.1".into(), ..Node::default() }
+    }
+
+    fn opened(server: &str, names: &[&str]) -> Event {
+        report(server, false, names, &[], &[])
+    }
+
+    fn report(server: &str, full: bool, opened: &[&str], closed: &[&str], left: &[&str]) -> Event {
+        let names = |list: &[&str]| list.iter().map(|n| (*n).to_string()).collect();
+        Event::Report { server: server.into(), full, opened: opened.iter().map(|n| node(n)).collect(), closed: names(closed), left: names(left) }
+    }
+
+    fn failed(name: &str) -> Vec<Verdict> {
+        vec![Verdict::Failed(name.into())]
+    }
+
+    #[test]
+    fn a_killed_agent_is_critical_after_its_closing_time() {
+        let mut sessions = Sessions::default();
+        assert_eq!(sessions.decide(0, opened("s1", &["a"])), [Verdict::Alive(node("a"))]);
+        assert_eq!(sessions.decide(1_000, report("s1", false, &[], &["a"], &[])), []);
+        assert_eq!(sessions.decide(1_000 + CLOSED_MS_MAX - 1, Event::Tick), []);
+        assert_eq!(sessions.next_deadline_ms(), Some(1_000 + CLOSED_MS_MAX));
+        assert_eq!(sessions.decide(1_000 + CLOSED_MS_MAX, Event::Tick), failed("a"));
+        assert_eq!(sessions.next_deadline_ms(), None);
+        assert_eq!(sessions.decide(60_000, opened("s2", &["a"])), [Verdict::Alive(node("a"))]);
+    }
+
+    #[test]
+    fn an_agent_that_moves_to_another_server_never_fails() {
+        for new_first in [true, false] {
+            let mut sessions = Sessions::default();
+            sessions.decide(0, opened("s1", &["a"]));
+            let (moved, closed) = (opened("s2", &["a"]), report("s1", false, &[], &["a"], &[]));
+            let events = if new_first { [moved, closed] } else { [closed, moved] };
+            let verdicts: Vec<Verdict> = events.into_iter().flat_map(|event| sessions.decide(100, event)).collect();
+            assert!(!verdicts.iter().any(|v| matches!(v, Verdict::Failed(_))), "{verdicts:?}");
+            assert_eq!(sessions.decide(60_000, Event::Tick), []);
+            assert_eq!(sessions.open(), ["a"]);
+        }
+    }
+
+    #[test]
+    fn agents_of_a_dead_server_have_a_grace_period_and_its_own_node_a_shorter_one() {
+        let mut sessions = Sessions::default();
+        sessions.decide(0, opened("s1", &["s1", "a", "b"]));
+        assert_eq!(sessions.decide(1_000, Event::ServerLost { server: "s1".into() }), []);
+        assert_eq!(sessions.decide(2_000, opened("s2", &["a"])).len(), 1);
+        assert_eq!(sessions.decide(1_000 + SERVER_GONE_MS_MAX, Event::Tick), failed("s1"));
+        assert_eq!(sessions.decide(1_000 + GRACE_MS - 1, Event::Tick), []);
+        assert_eq!(sessions.decide(1_000 + GRACE_MS, Event::Tick), failed("b"));
+        assert_eq!(sessions.open(), ["a"]);
+    }
+
+    #[test]
+    fn after_an_election_everybody_has_time_to_report() {
+        let mut sessions = Sessions::default();
+        sessions.decide(0, Event::Elected { nodes: vec!["a".into(), "b".into()] });
+        sessions.decide(5_000, report("s1", true, &["a"], &[], &[]));
+        assert_eq!(sessions.decide(GRACE_MS, Event::Tick), failed("b"));
+        assert_eq!(sessions.decide(GRACE_MS * 10, Event::Tick), []);
+    }
+
+    #[test]
+    fn a_full_report_closes_what_it_does_not_name() {
+        let mut sessions = Sessions::default();
+        sessions.decide(0, opened("s1", &["a", "b"]));
+        sessions.decide(0, opened("s2", &["c"]));
+        sessions.decide(10, report("s1", true, &["b"], &[], &[]));
+        assert_eq!(sessions.decide(10 + CLOSED_MS_MAX, Event::Tick), failed("a"));
+        assert_eq!(sessions.open(), ["b", "c"]);
+    }
+
+    #[test]
+    fn a_goodbye_is_no_failure() {
+        let mut sessions = Sessions::default();
+        sessions.decide(0, opened("s1", &["a"]));
+        assert_eq!(sessions.decide(1, report("s1", false, &[], &["a"], &["a"])), [Verdict::Left("a".into())]);
+        assert_eq!(sessions.decide(60_000, Event::Tick), []);
+    }
+
+    #[test]
+    fn what_the_catalog_does_not_show_is_said_again() {
+        let mut sessions = Sessions::default();
+        sessions.decide(0, opened("s1", &["a", "b"]));
+        sessions.decide(0, report("s1", false, &[], &["b"], &[]));
+        sessions.decide(CLOSED_MS_MAX, Event::Tick);
+        assert_eq!(sessions.reconcile(|_| Some(true)), failed("b"));
+        assert_eq!(sessions.reconcile(|_| Some(false)), [Verdict::Alive(node("a"))]);
+        assert_eq!(sessions.reconcile(|_| None), [Verdict::Alive(node("a"))]);
+        assert_eq!(sessions.reconcile(|name| Some(name == "a")), []);
+    }
+
+    #[test]
+    fn the_same_session_is_news_only_once() {
+        let mut sessions = Sessions::default();
+        assert_eq!(sessions.decide(0, opened("s1", &["a"])).len(), 1);
+        assert_eq!(sessions.decide(1, report("s1", true, &["a"], &[], &[])), []);
+    }
+}

@@ -1,0 +1,44 @@
+//! A server that goes for good.
+
+use std::time::Duration;
+
+use api::Error;
+use api::transport::forward;
+use axum::body::Body;
+
+use crate::core::Core;
+
+/// How long another server has to take over.
+const HANDOVER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Has this server removed from Raft by whoever leads then.
+pub(crate) async fn leave(core: &Core) -> Result<(), Error> {
+    let status = core.raft.status();
+    let is_last = status.voters.len() == 1 && status.voters.iter().any(|voter| voter.id == core.raft.id());
+    if is_last {
+        return Ok(());
+    }
+    if core.raft.is_leader() {
+        core.members.transfer_leader(None).await?;
+    }
+    let mut leadership = core.raft.watch();
+    let other = leadership.wait_for(|now| now.leader.as_ref().is_some_and(|leader| leader.id != core.raft.id()));
+    let leader = match tokio::time::timeout(HANDOVER_TIMEOUT, other).await {
+        Ok(Ok(now)) => now.leader.clone().map(|leader| leader.address).unwrap_or_default(),
+        Ok(Err(_)) | Err(_) => return Err(Error::no_leader()),
+    };
+    remove_at(core, &leader).await
+}
+
+async fn remove_at(core: &Core, leader: &str) -> Result<(), Error> {
+    let failed = |reason: String| Error::internal(format!("rpc error making call: {reason}"));
+    let channel = core.peers.local(leader).map_err(|error| failed(error.to_string()))?;
+    let target = format!("/v1/operator/raft/peer?id={}", core.raft.id());
+    let request = http::Request::delete(target).body(Body::empty()).map_err(|error| failed(error.to_string()))?;
+    let removed = tokio::time::timeout(HANDOVER_TIMEOUT, forward(&channel, request)).await;
+    let response = removed.map_err(|_| failed("no answer in time".into()))?.map_err(|error| failed(error.to_string()))?;
+    match response.status().is_success() {
+        true => Ok(()),
+        false => Err(failed(format!("the leader answered {}", response.status()))),
+    }
+}

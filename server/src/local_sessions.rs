@@ -1,0 +1,149 @@
+//! The sessions that this server has with agents, and what of them the leader has not been told yet.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use model::Node;
+use tokio::sync::{Notify, mpsc};
+
+use crate::leader::sessions::Event;
+
+/// This server's sessions, and the way to the leader's judgement while this server leads.
+#[derive(Default)]
+pub(crate) struct LocalSessions {
+    state: Mutex<State>,
+    changed: Notify,
+}
+
+/// One session. A node that opens a second one has moved: the end of the first means nothing then.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct SessionId {
+    node: String,
+    number: u64,
+}
+
+#[derive(Default)]
+struct State {
+    open: BTreeMap<String, (u64, Node)>,
+    next_number: u64,
+    untold: Untold,
+    judge: Option<mpsc::Sender<Event>>,
+}
+
+/// What the leader has not been told.
+#[derive(Debug, Default, Clone, PartialEq)]
+pub(crate) struct Untold {
+    pub(crate) opened: BTreeMap<String, Node>,
+    pub(crate) closed: BTreeSet<String>,
+    pub(crate) left: BTreeSet<String>,
+}
+
+impl LocalSessions {
+    pub(crate) fn opened(&self, node: Node) -> SessionId {
+        let mut state = self.lock();
+        state.next_number += 1;
+        let id = SessionId { node: node.name.clone(), number: state.next_number };
+        state.untold.closed.remove(&id.node);
+        state.untold.left.remove(&id.node);
+        state.untold.opened.insert(id.node.clone(), node.clone());
+        state.open.insert(id.node.clone(), (id.number, node));
+        drop(state);
+        self.changed.notify_one();
+        id
+    }
+
+    /// The node is described anew.
+    pub(crate) fn changed(&self, id: &SessionId, node: Node) {
+        let mut state = self.lock();
+        if let Some((number, known)) = state.open.get_mut(&id.node)
+            && *number == id.number
+        {
+            *known = node.clone();
+            state.untold.opened.insert(id.node.clone(), node);
+        }
+        drop(state);
+        self.changed.notify_one();
+    }
+
+    pub(crate) fn closed(&self, id: &SessionId, has_left: bool) {
+        let mut state = self.lock();
+        if state.open.get(&id.node).is_some_and(|(number, _)| *number == id.number) {
+            state.open.remove(&id.node);
+            state.untold.opened.remove(&id.node);
+            let list = if has_left { &mut state.untold.left } else { &mut state.untold.closed };
+            list.insert(id.node.clone());
+        }
+        drop(state);
+        self.changed.notify_one();
+    }
+
+    /// All sessions; with this the leader has been told everything.
+    pub(crate) fn tell_all(&self) -> Vec<Node> {
+        let mut state = self.lock();
+        state.untold = Untold::default();
+        state.open.values().map(|(_, node)| node.clone()).collect()
+    }
+
+    /// Waits for something to tell, and returns it.
+    pub(crate) async fn tell_changes(&self) -> Untold {
+        loop {
+            let untold = std::mem::take(&mut self.lock().untold);
+            if untold != Untold::default() {
+                return untold;
+            }
+            self.changed.notified().await;
+        }
+    }
+
+    /// Where reports go while this server leads.
+    pub(crate) fn judge(&self) -> Option<mpsc::Sender<Event>> {
+        self.lock().judge.clone()
+    }
+
+    pub(crate) fn set_judge(&self, judge: Option<mpsc::Sender<Event>>) {
+        self.lock().judge = judge;
+    }
+
+    pub(crate) fn count(&self) -> usize {
+        self.lock().open.len()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn node(name: &str) -> Node {
+        Node { name: name.into(), ..Node::default() }
+    }
+
+    #[tokio::test]
+    async fn the_leader_is_told_everything_once() {
+        let sessions = LocalSessions::default();
+        let a = sessions.opened(node("a"));
+        sessions.opened(node("b"));
+        assert_eq!(sessions.tell_all().len(), 2);
+        sessions.closed(&a, false);
+        let untold = sessions.tell_changes().await;
+        assert_eq!((untold.opened.len(), untold.closed.len(), untold.left.len()), (0, 1, 0));
+        let c = sessions.opened(node("c"));
+        sessions.closed(&c, true);
+        let untold = sessions.tell_changes().await;
+        assert_eq!((untold.opened.len(), untold.closed.len(), untold.left.len()), (0, 0, 1));
+        assert_eq!(sessions.count(), 1);
+    }
+
+    #[tokio::test]
+    async fn the_end_of_a_session_that_was_replaced_means_nothing() {
+        let sessions = LocalSessions::default();
+        let old = sessions.opened(node("a"));
+        sessions.opened(node("a"));
+        sessions.closed(&old, false);
+        let untold = sessions.tell_changes().await;
+        assert_eq!((untold.opened.len(), untold.closed.len()), (1, 0));
+    }
+}

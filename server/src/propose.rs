@@ -1,0 +1,209 @@
+//! Changing the catalog: a Command is proposed here if this server leads, else sent to the leader with others that wait.
+//!
+//! An election is waited out, but only by commands that were surely not sent: a command that may have been applied is never
+//! sent twice. When a command is answered, this server has applied it too: whoever wrote here reads it here.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use api::Error;
+use api::proto::outcome::Outcome as Kind;
+use api::proto::peer_client::PeerClient;
+use api::proto::{Outcome, ProposeReply, ProposeRequest};
+use api::transport::is_unsent;
+use bytes::Bytes;
+use catalog::{Command, Response};
+use raft::{ProposeError, Raft};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
+
+use crate::machine::Machine;
+use crate::rpc::dial::Peers;
+use crate::watch::Watch;
+
+/// Commands that wait to be sent to the leader. Those beyond wait at the door.
+const WAITING_MAX: usize = 16 * 1024;
+/// Most commands in one request to the leader.
+const BATCH_COMMANDS_MAX: usize = 1024;
+/// A request takes no further command once it holds so many bytes (gRPC takes 4 MiB).
+const BATCH_BYTES_MAX: usize = 2 * 1024 * 1024;
+/// How long the leader may take; longer than its own limit, so that its words are heard.
+const FORWARD_TIMEOUT: Duration = Duration::from_secs(6);
+/// Between two looks for a leader.
+const RETRY_PAUSE: Duration = Duration::from_millis(20);
+
+/// What became of one attempt.
+#[derive(Debug)]
+enum Attempt {
+    Done(Response),
+    /// Surely not applied, and another attempt may succeed.
+    NotSent,
+    /// Surely not applied, and another attempt fails as well.
+    Refused(String),
+    /// May have been applied.
+    Unknown(String),
+}
+
+/// Proposes commands for this server's clients.
+#[derive(Clone)]
+pub(crate) struct Proposer {
+    raft: Raft<Machine>,
+    hold_timeout: Duration,
+    queue: mpsc::Sender<Waiting>,
+}
+
+struct Waiting {
+    command: Bytes,
+    answer: oneshot::Sender<Attempt>,
+}
+
+impl Proposer {
+    /// Starts the task that sends commands to the leader; it ends with the last handle.
+    pub(crate) fn start(raft: Raft<Machine>, peers: Peers, watch: Arc<Watch>, hold_timeout: Duration) -> Self {
+        let (queue, waiting) = mpsc::channel(WAITING_MAX);
+        tokio::spawn(Forwarder { raft: raft.clone(), peers, watch }.run(waiting));
+        Proposer { raft, hold_timeout, queue }
+    }
+
+    /// Has a command agreed on and applied, here too, and returns what the catalog answered.
+    ///
+    /// # Errors
+    /// 500 `No cluster leader`: not applied, may be retried. `rpc error making call: …`: the text says whether it may have been applied.
+    pub(crate) async fn propose(&self, command: &Command) -> Result<Response, Error> {
+        let bytes = Bytes::from(command.encode());
+        let deadline = Instant::now() + self.hold_timeout;
+        loop {
+            match self.attempt(bytes.clone()).await {
+                Attempt::Done(response) => return Ok(response),
+                Attempt::Refused(reason) | Attempt::Unknown(reason) => return Err(Error::internal(format!("rpc error making call: {reason}"))),
+                Attempt::NotSent if Instant::now() >= deadline => return Err(Error::no_leader()),
+                Attempt::NotSent => tokio::time::sleep(RETRY_PAUSE).await,
+            }
+        }
+    }
+
+    /// As [`Proposer::propose`], for the leader's own duties: here or not at all, and without waiting for an election.
+    pub(crate) async fn propose_here(&self, command: &Command) -> Result<Response, ProposeError> {
+        self.raft.propose(command.encode().into()).await
+    }
+
+    async fn attempt(&self, command: Bytes) -> Attempt {
+        if self.raft.is_leader() {
+            return here(self.raft.propose(command).await);
+        }
+        if self.raft.leader().is_none() {
+            return Attempt::NotSent;
+        }
+        let (answer, answered) = oneshot::channel();
+        if self.queue.send(Waiting { command, answer }).await.is_err() {
+            return Attempt::Refused("this server is shutting down".into());
+        }
+        answered.await.unwrap_or_else(|_| Attempt::Unknown("this server is shutting down: the change may or may not have been made".into()))
+    }
+}
+
+fn here(outcome: Result<Response, ProposeError>) -> Attempt {
+    match outcome {
+        Ok(response) => Attempt::Done(response),
+        Err(ProposeError::NotLeader { .. }) => Attempt::NotSent,
+        Err(error @ ProposeError::Unknown) => Attempt::Unknown(error.to_string()),
+        Err(error @ (ProposeError::TooLarge { .. } | ProposeError::DiskFull | ProposeError::Stopped)) => Attempt::Refused(error.to_string()),
+    }
+}
+
+/// Proposes what another server sent, all at once, and answers in the same order. Nothing if this server does not lead.
+pub(crate) async fn propose_for_peer(raft: &Raft<Machine>, watch: &Watch, commands: Vec<Bytes>) -> ProposeReply {
+    let leader_address = raft.leader().map(|leader| leader.address).unwrap_or_default();
+    if !raft.is_leader() {
+        return ProposeReply { leader_address, ..ProposeReply::default() };
+    }
+    let proposals = commands.into_iter().map(|command| raft.propose(command));
+    let outcomes = futures_util::future::join_all(proposals).await.into_iter().map(outcome).collect();
+    ProposeReply { outcomes, leader_address, index: watch.current().index() }
+}
+
+fn outcome(result: Result<Response, ProposeError>) -> Outcome {
+    let kind = match here(result) {
+        Attempt::Done(response) => Kind::ResponseMp(response.encode().into()),
+        // The sender tells this text from other refusals, and may look for the leader again.
+        Attempt::NotSent => Kind::Refused(NOT_LEADER.into()),
+        Attempt::Refused(reason) => Kind::Refused(reason),
+        Attempt::Unknown(reason) => Kind::Unknown(reason),
+    };
+    Outcome { outcome: Some(kind) }
+}
+
+const NOT_LEADER: &str = "not the leader";
+
+/// Sends what waits to the leader, one request at a time, so that those who come meanwhile share the next one.
+struct Forwarder {
+    raft: Raft<Machine>,
+    peers: Peers,
+    watch: Arc<Watch>,
+}
+
+impl Forwarder {
+    async fn run(self, mut inbox: mpsc::Receiver<Waiting>) {
+        while let Some(first) = inbox.recv().await {
+            let batch = gather(first, &mut inbox);
+            let commands = batch.iter().map(|waiting| waiting.command.clone()).collect();
+            let attempts = self.send(commands, batch.len()).await;
+            for (waiting, attempt) in batch.into_iter().zip(attempts) {
+                // A client that went away needs no answer.
+                let _ = waiting.answer.send(attempt);
+            }
+        }
+    }
+
+    async fn send(&self, commands: Vec<Bytes>, count: usize) -> Vec<Attempt> {
+        let all = |attempt: fn(String) -> Attempt, reason: String| (0..count).map(|_| attempt(reason.clone())).collect();
+        let not_sent = |_| Attempt::NotSent;
+        let Some(leader) = self.raft.leader() else { return all(not_sent, String::new()) };
+        let Ok(channel) = self.peers.local(&leader.address) else { return all(not_sent, String::new()) };
+        let mut client = PeerClient::new(channel);
+        match tokio::time::timeout(FORWARD_TIMEOUT, client.propose(ProposeRequest { commands })).await {
+            Ok(Ok(reply)) => self.accept(reply.into_inner(), count).await,
+            Ok(Err(status)) if is_unsent(&status) || is_refusal(&status) => all(not_sent, String::new()),
+            Ok(Err(status)) => all(Attempt::Unknown, format!("the leader did not answer ({}): the change may or may not have been made", status.message())),
+            Err(_) => all(Attempt::Unknown, "the leader did not answer in time: the change may or may not have been made".into()),
+        }
+    }
+
+    async fn accept(&self, reply: ProposeReply, count: usize) -> Vec<Attempt> {
+        if reply.outcomes.len() != count {
+            return (0..count).map(|_| Attempt::NotSent).collect();
+        }
+        // The change is made; if this server does not get it in time, that is no reason to call it unknown.
+        self.watch.applied(reply.index, Instant::now() + FORWARD_TIMEOUT).await;
+        reply.outcomes.into_iter().map(read_outcome).collect()
+    }
+}
+
+fn read_outcome(outcome: Outcome) -> Attempt {
+    match outcome.outcome {
+        Some(Kind::ResponseMp(bytes)) => match Response::decode(&bytes) {
+            Ok(response) => Attempt::Done(response),
+            Err(error) => Attempt::Unknown(error.to_string()),
+        },
+        Some(Kind::Refused(reason)) if reason == NOT_LEADER => Attempt::NotSent,
+        Some(Kind::Refused(reason)) => Attempt::Refused(reason),
+        Some(Kind::Unknown(reason)) => Attempt::Unknown(reason),
+        None => Attempt::Unknown("the leader gave no answer".into()),
+    }
+}
+
+/// The other server looked at our certificate and did nothing else.
+fn is_refusal(status: &tonic::Status) -> bool {
+    matches!(status.code(), tonic::Code::PermissionDenied | tonic::Code::Unauthenticated | tonic::Code::Unimplemented)
+}
+
+fn gather(first: Waiting, inbox: &mut mpsc::Receiver<Waiting>) -> Vec<Waiting> {
+    let mut bytes = first.command.len();
+    let mut batch = vec![first];
+    while batch.len() < BATCH_COMMANDS_MAX && bytes < BATCH_BYTES_MAX {
+        let Ok(waiting) = inbox.try_recv() else { break };
+        bytes += waiting.command.len();
+        batch.push(waiting);
+    }
+    batch
+}

@@ -1,0 +1,158 @@
+//! How fresh an answer is: `default` as the leader knows it, `consistent` as a quorum confirms it, `stale` as it is here.
+//!
+//! A follower asks the leader for the index that it must have applied. Questions that wait share one request, and a question
+//! is only answered by a request that was sent after it was asked.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use api::Error;
+use api::proto::ReadIndexRequest;
+use api::proto::peer_client::PeerClient;
+use api::query::Consistency;
+use raft::Raft;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
+
+use crate::machine::Machine;
+use crate::rpc::dial::Peers;
+
+/// Questions that wait for the leader. Those beyond wait at the door.
+const WAITING_MAX: usize = 64 * 1024;
+/// How long one question to the leader may take.
+const ASK_TIMEOUT: Duration = Duration::from_secs(2);
+const RETRY_PAUSE: Duration = Duration::from_millis(20);
+
+/// How fresh the answer is that may now be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Freshness {
+    pub(crate) consistency: Consistency,
+    pub(crate) known_leader: bool,
+    /// How long ago this server heard of the leader; 0 if it was asked for this answer, or is it.
+    pub(crate) last_contact_ms: u64,
+}
+
+/// Makes this server as fresh as a reader wants.
+pub(crate) struct Reads {
+    raft: Raft<Machine>,
+    hold_timeout: Duration,
+    plain: mpsc::Sender<oneshot::Sender<bool>>,
+    confirmed: mpsc::Sender<oneshot::Sender<bool>>,
+    /// The newest term in which this server, as the leader, has applied all that was agreed on before.
+    settled_term: AtomicU64,
+}
+
+impl Reads {
+    /// Starts the two tasks that ask the leader; they end with this value.
+    pub(crate) fn start(raft: Raft<Machine>, peers: Peers, hold_timeout: Duration) -> Self {
+        let asker = |confirm| {
+            let (queue, inbox) = mpsc::channel(WAITING_MAX);
+            tokio::spawn(Asker { raft: raft.clone(), peers: peers.clone(), confirm }.run(inbox));
+            queue
+        };
+        let (plain, confirmed) = (asker(false), asker(true));
+        Reads { raft, hold_timeout, plain, confirmed, settled_term: AtomicU64::new(0) }
+    }
+
+    /// Returns when this server's catalog is fresh enough.
+    ///
+    /// # Errors
+    /// 500 `No cluster leader` if there was none for the whole hold timeout. A read may always be retried.
+    pub(crate) async fn prepare(&self, consistency: Consistency, max_stale: Option<Duration>) -> Result<Freshness, Error> {
+        if consistency == Consistency::Stale {
+            let freshness = self.stale();
+            let is_too_old = max_stale.is_some_and(|max| !max.is_zero() && u128::from(freshness.last_contact_ms) > max.as_millis());
+            if !is_too_old {
+                return Ok(freshness);
+            }
+        }
+        let confirm = consistency == Consistency::Consistent;
+        let deadline = Instant::now() + self.hold_timeout;
+        while !self.is_fresh(confirm).await {
+            if Instant::now() >= deadline {
+                return Err(Error::no_leader());
+            }
+            tokio::time::sleep(RETRY_PAUSE).await;
+        }
+        let consistency = if confirm { Consistency::Consistent } else { Consistency::Default };
+        Ok(Freshness { consistency, known_leader: true, last_contact_ms: 0 })
+    }
+
+    /// What a reader who takes anything is told.
+    fn stale(&self) -> Freshness {
+        let known_leader = self.raft.leader().is_some();
+        let is_leader = self.raft.is_leader();
+        let contact = self.raft.status().last_contact;
+        let last_contact_ms = match contact {
+            _ if is_leader => 0,
+            Some(contact) => u64::try_from(contact.as_millis()).unwrap_or(u64::MAX),
+            // Never heard of one: as old as anything.
+            None => u64::MAX / 2,
+        };
+        Freshness { consistency: Consistency::Stale, known_leader, last_contact_ms }
+    }
+
+    async fn is_fresh(&self, confirm: bool) -> bool {
+        if self.raft.is_leader() {
+            return self.leads_fresh(confirm).await;
+        }
+        if self.raft.leader().is_none() {
+            return false;
+        }
+        let (answer, answered) = oneshot::channel();
+        let queue = if confirm { &self.confirmed } else { &self.plain };
+        queue.send(answer).await.is_ok() && answered.await.unwrap_or(false)
+    }
+
+    /// A leader answers from its memory, once it has applied what its predecessors have acknowledged.
+    async fn leads_fresh(&self, confirm: bool) -> bool {
+        let term = self.raft.watch().borrow().term;
+        if !confirm && self.settled_term.load(Ordering::Acquire) == term {
+            return true;
+        }
+        let is_confirmed = matches!(tokio::time::timeout(ASK_TIMEOUT, self.raft.read_index()).await, Ok(Ok(())));
+        if is_confirmed {
+            self.settled_term.fetch_max(term, Ordering::AcqRel);
+        }
+        is_confirmed
+    }
+
+    /// The index that a follower must have applied; `None` if this server does not lead (or, with `confirm`, is not
+    /// confirmed to).
+    pub(crate) async fn index_for_peer(&self, confirm: bool) -> Option<u64> {
+        if !self.raft.is_leader() || !self.leads_fresh(confirm).await {
+            return None;
+        }
+        self.raft.leader_applied().ok()
+    }
+}
+
+/// Asks the leader for all that wait, one request at a time.
+struct Asker {
+    raft: Raft<Machine>,
+    peers: Peers,
+    confirm: bool,
+}
+
+impl Asker {
+    async fn run(self, mut inbox: mpsc::Receiver<oneshot::Sender<bool>>) {
+        while let Some(first) = inbox.recv().await {
+            let mut waiting = vec![first];
+            while let Ok(next) = inbox.try_recv() {
+                waiting.push(next);
+            }
+            let is_fresh = matches!(tokio::time::timeout(ASK_TIMEOUT, self.ask()).await, Ok(Some(())));
+            for answer in waiting {
+                // A reader that went away needs no answer.
+                let _ = answer.send(is_fresh);
+            }
+        }
+    }
+
+    async fn ask(&self) -> Option<()> {
+        let leader = self.raft.leader()?;
+        let mut client = PeerClient::new(self.peers.local(&leader.address).ok()?);
+        let reply = client.read_index(ReadIndexRequest { confirm: self.confirm }).await.ok()?;
+        self.raft.applied_at_least(reply.into_inner().raft_index).await.ok()
+    }
+}

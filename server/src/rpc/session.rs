@@ -1,0 +1,135 @@
+//! `Session`: one stream for each agent; it is the node's liveness. And what servers report of their streams to the leader.
+
+use std::pin::Pin;
+use std::time::Duration;
+
+use api::proto::agent_message::Message as Said;
+use api::proto::server_message::Message as Told;
+use api::proto::session_server::Session as SessionService;
+use api::proto::{AgentMessage, Pong, ReportAck, ServerMessage, SessionReport, Welcome};
+use identity::Peer;
+use model::Node;
+use tokio::sync::mpsc;
+use tokio_stream::Stream;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::admit::may_speak_for;
+use super::sync::noun;
+use super::{Rpc, caller};
+use crate::core::Core;
+use crate::leader::sessions::Event;
+
+/// An agent that is silent for so long is not there. (It pings every second.)
+const SILENCE_MAX: Duration = Duration::from_secs(3);
+/// Messages that wait for a slow agent.
+const WAITING_MAX: usize = 16;
+
+type Replies<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl SessionService for Rpc {
+    type OpenStream = Replies<ServerMessage>;
+    type ReportStream = Replies<ReportAck>;
+
+    async fn open(&self, request: Request<Streaming<AgentMessage>>) -> Result<Response<Self::OpenStream>, Status> {
+        let peer = caller(&request)?;
+        let mut messages = request.into_inner();
+        let node = first_words(&mut messages).await?;
+        let datacenter = &self.core.config.datacenter;
+        if !may_speak_for(&peer, &node.name, datacenter) {
+            return Err(Status::permission_denied(format!("this certificate does not speak for node {:?}", node.name)));
+        }
+        let (sender, replies) = mpsc::channel(WAITING_MAX);
+        let core = self.core.clone();
+        self.core.tasks.spawn(async move { attend(&core, node, messages, sender).await });
+        Ok(Response::new(Box::pin(ReceiverStream::new(replies))))
+    }
+
+    async fn report(&self, request: Request<Streaming<SessionReport>>) -> Result<Response<Self::ReportStream>, Status> {
+        let peer = caller(&request)?;
+        let Peer::Server { node: server, .. } = (*peer).clone() else { return Err(Status::permission_denied("only servers report")) };
+        let events = self.core.sessions.judge().ok_or_else(|| Status::failed_precondition("not the leader"))?;
+        let mut reports = request.into_inner();
+        let (sender, replies) = mpsc::channel(WAITING_MAX);
+        self.core.tasks.spawn(async move {
+            let mut seq = 0;
+            while let Ok(Some(report)) = reports.message().await {
+                seq += 1;
+                let is_heard = events.send(read_report(report)).await.is_ok();
+                if !is_heard || sender.send(Ok(ReportAck { seq })).await.is_err() {
+                    break;
+                }
+            }
+            // A leader that has stepped down does not judge any more.
+            let _ = events.send(Event::ServerLost { server }).await;
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(replies))))
+    }
+}
+
+async fn first_words(messages: &mut Streaming<AgentMessage>) -> Result<Node, Status> {
+    let first = tokio::time::timeout(SILENCE_MAX, messages.message()).await;
+    let first = first.map_err(|_| Status::deadline_exceeded("no hello"))??.and_then(|message| message.message);
+    match first {
+        Some(Said::Hello(hello)) => noun(&hello.node_mp),
+        Some(Said::Ping(_) | Said::Leave(_)) | None => Err(Status::invalid_argument("a session begins with hello")),
+    }
+}
+
+/// Attends to one agent until it leaves, falls silent, or its connection breaks.
+async fn attend(core: &Core, node: Node, mut messages: Streaming<AgentMessage>, sender: mpsc::Sender<Result<ServerMessage, Status>>) {
+    let name = node.name.clone();
+    let session = core.sessions.opened(node);
+    let (mut bundle, mut servers) = (core.trust.bundle(), core.servers.subscribe());
+    let welcome = Told::Welcome(Welcome {
+        server: core.config.node_name.clone(),
+        servers: Some(servers.borrow_and_update().clone()),
+        bundle: Some(bundle.borrow_and_update().clone()),
+    });
+    let mut is_heard = tell(&sender, welcome).await;
+    let mut has_left = false;
+    let mut silence = Box::pin(tokio::time::sleep(SILENCE_MAX));
+    while is_heard {
+        let news = tokio::select! {
+            said = messages.message() => match said {
+                Ok(Some(AgentMessage { message: Some(Said::Ping(ping)) })) => {
+                    silence.as_mut().reset(tokio::time::Instant::now() + SILENCE_MAX);
+                    Told::Pong(Pong { seq: ping.seq })
+                }
+                Ok(Some(AgentMessage { message: Some(Said::Leave(_)) })) => {
+                    has_left = true;
+                    break;
+                }
+                Ok(Some(AgentMessage { message: Some(Said::Hello(hello)) })) => {
+                    // The node's description has changed.
+                    match noun::<Node>(&hello.node_mp) {
+                        Ok(node) if node.name == name => core.sessions.changed(&session, node),
+                        Ok(_) | Err(_) => break,
+                    }
+                    continue;
+                }
+                Ok(Some(AgentMessage { message: None })) => continue,
+                Ok(None) | Err(_) => break,
+            },
+            Ok(()) = bundle.changed() => Told::Bundle(bundle.borrow_and_update().clone()),
+            Ok(()) = servers.changed() => Told::Servers(servers.borrow_and_update().clone()),
+            () = &mut silence => break,
+            () = core.closing.cancelled() => break,
+        };
+        is_heard = tell(&sender, news).await;
+    }
+    if !core.closing.is_cancelled() {
+        core.sessions.closed(&session, has_left);
+    }
+}
+
+async fn tell(sender: &mpsc::Sender<Result<ServerMessage, Status>>, message: Told) -> bool {
+    sender.send(Ok(ServerMessage { message: Some(message) })).await.is_ok()
+}
+
+fn read_report(report: SessionReport) -> Event {
+    // A node that cannot be read is as if it had no session: its server runs another version, and says so in its log.
+    let opened = report.opened.iter().filter_map(|opened| noun::<Node>(&opened.node_mp).ok()).collect();
+    Event::Report { server: report.server, full: report.full, opened, closed: report.closed, left: report.left }
+}
