@@ -120,6 +120,7 @@ impl Catalog {
             Topic::Nodes
             | Topic::Services
             | Topic::AllInstances
+            | Topic::ConnectNames
             | Topic::Kind(_)
             | Topic::Checks
             | Topic::ChecksIn(_)

@@ -25,6 +25,8 @@ pub enum Topic {
     Instances(Arc<str>),
     /// What speaks the mesh's protocol for one service (sidecars, native instances), and the rows of their nodes.
     Connect(Arc<str>),
+    /// Which services something speaks the mesh's protocol for.
+    ConnectNames,
     /// The instances of one kind that is not [`ServiceKind::Typical`], and the rows of their nodes.
     Kind(ServiceKind),
     /// The checks of one service's instances.

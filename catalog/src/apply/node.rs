@@ -146,12 +146,13 @@ impl Step<'_> {
                 return key;
             }
         }
+        let relabelled = old.as_ref().is_some_and(|old| old.meta != node.meta);
         let respelled = old.as_ref().is_some_and(|old| old.name != node.name);
         let row = Row::after(old.or(renamed).as_deref(), self.index, node);
         self.catalog.put_node(&key, row);
         self.touch(Topic::Nodes);
         self.touch(Topic::Node(key.clone()));
-        self.touch_instances_on(&key);
+        self.touch_instances_on(&key, relabelled);
         if respelled {
             self.respell_checks(&key);
         }

@@ -40,6 +40,9 @@ impl Step<'_> {
         if labels_differ {
             self.touch(Topic::Services);
         }
+        if old.as_ref().and_then(|old| connect_name(old)) != connect_name(&row) {
+            self.touch(Topic::ConnectNames);
+        }
         self.touch_service(node, &row);
         self.catalog.put_instance(key.clone(), row.clone());
         if let Some(old) = &old {
@@ -64,6 +67,9 @@ impl Step<'_> {
         }
         if let Some(old) = self.catalog.remove_instance(&key) {
             self.touch(Topic::Services);
+            if connect_name(&old).is_some() {
+                self.touch(Topic::ConnectNames);
+            }
             self.touch_service(&key.0[0], &old);
             self.touch_service_if_gone(&old);
         }
@@ -97,7 +103,8 @@ impl Step<'_> {
     }
 
     /// Says that the row of a node changed, to those who read its instances.
-    pub(super) fn touch_instances_on(&mut self, node: &str) {
+    /// Its metadata concerns also those who read names of services by it.
+    pub(super) fn touch_instances_on(&mut self, node: &str, relabelled: bool) {
         let rows: Vec<_> = under(&self.catalog.instances, [node])
             .map(|(_, row)| row.clone())
             .collect();
@@ -105,8 +112,10 @@ impl Step<'_> {
             self.touch_as_endpoint(row);
         }
         if !rows.is_empty() {
-            self.touch(Topic::Services);
             self.touch(Topic::AllInstances);
+        }
+        if !rows.is_empty() && relabelled {
+            self.touch(Topic::Services);
         }
     }
 }

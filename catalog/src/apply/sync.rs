@@ -18,16 +18,17 @@ impl Step<'_> {
             full,
         } = push;
         let node = self.put_node(node);
-        for id in &deregister_services {
+        let named_services = sorted(services.iter().map(|s| &*s.id));
+        let named_checks = sorted(checks.iter().map(|c| &*c.check_id));
+        // What is named both ways stays: the agent has it.
+        for id in unnamed(&deregister_services, &named_services) {
             self.remove_service(&node, id);
         }
-        for id in deregister_checks.iter().filter(|id| *id != SERF_HEALTH) {
+        for id in unnamed(&deregister_checks, &named_checks).filter(|id| *id != SERF_HEALTH) {
             self.remove_check(&node, id);
         }
         if full {
-            let service_ids = sorted(services.iter().map(|s| &*s.id));
-            let check_ids = sorted(checks.iter().map(|c| &*c.check_id));
-            self.remove_all_but(&node, &service_ids, &check_ids);
+            self.remove_all_but(&node, &named_services, &named_checks);
         }
         let mut errors = Vec::new();
         for service in &mut services {
@@ -92,4 +93,10 @@ fn sorted<'a>(ids: impl Iterator<Item = &'a str>) -> Vec<&'a str> {
     let mut ids: Vec<&str> = ids.collect();
     ids.sort_unstable();
     ids
+}
+
+/// The ids that are not among the (sorted) named ones.
+fn unnamed<'a>(ids: &'a [String], named: &'a [&str]) -> impl Iterator<Item = &'a str> {
+    let ids = ids.iter().map(String::as_str);
+    ids.filter(|id| named.binary_search(id).is_err())
 }

@@ -62,7 +62,7 @@ pub fn connect<'c>(view: &View<'c>, service: &str, selection: &Selection) -> Vec
 
 /// The services that something speaks the mesh's protocol for, in lower case, in order.
 pub fn connect_names<'c>(view: &View<'c>) -> Vec<&'c str> {
-    view.note(Topic::Services);
+    view.note(Topic::ConnectNames);
     let mut names: Vec<&str> = view
         .catalog()
         .by_connect
@@ -119,10 +119,15 @@ pub(crate) fn with_checks<'c>(
     instances: Vec<Placed<'c>>,
     selection: &Selection,
 ) -> Vec<HealthEntry<'c>> {
+    // Instances of one service stand together: its topics need to be noted once.
+    let mut noted = "";
     let entry = |placed: Placed<'c>| {
-        let name = folded(&placed.service.service);
-        note(view, Topic::ServiceChecks, &name);
-        note(view, Topic::ServiceNodeChecks, &name);
+        if placed.service.value.service != noted {
+            noted = &placed.service.value.service;
+            let name = folded(noted);
+            note(view, Topic::ServiceChecks, &name);
+            note(view, Topic::ServiceNodeChecks, &name);
+        }
         HealthEntry {
             node: placed.node,
             service: placed.service,

@@ -1,0 +1,97 @@
+//! Snapshots: the way back, and what is refused.
+
+use crate::language::catalog_after;
+use catalog::{Catalog, SnapshotError};
+
+const SOME: &str = "
+    node n1 address=10.0.0.1 id=aaa meta=rack:a
+    service n1 web1 web port=80 tags=a,b meta=k:v
+    service n1 web1-sidecar-proxy web-sidecar-proxy kind=sidecar for=web port=21000 upstreams=db:9191 settings=n:1.5
+    check n1 c1 passing service=web1
+    health n1 alive id=aaa address=10.0.0.1 meta=rack:a
+    kv set a/b value flags=3
+    kv set gone 1
+    kv delete gone
+    intention web db allow id=i1
+    config {\"Kind\": \"proxy-defaults\", \"Name\": \"global\", \"Config\": {\"protocol\": \"http\"}}
+    datacenter dc2 servers=10.2.0.1:8300
+    ca root1
+    revoke serials=0a ids=x until=100
+    service n1 gone gone
+    deregister n1 service=gone
+";
+
+fn bytes(catalog: &Catalog) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    catalog
+        .write_snapshot(&mut bytes)
+        .expect("memory takes all");
+    bytes
+}
+
+#[test]
+fn the_way_back_leads_to_the_same_catalog() {
+    for catalog in [Catalog::new(), catalog_after(SOME)] {
+        let back = Catalog::read_snapshot(bytes(&catalog).as_slice()).expect("reads");
+        assert_eq!(back, catalog);
+        assert_eq!(back.state_hash(), catalog.state_hash());
+        assert_eq!(back.violations(), [""; 0]);
+    }
+}
+
+#[test]
+fn every_flipped_bit_and_every_cut_is_found() {
+    let good = bytes(&catalog_after(SOME));
+    for at in 0..good.len() {
+        let mut bad = good.clone();
+        bad[at] ^= 1 << (at % 8);
+        assert!(
+            Catalog::read_snapshot(bad.as_slice()).is_err(),
+            "byte {at} of {}",
+            good.len()
+        );
+    }
+    for len in 0..good.len() {
+        assert!(
+            matches!(
+                Catalog::read_snapshot(&good[..len]),
+                Err(SnapshotError::Damaged(_))
+            ),
+            "cut at {len}"
+        );
+    }
+}
+
+#[test]
+fn newer_formats_are_refused_by_name() {
+    let mut newer = bytes(&Catalog::new());
+    newer[0] = 99;
+    let error = Catalog::read_snapshot(newer.as_slice())
+        .expect_err("newer")
+        .to_string();
+    assert_eq!(
+        error,
+        "snapshot format 99 is newer than this release reads (1): upgrade this server"
+    );
+    let mut unknown = bytes(&Catalog::new());
+    unknown[1] = 77;
+    let error = Catalog::read_snapshot(unknown.as_slice())
+        .expect_err("unknown")
+        .to_string();
+    assert_eq!(
+        error,
+        "snapshot has records of the unknown kind 77: upgrade this server"
+    );
+}
+
+#[test]
+fn a_huge_length_takes_no_memory() {
+    let bad = [1, 1, 255, 255, 255, 255];
+    let error = Catalog::read_snapshot(bad.as_slice())
+        .expect_err("damaged")
+        .to_string();
+    assert_eq!(
+        error,
+        "snapshot is damaged (a record of 4294967295 bytes): fetch it again"
+    );
+}
