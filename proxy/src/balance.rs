@@ -11,8 +11,8 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 
 /// Time constant with which old latencies are forgotten, in microseconds.
 const DECAY_US: f64 = 10_000_000.0;
-/// What is assumed of an endpoint that nobody has measured, in microseconds: good enough to be tried soon.
-const UNKNOWN_LATENCY_US: f64 = 1_000.0;
+/// The cost of an endpoint that nobody has measured, while its first request is out: others are better. Before that it is the best.
+const UNKNOWN_COST_US: f64 = 1e9;
 /// How long an endpoint is left alone after its first failed connection, in microseconds; each further one doubles it.
 const EJECT_FIRST_US: u64 = 500_000;
 /// The longest that it is left alone.
@@ -89,13 +89,18 @@ impl Load {
 
     /// The price of one more request there.
     pub fn cost(&self, now_us: u64) -> f64 {
-        let known = f64::from_bits(self.latency_us.load(Relaxed));
-        let latency = if known == 0.0 {
-            UNKNOWN_LATENCY_US
-        } else {
-            decayed(known, now_us.saturating_sub(self.updated_us.load(Relaxed)))
+        let (known, in_flight) = (
+            f64::from_bits(self.latency_us.load(Relaxed)),
+            f64::from(self.in_flight()),
+        );
+        let cost = match known {
+            0.0 => UNKNOWN_COST_US * in_flight,
+            _ => {
+                (decayed(known, now_us.saturating_sub(self.updated_us.load(Relaxed))) + 1.0)
+                    * (in_flight + 1.0)
+            }
         };
-        (latency + 1.0) * (f64::from(self.in_flight()) + 1.0) / f64::from(self.weight)
+        cost / f64::from(self.weight)
     }
 }
 

@@ -159,6 +159,11 @@ impl Tunnels {
         ]
     }
 
+    /// The socket of all tunnels, to be waited for when it is closed.
+    pub(crate) fn endpoint(&self) -> quinn::Endpoint {
+        self.shared.endpoint.clone()
+    }
+
     pub(crate) fn snapshot(&self) -> GatewaySnapshot {
         let standing = |lines: &Vec<Arc<Line>>| {
             lines

@@ -28,7 +28,7 @@ pub(crate) struct Refusal {
     pub(crate) text: &'static str,
 }
 
-const fn bad(text: &'static str) -> Refusal {
+pub(crate) const fn bad(text: &'static str) -> Refusal {
     Refusal {
         status: StatusCode::BAD_REQUEST,
         text,

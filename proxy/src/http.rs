@@ -3,9 +3,9 @@
 use crate::body::{Body, Exchange, Lease};
 use crate::headers::{self, Refusal};
 use crate::limits::{
-    ATTEMPTS_MAX, HTTP1_BUFFER_BYTES_MAX, HTTP1_HEADERS_MAX, HTTP2_CONNECTION_WINDOW_BYTES,
-    HTTP2_HEADER_LIST_BYTES_MAX, HTTP2_SEND_BUFFER_BYTES_MAX, HTTP2_STREAM_WINDOW_BYTES,
-    HTTP2_STREAMS_MAX,
+    ATTEMPTS_MAX, HTTP1_BUFFER_BYTES_MAX, HTTP1_HEAD_BYTES_MAX, HTTP1_HEADERS_MAX,
+    HTTP2_CONNECTION_WINDOW_BYTES, HTTP2_HEADER_LIST_BYTES_MAX, HTTP2_SEND_BUFFER_BYTES_MAX,
+    HTTP2_STREAM_WINDOW_BYTES, HTTP2_STREAMS_MAX,
 };
 use crate::link::{Link, SendError};
 use crate::live::{Connection, Live};
@@ -293,7 +293,13 @@ async fn pass_bytes(near: Upgraded, far: Upgraded) {
 
 fn refuse(client: &Client, refusal: &Refusal) -> Response<Body> {
     client.upstream.counters.count(Event::RequestFailed);
-    answer(refusal.status, refusal.text)
+    let mut response = answer(refusal.status, refusal.text);
+    // What follows a request that is in doubt is in doubt too.
+    let close = HeaderValue::from_static("close");
+    response
+        .headers_mut()
+        .insert(http::header::CONNECTION, close);
+    response
 }
 
 fn fail(client: &Client, plan: &Plan, failure: &Failure) -> Response<Body> {
@@ -308,6 +314,9 @@ fn fail(client: &Client, plan: &Plan, failure: &Failure) -> Response<Body> {
             StatusCode::SERVICE_UNAVAILABLE,
             "the service cannot be reached\n",
         ),
+        Failure::Broken(error) if error.is_user() => {
+            refuse(client, &headers::bad("the body is malformed"))
+        }
         Failure::Broken(_) => answer(
             StatusCode::BAD_GATEWAY,
             "the service broke the connection\n",
@@ -358,6 +367,7 @@ where
     } else {
         let mut http = http1::Builder::new();
         http.max_buf_size(HTTP1_BUFFER_BYTES_MAX)
+            .max_header_size(HTTP1_HEAD_BYTES_MAX)
             .max_headers(HTTP1_HEADERS_MAX)
             .auto_date_header(false);
         let mut connection = pin!(http.serve_connection(stream, service).with_upgrades());

@@ -23,7 +23,9 @@ pub const IDLE_SWEEP_INTERVAL: Duration = Duration::from_secs(15);
 pub const COPY_BYTES: usize = 64 * 1024;
 /// Turns that one byte stream takes before others get theirs.
 pub const COPY_TURNS_MAX: usize = 16;
-/// Largest head of an HTTP/1.1 message, and the most that is read ahead of its consumer, in bytes.
+/// Largest head of an HTTP/1.1 message, in bytes.
+pub const HTTP1_HEAD_BYTES_MAX: usize = 64 * 1024;
+/// Most of an HTTP/1.1 message that is kept before somebody takes it, in bytes.
 pub const HTTP1_BUFFER_BYTES_MAX: usize = 64 * 1024;
 /// Most header lines of an HTTP/1.1 message.
 pub const HTTP1_HEADERS_MAX: usize = 100;
@@ -65,6 +67,9 @@ pub const TUNNEL_SOCKET_BUFFER_BYTES: usize = 4 * 1024 * 1024;
 pub const TUNNEL_KEEPALIVE: Duration = Duration::from_secs(2);
 /// Silence after which a tunnel is dead.
 pub const TUNNEL_IDLE_TIMEOUT: Duration = Duration::from_secs(8);
+
+/// How long a gateway that stops waits for others to hear of it.
+pub const GOODBYE_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// First and longest wait before something that failed is tried again; each failure doubles it, with jitter.
 pub const BACKOFF_FIRST: Duration = Duration::from_millis(200);

@@ -4,7 +4,7 @@
 //! Here the task of the client's connection polls both. A link that rests in a pool is polled by nobody; whether it still
 //! lives is looked at when it is taken out.
 
-use crate::limits::{HTTP1_BUFFER_BYTES_MAX, HTTP1_HEADERS_MAX};
+use crate::limits::{HTTP1_BUFFER_BYTES_MAX, HTTP1_HEAD_BYTES_MAX, HTTP1_HEADERS_MAX};
 use crate::stream::Stream;
 use http::{Request, Response};
 use hyper::body::Incoming;
@@ -41,6 +41,7 @@ impl Link {
     pub(crate) async fn open(stream: Stream) -> hyper::Result<Box<Self>> {
         let mut http = http1::Builder::new();
         http.max_buf_size(HTTP1_BUFFER_BYTES_MAX)
+            .max_header_size(HTTP1_HEAD_BYTES_MAX)
             .max_headers(HTTP1_HEADERS_MAX);
         let (sender, connection) = http.handshake(TokioIo::new(stream)).await?;
         Ok(Box::new(Link {

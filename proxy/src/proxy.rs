@@ -5,7 +5,7 @@
 
 use crate::gateway::Tunnels;
 use crate::inbound::Inbound;
-use crate::limits::{BACKOFF_MAX, HTTP_IDLE_TIMEOUT, IDLE_SWEEP_INTERVAL};
+use crate::limits::{BACKOFF_MAX, GOODBYE_TIMEOUT, HTTP_IDLE_TIMEOUT, IDLE_SWEEP_INTERVAL};
 use crate::live::Live;
 use crate::metrics::Snapshot;
 use crate::outbound::Outbound;
@@ -205,7 +205,15 @@ impl Handle {
         };
         let _ = tokio::time::timeout(drain, emptied).await;
         live.iter().for_each(|live| live.cut());
+        let tunnels = lock(&self.inner.parts)
+            .gateway
+            .as_ref()
+            .map(Tunnels::endpoint);
         self.inner.stop();
+        if let Some(tunnels) = tunnels {
+            // So that the other gateways hear of it now, and not when they miss us.
+            let _ = tokio::time::timeout(GOODBYE_TIMEOUT, tunnels.wait_idle()).await;
+        }
     }
 }
 

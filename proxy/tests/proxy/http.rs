@@ -80,7 +80,7 @@ async fn the_app_is_told_who_calls_and_nobody_can_forge_it() {
     );
     assert_eq!(
         body,
-        format!("GET /head?a=b HTTP/1.1\nhost: web:80\nte: trailers\n{caller}\nx-end: 2")
+        format!("GET /head?a=b HTTP/1.1\nhost: web:80\nte: trailers\nx-end: 2\n{caller}")
     );
 }
 

@@ -195,6 +195,7 @@ impl Agent {
             local: local.to_string(),
             protocol,
             default_action: Action::Allow,
+            connect_timeout_ms: 5_000,
             ..Inbound::default()
         };
         ProxyConfig {
@@ -275,7 +276,7 @@ pub fn upstream(
         sni: service_sni(service, dc, TRUST_DOMAIN),
         spiffe_ids: vec![spiffe(service, dc)],
         endpoints: endpoints.iter().copied().map(endpoint).collect(),
-        connect_timeout_ms: 0,
+        connect_timeout_ms: 5_000,
     }
 }
 
