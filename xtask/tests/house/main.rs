@@ -12,7 +12,6 @@ mod tidy;
 mod unused;
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 /// One broken rule: where, and what to do about it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -65,23 +64,37 @@ fn files(extension: &str) -> Vec<(String, String)> {
     texts(|path| path.ends_with(&suffix))
 }
 
-/// Every text file that git tracks, or would track, and that `wanted` accepts by its path.
+/// Every text file of the repository that `wanted` accepts by its path. What is built or fetched does not count.
 fn texts(wanted: impl Fn(&str) -> bool) -> Vec<(String, String)> {
-    let output = Command::new("git")
-        .args(["ls-files", "--cached", "--others", "--exclude-standard"])
-        .current_dir(root())
-        .output()
-        .expect("git lists the files of the repository");
-    assert!(
-        output.status.success(),
-        "git ls-files: {}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-    String::from_utf8(output.stdout)
-        .expect("paths are UTF-8")
-        .lines()
-        .filter(|path| wanted(path))
-        // A file deleted from the work tree but not yet from the index has no text; nor has a binary one.
-        .filter_map(|path| Some((path.to_owned(), std::fs::read_to_string(root().join(path)).ok()?)))
-        .collect()
+    let mut paths = Vec::new();
+    walk(&root(), "", &mut paths);
+    paths.sort();
+    paths.retain(|path| wanted(path));
+    // A binary file is no text; a file that goes away while others work is none either.
+    let read = |path: String| {
+        Some((
+            path.clone(),
+            std::fs::read_to_string(root().join(path)).ok()?,
+        ))
+    };
+    paths.into_iter().filter_map(read).collect()
+}
+
+/// Folders that are not of the repository, whatever is in them: what `.gitignore` leaves out, and git's own.
+const NOT_OURS: &[&str] = &["target", ".git", ".venv", "__pycache__"];
+
+/// Adds the paths of all files below `folder`, each with `prefix` before it. No git is needed, so the tests run in a bare archive too.
+fn walk(folder: &Path, prefix: &str, paths: &mut Vec<String>) {
+    let entries = std::fs::read_dir(folder).map(|entries| entries.filter_map(Result::ok));
+    for entry in entries.into_iter().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let path = format!("{prefix}{name}");
+        match entry.file_type() {
+            Ok(kind) if kind.is_dir() && !NOT_OURS.contains(&name.as_str()) => {
+                walk(&entry.path(), &format!("{path}/"), paths);
+            }
+            Ok(kind) if kind.is_file() => paths.push(path),
+            _ => {}
+        }
+    }
 }
