@@ -63,10 +63,7 @@ impl Load {
     pub fn answered(&self, now_us: u64, took_us: u64) {
         let before = f64::from_bits(self.latency_us.load(Relaxed));
         let elapsed = now_us.saturating_sub(self.updated_us.load(Relaxed));
-        self.latency_us.store(
-            next_latency(before, elapsed, took_us as f64).to_bits(),
-            Relaxed,
-        );
+        self.latency_us.store(next_latency(before, elapsed, took_us as f64).to_bits(), Relaxed);
         self.updated_us.store(now_us, Relaxed);
         if self.failures.load(Relaxed) != 0 {
             self.failures.store(0, Relaxed);
@@ -78,8 +75,7 @@ impl Load {
     pub fn failed(&self, now_us: u64, random: u64) {
         let failures = self.failures.fetch_add(1, Relaxed).min(16);
         let wait = (EJECT_FIRST_US << failures).min(EJECT_MAX_US);
-        self.ejected_until_us
-            .store(now_us + wait / 2 + random % (wait / 2 + 1), Relaxed);
+        self.ejected_until_us.store(now_us + wait / 2 + random % (wait / 2 + 1), Relaxed);
     }
 
     /// Whether it is left alone now.
@@ -89,16 +85,10 @@ impl Load {
 
     /// The price of one more request there.
     pub fn cost(&self, now_us: u64) -> f64 {
-        let (known, in_flight) = (
-            f64::from_bits(self.latency_us.load(Relaxed)),
-            f64::from(self.in_flight()),
-        );
+        let (known, in_flight) = (f64::from_bits(self.latency_us.load(Relaxed)), f64::from(self.in_flight()));
         let cost = match known {
             0.0 => UNKNOWN_COST_US * in_flight,
-            _ => {
-                (decayed(known, now_us.saturating_sub(self.updated_us.load(Relaxed))) + 1.0)
-                    * (in_flight + 1.0)
-            }
+            _ => (decayed(known, now_us.saturating_sub(self.updated_us.load(Relaxed))) + 1.0) * (in_flight + 1.0),
         };
         cost / f64::from(self.weight)
     }
@@ -118,28 +108,28 @@ pub fn pick<E: Loaded>(endpoints: &[E], now_us: u64, random: u64) -> Option<usiz
     if count < 2 {
         return (count == 1).then_some(0);
     }
-    let first = (random as u32 as usize) % count;
+    let (low, high) = (random & 0xffff_ffff, random >> 32);
+    let first = draw(low, count);
     // The second is drawn from the others, so that two different ones are compared.
-    let second = (first + 1 + ((random >> 32) as usize) % (count - 1)) % count;
+    let second = (first + 1 + draw(high, count - 1)) % count;
     let healthy = |place: usize| !endpoints[place].load().is_ejected(now_us);
     match (healthy(first), healthy(second)) {
         (true, true) => Some(cheaper(endpoints, first, second, now_us)),
         (true, false) => Some(first),
         (false, true) => Some(second),
         // Both draws were bad. Walk on from there to the next good one.
-        (false, false) => (0..count)
-            .map(|step| (second + step) % count)
-            .find(|&place| healthy(place))
-            .or(Some(first)),
+        (false, false) => (0..count).map(|step| (second + step) % count).find(|&place| healthy(place)).or(Some(first)),
     }
 }
 
+/// One of `count` places, by 32 random bits.
+fn draw(random: u64, count: usize) -> usize {
+    // Invariant: the remainder is less than `count`, which is a usize.
+    usize::try_from(random % count as u64).expect("less than count")
+}
+
 fn cheaper<E: Loaded>(endpoints: &[E], a: usize, b: usize, now_us: u64) -> usize {
-    if endpoints[b].load().cost(now_us) < endpoints[a].load().cost(now_us) {
-        b
-    } else {
-        a
-    }
+    if endpoints[b].load().cost(now_us) < endpoints[a].load().cost(now_us) { b } else { a }
 }
 
 fn decayed(latency_us: f64, elapsed_us: u64) -> f64 {
@@ -174,9 +164,7 @@ const RETRY_TOKENS_FIRST: u32 = 10 * RETRY_COST;
 
 impl Default for RetryBudget {
     fn default() -> Self {
-        RetryBudget {
-            tokens: AtomicU32::new(RETRY_TOKENS_FIRST),
-        }
+        RetryBudget { tokens: AtomicU32::new(RETRY_TOKENS_FIRST) }
     }
 }
 
@@ -185,16 +173,13 @@ impl RetryBudget {
     pub fn earn(&self) {
         let tokens = self.tokens.load(Relaxed);
         if tokens < RETRY_TOKENS_MAX {
-            self.tokens
-                .store((tokens + RETRY_EARNED).min(RETRY_TOKENS_MAX), Relaxed);
+            self.tokens.store((tokens + RETRY_EARNED).min(RETRY_TOKENS_MAX), Relaxed);
         }
     }
 
     /// Whether a retry may be made; if so, it is paid for.
     pub fn spend(&self) -> bool {
-        self.tokens
-            .fetch_update(Relaxed, Relaxed, |tokens| tokens.checked_sub(RETRY_COST))
-            .is_ok()
+        self.tokens.fetch_update(Relaxed, Relaxed, |tokens| tokens.checked_sub(RETRY_COST)).is_ok()
     }
 }
 

@@ -51,20 +51,12 @@ impl Drop for Exchange {
 
 impl Body {
     pub(crate) fn passed(incoming: Incoming, exchange: Exchange, link: Option<Lease>) -> Self {
-        Body::Passed(Passed {
-            incoming,
-            ended: false,
-            _exchange: exchange,
-            link,
-        })
+        Body::Passed(Passed { incoming, ended: false, _exchange: exchange, link })
     }
 }
 
 impl Passed {
-    fn poll_frame(
-        &mut self,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         let mut frame = Pin::new(&mut self.incoming).poll_frame(cx);
         if let (Poll::Pending, Some(lease)) = (&frame, &mut self.link) {
             lease.link.drive(cx);
@@ -91,15 +83,11 @@ impl http_body::Body for Body {
     type Data = Bytes;
     type Error = hyper::Error;
 
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         match self.get_mut() {
-            Body::Text(text) => Poll::Ready(
-                text.take()
-                    .map(|text| Ok(Frame::data(Bytes::from_static(text.as_bytes())))),
-            ),
+            Body::Text(text) => {
+                Poll::Ready(text.take().map(|text| Ok(Frame::data(Bytes::from_static(text.as_bytes())))))
+            }
             Body::Passed(passed) => passed.poll_frame(cx),
         }
     }

@@ -27,18 +27,11 @@ pub(crate) async fn run(address: String, proxy_id: String, node: String, heard: 
     let client = match api::transport::connect_plain(&address) {
         Ok(channel) => MeshClient::new(channel),
         Err(error) => {
-            heard
-                .problem
-                .send_replace(Some(Error::Config(error.to_string())));
+            heard.problem.send_replace(Some(Error::Config(error.to_string())));
             return;
         }
     };
-    let agent = Agent {
-        address,
-        proxy_id,
-        node,
-        client,
-    };
+    let agent = Agent { address, proxy_id, node, client };
     tokio::join!(agent.configure(&heard), agent.keep_leaf(&heard));
 }
 
@@ -63,31 +56,19 @@ impl Agent {
 
     /// One stream, to its end.
     async fn stream(&self, known: &mut Known, heard: &Heard) -> Result<(), String> {
-        let request = ConfigureRequest {
-            node: self.node.clone(),
-            proxy_id: self.proxy_id.clone(),
-            have_version: known.version,
-        };
-        let opening =
-            tokio::time::timeout(CONTROL_TIMEOUT, self.client.clone().configure(request)).await;
-        let mut replies = opening
-            .map_err(|_| "no answer in time".to_string())?
-            .map_err(|e| e.message().to_string())?
-            .into_inner();
-        while let Some(reply) = replies
-            .message()
-            .await
-            .map_err(|e| e.message().to_string())?
-        {
+        let request =
+            ConfigureRequest { node: self.node.clone(), proxy_id: self.proxy_id.clone(), have_version: known.version };
+        let opening = tokio::time::timeout(CONTROL_TIMEOUT, self.client.clone().configure(request)).await;
+        let mut replies =
+            opening.map_err(|_| "no answer in time".to_string())?.map_err(|e| e.message().to_string())?.into_inner();
+        while let Some(reply) = replies.message().await.map_err(|e| e.message().to_string())? {
             if let Err(why) = known.hear(reply.version, &reply.delta_mp) {
                 // Start over from nothing: the next stream begins with the whole.
                 *known = Known::default();
                 return Err(why);
             }
             heard.problem.send_replace(None);
-            heard
-                .config
-                .send_replace(Some(Arc::new(known.config.clone())));
+            heard.config.send_replace(Some(Arc::new(known.config.clone())));
         }
         Ok(())
     }
@@ -99,16 +80,12 @@ impl Agent {
         let mut ours: Option<(LeafName, Vec<String>)> = None;
         loop {
             let told = configs.borrow_and_update().clone();
-            let named = told
-                .as_deref()
-                .map(|config| (leaf_name(config), config.roots.clone()));
+            let named = told.as_deref().map(|config| (leaf_name(config), config.roots.clone()));
             match named {
-                Some((Ok(name), roots))
-                    if ours.as_ref() != Some(&(name.clone(), roots.clone())) =>
-                {
+                Some((Ok(name), roots)) if ours.as_ref() != Some(&(name.clone(), roots.clone())) => {
                     match &ours {
                         Some((before, _)) if *before == name => {
-                            renewer.roots_changed(SystemTime::now(), rand::random())
+                            renewer.roots_changed(SystemTime::now(), rand::random());
                         }
                         Some(_) | None => renewer = Renewer::new(SystemTime::now()),
                     }
@@ -123,10 +100,7 @@ impl Agent {
                 }
                 continue;
             };
-            let wait = renewer
-                .due()
-                .duration_since(SystemTime::now())
-                .unwrap_or_default();
+            let wait = renewer.due().duration_since(SystemTime::now()).unwrap_or_default();
             tokio::select! {
                 changed = configs.changed() => if changed.is_err() { return },
                 () = tokio::time::sleep(wait) => self.renew(name, &mut renewer, heard).await,
@@ -147,27 +121,16 @@ impl Agent {
     /// A fresh key, which never leaves this process, and a certificate for it.
     async fn sign(&self, name: &LeafName, heard: &Heard) -> Result<identity::LeafInfo, String> {
         let csr = Csr::new(name).map_err(|e| e.to_string())?;
-        let request = SignRequest {
-            csr_pem: csr.pem.clone(),
-            node: self.node.clone(),
-        };
-        let signing =
-            tokio::time::timeout(CONTROL_TIMEOUT, self.client.clone().sign(request)).await;
-        let reply = signing
-            .map_err(|_| "no answer in time".to_string())?
-            .map_err(|e| e.message().to_string())?
-            .into_inner();
-        heard
-            .use_leaf(&csr.with_chain(reply.chain_pem))
-            .map_err(|e| e.to_string())
+        let request = SignRequest { csr_pem: csr.pem.clone(), node: self.node.clone() };
+        let signing = tokio::time::timeout(CONTROL_TIMEOUT, self.client.clone().sign(request)).await;
+        let reply =
+            signing.map_err(|_| "no answer in time".to_string())?.map_err(|e| e.message().to_string())?.into_inner();
+        heard.use_leaf(&csr.with_chain(reply.chain_pem)).map_err(|e| e.to_string())
     }
 
     fn report(&self, heard: &Heard, why: String) {
         tracing::warn!(agent = %self.address, %why, "the agent does not serve this proxy now");
-        heard.problem.send_replace(Some(Error::Control {
-            address: self.address.clone(),
-            why,
-        }));
+        heard.problem.send_replace(Some(Error::Control { address: self.address.clone(), why }));
     }
 }
 
@@ -204,9 +167,7 @@ pub(crate) struct Backoff {
 impl Backoff {
     /// Doubling, and between half and all of that by `random`, so that many do not come back at once.
     pub(crate) fn next(&mut self, random: f64) -> Duration {
-        let full = BACKOFF_FIRST
-            .saturating_mul(1 << self.failures.min(10))
-            .min(BACKOFF_MAX);
+        let full = BACKOFF_FIRST.saturating_mul(1 << self.failures.min(10)).min(BACKOFF_MAX);
         self.failures = self.failures.saturating_add(1);
         full.mul_f64(0.5 + 0.5 * random.clamp(0.0, 1.0))
     }

@@ -24,9 +24,7 @@ pub enum Error {
         why: String,
     },
     /// The operator's fault, mostly: another process has the port, or the address is not this machine's.
-    #[error(
-        "cannot listen on {address} for {what}: {source}; choose another address, or stop what uses it"
-    )]
+    #[error("cannot listen on {address} for {what}: {source}; choose another address, or stop what uses it")]
     Listen {
         /// Whose listener.
         what: String,

@@ -4,17 +4,16 @@
 //! of this one to a sidecar here. *Remote*: streams out of the tunnels of other gateways; they go to sidecars here, and
 //! nowhere else, so that nothing can go in circles.
 
+mod remote;
+mod route;
+
 use crate::Error;
 use crate::balance;
 use crate::body::Exchange;
-use crate::limits::{
-    ATTEMPTS_MAX, CLIENT_HELLO_BYTES_MAX, CONNECTIONS_MAX, HANDSHAKE_TIMEOUT, HANDSHAKES_MAX,
-    TUNNEL_CONNECTIONS,
-};
+use crate::limits::{ATTEMPTS_MAX, CONNECTIONS_MAX, HANDSHAKE_TIMEOUT, TUNNEL_CONNECTIONS};
 use crate::live::{Live, Verdict};
 use crate::metrics::{Counters, Event, GatewaySnapshot};
 use crate::pipe::pipe;
-use crate::sni::{self, Hello};
 use crate::stream::Stream;
 use crate::tunnel::{self, Line};
 use crate::upstream::{Plan, Speak, Upstream, now_us};
@@ -22,11 +21,11 @@ use arc_swap::ArcSwap;
 use identity::Identity;
 use model::ProxyConfig;
 use model::proxy_config::GatewayConfig;
-use model::spiffe::Subject;
+use route::{datacenter_of, read_hello};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
@@ -85,11 +84,7 @@ impl Tunnels {
         let address = listener.local_addr().map_err(|e| failed("sidecars", e))?;
         let endpoint = tunnel::endpoint(&gateway.tunnel_listen, identity)?;
         let tunnel_address = endpoint.local_addr().map_err(|e| failed("tunnels", e))?;
-        let nothing = Routes {
-            trust_domain: String::new(),
-            services: BTreeMap::new(),
-            datacenters: BTreeMap::new(),
-        };
+        let nothing = Routes { trust_domain: String::new(), services: BTreeMap::new(), datacenters: BTreeMap::new() };
         let shared = Arc::new(Shared {
             routes: ArcSwap::from_pointee(nothing),
             endpoint,
@@ -108,14 +103,7 @@ impl Tunnels {
         tokio::spawn(crate::listen::accept(listener, stop.clone(), take));
         tokio::spawn(shared.clone().accept_tunnels(stop.clone()));
         let (listen, tunnel_listen) = (gateway.listen.clone(), gateway.tunnel_listen.clone());
-        Ok(Tunnels {
-            listen,
-            tunnel_listen,
-            address,
-            tunnel_address,
-            shared,
-            stop,
-        })
+        Ok(Tunnels { listen, tunnel_listen, address, tunnel_address, shared, stop })
     }
 
     /// Whether it can go on with this configuration, or must listen elsewhere.
@@ -133,19 +121,9 @@ impl Tunnels {
         self.shared.update(config, gateway)?;
         if trust_changed {
             let shared = &self.shared;
-            shared
-                .routes
-                .load()
-                .datacenters
-                .values()
-                .flatten()
-                .for_each(|line| line.recheck(&shared.identity));
+            shared.routes.load().datacenters.values().flatten().for_each(|line| line.recheck(&shared.identity));
             shared.tunnels.judge(&shared.remote.counters, |peer| {
-                if peer.is_trusted(&shared.identity, true) {
-                    Verdict::Allow
-                } else {
-                    Verdict::Distrust
-                }
+                if peer.is_trusted(&shared.identity, true) { Verdict::Allow } else { Verdict::Distrust }
             });
         }
         Ok(())
@@ -153,10 +131,7 @@ impl Tunnels {
 
     /// What is in hand: connections of sidecars, and streams of other gateways.
     pub(crate) fn live(&self) -> Vec<Arc<Live>> {
-        vec![
-            self.shared.local.live.clone(),
-            self.shared.remote.live.clone(),
-        ]
+        vec![self.shared.local.live.clone(), self.shared.remote.live.clone()]
     }
 
     /// The socket of all tunnels, to be waited for when it is closed.
@@ -165,23 +140,10 @@ impl Tunnels {
     }
 
     pub(crate) fn snapshot(&self) -> GatewaySnapshot {
-        let standing = |lines: &Vec<Arc<Line>>| {
-            lines
-                .iter()
-                .filter(|line| line.connection().is_some())
-                .count()
-        };
+        let standing = |lines: &Vec<Arc<Line>>| lines.iter().filter(|line| line.connection().is_some()).count();
         GatewaySnapshot {
-            local: self
-                .shared
-                .local
-                .counters
-                .snapshot(self.shared.local.live.len()),
-            remote: self
-                .shared
-                .remote
-                .counters
-                .snapshot(self.shared.remote.live.len()),
+            local: self.shared.local.counters.snapshot(self.shared.local.live.len()),
+            remote: self.shared.remote.counters.snapshot(self.shared.remote.live.len()),
             tunnels: self
                 .shared
                 .routes
@@ -220,21 +182,11 @@ impl Shared {
         }
         let mut datacenters = BTreeMap::new();
         for (dc, addresses) in &gateway.datacenters {
-            let known = before
-                .datacenters
-                .get(dc)
-                .filter(|_| before.trust_domain == config.trust_domain);
-            datacenters.insert(
-                dc.clone(),
-                self.lines(config, dc, addresses, known.map_or(&[], Vec::as_slice))?,
-            );
+            let known = before.datacenters.get(dc).filter(|_| before.trust_domain == config.trust_domain);
+            datacenters.insert(dc.clone(), self.lines(config, dc, addresses, known.map_or(&[], Vec::as_slice))?);
         }
         let trust_domain = config.trust_domain.clone();
-        self.routes.store(Arc::new(Routes {
-            trust_domain,
-            services,
-            datacenters,
-        }));
+        self.routes.store(Arc::new(Routes { trust_domain, services, datacenters }));
         Ok(())
     }
 
@@ -248,14 +200,8 @@ impl Shared {
     ) -> Result<Vec<Arc<Line>>, Error> {
         let mut lines = Vec::new();
         for address in addresses {
-            lines.extend(
-                known
-                    .iter()
-                    .filter(|line| line.address == *address)
-                    .cloned(),
-            );
-            while lines.iter().filter(|line| line.address == *address).count() < TUNNEL_CONNECTIONS
-            {
+            lines.extend(known.iter().filter(|line| line.address == *address).cloned());
+            while lines.iter().filter(|line| line.address == *address).count() < TUNNEL_CONNECTIONS {
                 lines.push(Arc::new(Line::start(
                     &self.endpoint,
                     address,
@@ -286,8 +232,7 @@ impl Shared {
 
     /// One connection of a sidecar here. False if it could not be passed on.
     async fn run_local(&self, mut tcp: TcpStream) -> bool {
-        let Ok(Some((name, hello))) =
-            tokio::time::timeout(HANDSHAKE_TIMEOUT, Box::pin(read_hello(&mut tcp))).await
+        let Ok(Some((name, hello))) = tokio::time::timeout(HANDSHAKE_TIMEOUT, Box::pin(read_hello(&mut tcp))).await
         else {
             return false;
         };
@@ -295,12 +240,9 @@ impl Shared {
         if let Some(service) = routes.services.get(&name) {
             let service = service.clone();
             drop(routes);
-            return self
-                .to_sidecar(tcp, &hello, &service, &self.local.counters)
-                .await;
+            return self.to_sidecar(tcp, &hello, &service, &self.local.counters).await;
         }
-        let Some(dc) = datacenter_of(&name, &routes.trust_domain)
-            .filter(|dc| routes.datacenters.contains_key(*dc))
+        let Some(dc) = datacenter_of(&name, &routes.trust_domain).filter(|dc| routes.datacenters.contains_key(*dc))
         else {
             tracing::debug!(%name, "a connection for a name that leads nowhere");
             return false;
@@ -319,17 +261,12 @@ impl Shared {
             let Some((mut send, receive, connection)) = Box::pin(line.open()).await else {
                 continue;
             };
-            if tunnel::write_header(&mut send, name).await.is_err()
-                || send.write_all(hello).await.is_err()
-            {
+            if tunnel::write_header(&mut send, name).await.is_err() || send.write_all(hello).await.is_err() {
                 continue;
             }
             let busy = InUse::begin(line);
             let mut far = tokio::io::join(receive, send);
-            if pipe(&mut tcp, &mut far, &self.local.counters.traffic)
-                .await
-                .is_err()
-            {
+            if pipe(&mut tcp, &mut far, &self.local.counters.traffic).await.is_err() {
                 // A stream that is merely dropped would look like one that came to a good end.
                 let _ = far.writer_mut().reset(0u8.into());
             }
@@ -346,13 +283,8 @@ impl Shared {
                 let mut up = std::pin::pin!(self.up.notified());
                 up.as_mut().enable();
                 let routes = self.routes.load_full();
-                let standing: Vec<Arc<Line>> = routes
-                    .datacenters
-                    .get(dc)?
-                    .iter()
-                    .filter(|line| line.connection().is_some())
-                    .cloned()
-                    .collect();
+                let standing: Vec<Arc<Line>> =
+                    routes.datacenters.get(dc)?.iter().filter(|line| line.connection().is_some()).cloned().collect();
                 if let Some(place) = balance::pick(&standing, now_us(), rand::random()) {
                     return Some(standing[place].clone());
                 }
@@ -360,20 +292,11 @@ impl Shared {
                 up.await;
             }
         };
-        tokio::time::timeout(HANDSHAKE_TIMEOUT, find)
-            .await
-            .ok()
-            .flatten()
+        tokio::time::timeout(HANDSHAKE_TIMEOUT, find).await.ok().flatten()
     }
 
     /// To a sidecar here.
-    async fn to_sidecar<S>(
-        &self,
-        mut near: S,
-        hello: &[u8],
-        service: &Upstream,
-        counters: &Counters,
-    ) -> bool
+    async fn to_sidecar<S>(&self, mut near: S, hello: &[u8], service: &Upstream, counters: &Counters) -> bool
     where
         S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
     {
@@ -387,101 +310,6 @@ impl Shared {
         let passed = pipe(&mut near, &mut sidecar, &counters.traffic).await;
         drop(exchange);
         passed.is_ok()
-    }
-
-    /// Takes tunnels that other gateways make to us.
-    async fn accept_tunnels(self: Arc<Self>, stop: CancellationToken) {
-        loop {
-            let incoming = tokio::select! {
-                () = stop.cancelled() => return,
-                incoming = self.endpoint.accept() => incoming,
-            };
-            let Some(incoming) = incoming else { return };
-            if self.tunnels.len() >= HANDSHAKES_MAX {
-                incoming.refuse();
-                continue;
-            }
-            let shared = self.clone();
-            self.tunnels.spawn(|connection| async move {
-                let Ok(Ok(tunnel)) =
-                    tokio::time::timeout(HANDSHAKE_TIMEOUT, Box::pin(incoming.into_future())).await
-                else {
-                    shared.remote.counters.count(Event::HandshakeFailed);
-                    return;
-                };
-                let Some(caller) = shared.tunnels.caller(&tunnel::peer_chain(&tunnel)) else {
-                    return;
-                };
-                connection.identify(caller.clone());
-                connection.allow(true);
-                // Any member of the mesh can make the handshake; only gateways may make tunnels.
-                if !matches!(caller.id.subject, Subject::Gateway { .. })
-                    || !caller.is_trusted(&shared.identity, true)
-                {
-                    shared.remote.counters.count(Event::Denied);
-                    tunnel.close(1u8.into(), b"not a gateway");
-                    return;
-                }
-                let _closing = CloseOnDrop(tunnel.clone());
-                while let Ok((send, receive)) = tunnel.accept_bi().await {
-                    shared.take_stream(send, receive);
-                }
-            });
-        }
-    }
-
-    /// Takes a stream out of a tunnel, unless there are too many.
-    fn take_stream(self: &Arc<Self>, mut send: quinn::SendStream, receive: quinn::RecvStream) {
-        self.remote.counters.count(Event::Connection);
-        if self.remote.live.len() >= CONNECTIONS_MAX {
-            self.remote.counters.count(Event::ConnectionRefused);
-            let _ = send.reset(1u8.into());
-            return;
-        }
-        let shared = self.clone();
-        self.remote.live.spawn(|_| async move {
-            if !shared.run_remote(send, receive).await {
-                shared.remote.counters.count(Event::ConnectionRefused);
-            }
-        });
-    }
-
-    /// One stream out of a tunnel.
-    async fn run_remote(
-        &self,
-        mut send: quinn::SendStream,
-        mut receive: quinn::RecvStream,
-    ) -> bool {
-        let service = match tokio::time::timeout(
-            HANDSHAKE_TIMEOUT,
-            tunnel::read_header(&mut receive),
-        )
-        .await
-        {
-            Ok(Ok(name)) => self.routes.load().services.get(&name).cloned(),
-            Ok(Err(_)) | Err(_) => None,
-        };
-        let Some(service) = service else {
-            let _ = send.reset(2u8.into());
-            return false;
-        };
-        let mut near = tokio::io::join(receive, send);
-        let passed = self
-            .to_sidecar(&mut near, &[], &service, &self.remote.counters)
-            .await;
-        if !passed {
-            let _ = near.writer_mut().reset(0u8.into());
-        }
-        passed
-    }
-}
-
-/// Ends a tunnel when its task is cut.
-struct CloseOnDrop(quinn::Connection);
-
-impl Drop for CloseOnDrop {
-    fn drop(&mut self) {
-        self.0.close(0u8.into(), b"closed");
     }
 }
 
@@ -514,60 +342,19 @@ async fn reach(service: &Upstream, counters: &Counters) -> Option<(Stream, Excha
     None
 }
 
-/// Reads until the server name is known; returns it and all that was read.
-async fn read_hello(tcp: &mut TcpStream) -> Option<(String, Vec<u8>)> {
-    let mut bytes = Vec::with_capacity(2048);
-    loop {
-        if tcp.read_buf(&mut bytes).await.ok()? == 0 || bytes.len() > CLIENT_HELLO_BYTES_MAX {
-            return None;
-        }
-        match sni::parse(&bytes) {
-            Hello::Name(name) => return Some((name, bytes)),
-            Hello::Incomplete => {}
-            Hello::Refused(why) => {
-                tracing::debug!(why, "a connection that a gateway cannot route");
-                return None;
-            }
-        }
-    }
-}
-
-/// The datacenter in a server name: `<service>.default.<dc>.internal.<trust domain>`.
-fn datacenter_of<'n>(name: &'n str, trust_domain: &str) -> Option<&'n str> {
-    let (service, dc) = name
-        .strip_suffix(trust_domain)?
-        .strip_suffix(".internal.")?
-        .rsplit_once('.')?;
-    service
-        .strip_suffix(".default")
-        .filter(|service| !service.is_empty())
-        .map(|_| dc)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use model::proxy_config::service_sni;
+
+    /// The size of what a function of three arguments returns.
+    fn size_of_result<A, B, C, R>(_: impl Fn(A, B, C) -> R) -> usize {
+        size_of::<R>()
+    }
 
     #[test]
-    fn a_server_name_tells_the_datacenter() {
-        assert_eq!(
-            datacenter_of(&service_sni("web", "dc2", "t.consul"), "t.consul"),
-            Some("dc2")
-        );
-        assert_eq!(
-            datacenter_of(&service_sni("a.b", "dc-3", "t.consul"), "t.consul"),
-            Some("dc-3")
-        );
-        for wrong in [
-            "",
-            "t.consul",
-            "web.default.dc2.internal.other.consul",
-            "web.dc2.internal.t.consul",
-            ".default.dc2.internal.t.consul",
-            "dc2.internal.t.consul",
-        ] {
-            assert_eq!(datacenter_of(wrong, "t.consul"), None, "{wrong}");
-        }
+    fn a_passed_connection_is_small() {
+        let local = size_of_result(|shared: &'static Shared, tcp, (): ()| shared.run_local(tcp));
+        let remote = size_of_result(|shared: &'static Shared, send, receive| shared.run_remote(send, receive));
+        assert!(local <= 1_280 && remote <= 1_280, "{local} and {remote} bytes");
     }
 }

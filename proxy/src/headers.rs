@@ -2,8 +2,7 @@
 //! two ways, and translate between the versions. (RFC 9110 §7.6, RFC 9112 §3.2 and §6.3, RFC 9113 §8.)
 
 use http::header::{
-    CONNECTION, CONTENT_LENGTH, HOST, HeaderMap, HeaderName, HeaderValue, TE, TRANSFER_ENCODING,
-    UPGRADE,
+    CONNECTION, CONTENT_LENGTH, HOST, HeaderMap, HeaderName, HeaderValue, TE, TRANSFER_ENCODING, UPGRADE,
 };
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{Method, Request, Response, StatusCode, Uri, Version};
@@ -29,19 +28,13 @@ pub(crate) struct Refusal {
 }
 
 pub(crate) const fn bad(text: &'static str) -> Refusal {
-    Refusal {
-        status: StatusCode::BAD_REQUEST,
-        text,
-    }
+    Refusal { status: StatusCode::BAD_REQUEST, text }
 }
 
 /// Makes a request fit to be passed on. Returns the protocol that it wants to change to, if it does (WebSocket).
 pub(crate) fn clean_request<B>(request: &mut Request<B>) -> Result<Option<HeaderValue>, Refusal> {
     if request.method() == Method::CONNECT {
-        return Err(Refusal {
-            status: StatusCode::METHOD_NOT_ALLOWED,
-            text: "CONNECT is not taken here",
-        });
+        return Err(Refusal { status: StatusCode::METHOD_NOT_ALLOWED, text: "CONNECT is not taken here" });
     }
     check_host(request)?;
     check_framing(request.headers())?;
@@ -49,13 +42,8 @@ pub(crate) fn clean_request<B>(request: &mut Request<B>) -> Result<Option<Header
     let headers = request.headers_mut();
     headers.remove(CLIENT_CERT);
     let named = take_named_by_connection(headers)?;
-    let wants_trailers = headers
-        .get_all(TE)
-        .iter()
-        .any(|te| has_token(te, "trailers"));
-    HOP_BY_HOP
-        .iter()
-        .for_each(|name| drop(headers.remove(name)));
+    let wants_trailers = headers.get_all(TE).iter().any(|te| has_token(te, "trailers"));
+    HOP_BY_HOP.iter().for_each(|name| drop(headers.remove(name)));
     headers.remove(TE);
     if wants_trailers {
         headers.insert(TE, HeaderValue::from_static("trailers"));
@@ -73,18 +61,12 @@ pub(crate) fn ask_upgrade(headers: &mut HeaderMap, protocol: HeaderValue) {
 
 /// Makes a response fit to be passed on, in the version that our client speaks.
 pub(crate) fn clean_response<B>(response: &mut Response<B>, version: Version) {
-    *response.version_mut() = if version == Version::HTTP_2 {
-        Version::HTTP_2
-    } else {
-        Version::HTTP_11
-    };
+    *response.version_mut() = if version == Version::HTTP_2 { Version::HTTP_2 } else { Version::HTTP_11 };
     let switches = response.status() == StatusCode::SWITCHING_PROTOCOLS;
     let headers = response.headers_mut();
     // A response whose `Connection` is rubbish is the peer's matter; what it names is taken out all the same.
     let _ = take_named_by_connection(headers);
-    HOP_BY_HOP
-        .iter()
-        .for_each(|name| drop(headers.remove(name)));
+    HOP_BY_HOP.iter().for_each(|name| drop(headers.remove(name)));
     let upgrade = headers.remove(UPGRADE);
     if let (true, Some(protocol)) = (switches, upgrade) {
         ask_upgrade(headers, protocol);
@@ -98,11 +80,7 @@ pub(crate) fn for_http1<B>(request: &mut Request<B>) {
         return;
     }
     let mut parts = std::mem::take(request.uri_mut()).into_parts();
-    if let Some(host) = parts
-        .authority
-        .take()
-        .and_then(|a| HeaderValue::from_str(a.as_str()).ok())
-    {
+    if let Some(host) = parts.authority.take().and_then(|a| HeaderValue::from_str(a.as_str()).ok()) {
         request.headers_mut().insert(HOST, host);
     }
     parts.scheme = None;
@@ -118,16 +96,11 @@ pub(crate) fn for_http2<B>(request: &mut Request<B>) {
     if request.uri().authority().is_some() {
         return;
     }
-    let host = request
-        .headers_mut()
-        .remove(HOST)
-        .and_then(|host| Authority::try_from(host.as_bytes()).ok());
+    let host = request.headers_mut().remove(HOST).and_then(|host| Authority::try_from(host.as_bytes()).ok());
     let mut parts = std::mem::take(request.uri_mut()).into_parts();
     parts.scheme = Some(Scheme::HTTP);
     parts.authority = Some(host.unwrap_or(Authority::from_static("localhost")));
-    parts
-        .path_and_query
-        .get_or_insert(PathAndQuery::from_static("/"));
+    parts.path_and_query.get_or_insert(PathAndQuery::from_static("/"));
     *request.uri_mut() = Uri::from_parts(parts).unwrap_or_default();
 }
 
@@ -148,8 +121,7 @@ fn check_host<B>(request: &mut Request<B>) -> Result<(), Refusal> {
     if !authority.as_str().as_bytes().iter().all(is_host_byte) {
         return Err(bad("an authority that is none"));
     }
-    if request.version() == Version::HTTP_2
-        && host.is_some_and(|host| host.as_bytes() != authority.as_str().as_bytes())
+    if request.version() == Version::HTTP_2 && host.is_some_and(|host| host.as_bytes() != authority.as_str().as_bytes())
     {
         return Err(bad("Host and :authority differ"));
     }
@@ -202,8 +174,7 @@ fn take_named_by_connection(headers: &mut HeaderMap) -> Result<Named, Refusal> {
             return Err(bad("too many options in Connection"));
         }
         named.upgrade |= option.eq_ignore_ascii_case(b"upgrade");
-        let name =
-            HeaderName::from_bytes(option).map_err(|_| bad("a Connection option that is none"))?;
+        let name = HeaderName::from_bytes(option).map_err(|_| bad("a Connection option that is none"))?;
         // What the next reader needs to understand the message cannot be called hop-by-hop; what we read ourselves comes later.
         if ![HOST, CONTENT_LENGTH, TRANSFER_ENCODING, UPGRADE, TE].contains(&name) {
             headers.remove(name);
@@ -214,21 +185,13 @@ fn take_named_by_connection(headers: &mut HeaderMap) -> Result<Named, Refusal> {
 
 fn has_token(value: &HeaderValue, token: &str) -> bool {
     let name = |part: &[u8]| {
-        part.split(|&b| b == b';')
-            .next()
-            .unwrap_or_default()
-            .trim_ascii()
-            .eq_ignore_ascii_case(token.as_bytes())
+        part.split(|&b| b == b';').next().unwrap_or_default().trim_ascii().eq_ignore_ascii_case(token.as_bytes())
     };
     value.as_bytes().split(|&b| b == b',').any(name)
 }
 
 fn join_cookies(headers: &mut HeaderMap) {
-    let crumbs: Vec<&[u8]> = headers
-        .get_all(http::header::COOKIE)
-        .iter()
-        .map(HeaderValue::as_bytes)
-        .collect();
+    let crumbs: Vec<&[u8]> = headers.get_all(http::header::COOKIE).iter().map(HeaderValue::as_bytes).collect();
     if crumbs.len() > 1
         && let Ok(whole) = HeaderValue::from_bytes(&crumbs.join(&b"; "[..]))
     {

@@ -3,9 +3,8 @@
 use crate::body::{Body, Exchange, Lease};
 use crate::headers::{self, Refusal};
 use crate::limits::{
-    ATTEMPTS_MAX, HTTP1_BUFFER_BYTES_MAX, HTTP1_HEAD_BYTES_MAX, HTTP1_HEADERS_MAX,
-    HTTP2_CONNECTION_WINDOW_BYTES, HTTP2_HEADER_LIST_BYTES_MAX, HTTP2_SEND_BUFFER_BYTES_MAX,
-    HTTP2_STREAM_WINDOW_BYTES, HTTP2_STREAMS_MAX,
+    ATTEMPTS_MAX, HTTP1_BUFFER_BYTES_MAX, HTTP1_HEAD_BYTES_MAX, HTTP1_HEADERS_MAX, HTTP2_CONNECTION_WINDOW_BYTES,
+    HTTP2_HEADER_LIST_BYTES_MAX, HTTP2_SEND_BUFFER_BYTES_MAX, HTTP2_STREAM_WINDOW_BYTES, HTTP2_STREAMS_MAX,
 };
 use crate::link::{Link, SendError};
 use crate::live::{Connection, Live};
@@ -52,9 +51,7 @@ pub(crate) async fn handle(client: Arc<Client>, mut request: Request<Incoming>) 
         Err(refusal) => return refuse(&client, &refusal),
     };
     if let Some(caller) = &client.caller {
-        request
-            .headers_mut()
-            .insert(headers::CLIENT_CERT, caller.clone());
+        request.headers_mut().insert(headers::CLIENT_CERT, caller.clone());
     }
     let plan = client.upstream.plan();
     let speak = speak(plan.protocol, version);
@@ -73,9 +70,7 @@ pub(crate) async fn handle(client: Arc<Client>, mut request: Request<Incoming>) 
     let sending = send(&client, &plan, speak, request);
     let result = match plan.answer_timeout {
         None => sending.await,
-        Some(limit) => tokio::time::timeout(limit, sending)
-            .await
-            .unwrap_or(Err(Failure::Timeout)),
+        Some(limit) => tokio::time::timeout(limit, sending).await.unwrap_or(Err(Failure::Timeout)),
     };
     let (mut response, exchange, lease) = match result {
         Ok(answered) => answered,
@@ -107,12 +102,7 @@ enum Failure {
 }
 
 /// Sends a request to an endpoint; and, if nothing of it has gone out, to another, while the retry budget lasts.
-async fn send(
-    client: &Client,
-    plan: &Plan,
-    speak: Speak,
-    mut request: Request<Incoming>,
-) -> Result<Answered, Failure> {
+async fn send(client: &Client, plan: &Plan, speak: Speak, mut request: Request<Incoming>) -> Result<Answered, Failure> {
     client.upstream.budget.earn();
     let mut attempts = ATTEMPTS_MAX.min(plan.endpoints.len());
     loop {
@@ -123,14 +113,8 @@ async fn send(
         };
         let (error, back) = match unsent {
             Ok(answered) => return Ok(answered),
-            Err(Unsent {
-                failure,
-                request: None,
-            }) => return Err(failure),
-            Err(Unsent {
-                failure,
-                request: Some(back),
-            }) => (failure, back),
+            Err(Unsent { failure, request: None }) => return Err(failure),
+            Err(Unsent { failure, request: Some(back) }) => (failure, back),
         };
         attempts = attempts.saturating_sub(1);
         if attempts == 0 || !client.upstream.budget.spend() {
@@ -149,17 +133,11 @@ struct Unsent {
 
 impl Unsent {
     fn gone(error: hyper::Error) -> Self {
-        Unsent {
-            failure: Failure::Broken(error),
-            request: None,
-        }
+        Unsent { failure: Failure::Broken(error), request: None }
     }
 
-    fn back(error: ConnectError, request: Request<Incoming>) -> Self {
-        Unsent {
-            failure: error.into(),
-            request: Some(Box::new(request)),
-        }
+    fn back(error: ConnectError, request: Box<Request<Incoming>>) -> Self {
+        Unsent { failure: error.into(), request: Some(request) }
     }
 }
 
@@ -177,44 +155,29 @@ async fn send1(
             // Boxed, because it is rare and would double the memory of every connection.
             None => match Box::pin(open(client, plan, endpoint)).await {
                 Ok(link) => (link, true),
-                Err(error) => return Err(Unsent::back(error, request)),
+                Err(error) => return Err(Unsent::back(error, Box::new(request))),
             },
         };
         let begun_us = now_us();
         match link.send(request).await {
             Ok(response) => {
                 endpoint.load.answered(now_us(), now_us() - begun_us);
-                let lease = Lease {
-                    link,
-                    kept: client.kept.clone(),
-                    endpoint: endpoint.clone(),
-                };
+                let lease = Lease { link, kept: client.kept.clone(), endpoint: endpoint.clone() };
                 return Ok((response, exchange, Some(lease)));
             }
             Err(SendError::NotSent(back)) if is_new => {
                 let closed = std::io::ErrorKind::ConnectionReset.into();
-                return Err(Unsent::back(
-                    ConnectError::Io(endpoint.address.clone(), closed),
-                    back,
-                ));
+                return Err(Unsent::back(ConnectError::Io(endpoint.address.clone(), closed), back));
             }
-            Err(SendError::NotSent(back)) => request = back,
+            Err(SendError::NotSent(back)) => request = *back,
             Err(SendError::Broken(error)) => return Err(Unsent::gone(error)),
         }
     }
 }
 
-async fn open(
-    client: &Client,
-    plan: &Plan,
-    endpoint: &Endpoint,
-) -> Result<Box<Link>, ConnectError> {
-    let stream = plan
-        .connect(endpoint, Speak::Http1, &client.upstream.counters)
-        .await?;
-    Link::open(stream)
-        .await
-        .map_err(|e| ConnectError::Http(endpoint.address.clone(), e))
+async fn open(client: &Client, plan: &Plan, endpoint: &Endpoint) -> Result<Box<Link>, ConnectError> {
+    let stream = plan.connect(endpoint, Speak::Http1, &client.upstream.counters).await?;
+    Link::open(stream).await.map_err(|e| ConnectError::Http(endpoint.address.clone(), e))
 }
 
 /// On the connection that all share.
@@ -227,7 +190,7 @@ async fn send2(
     let exchange = Exchange::begin(endpoint);
     let mut sender = match Box::pin(plan.shared(endpoint, &client.upstream.counters)).await {
         Ok(sender) => sender,
-        Err(error) => return Err(Unsent::back(error, request)),
+        Err(error) => return Err(Unsent::back(error, Box::new(request))),
     };
     let begun_us = now_us();
     match sender.try_send_request(request).await {
@@ -236,10 +199,9 @@ async fn send2(
             Ok((response, exchange, None))
         }
         Err(mut error) => match error.take_message() {
-            Some(back) => Err(Unsent::back(
-                ConnectError::Http(endpoint.address.clone(), error.into_error()),
-                back,
-            )),
+            Some(back) => {
+                Err(Unsent::back(ConnectError::Http(endpoint.address.clone(), error.into_error()), Box::new(back)))
+            }
             None => Err(Unsent::gone(error.into_error())),
         },
     }
@@ -249,9 +211,7 @@ async fn send2(
 fn speak(protocol: Protocol, version: Version) -> Speak {
     match protocol {
         Protocol::Http2 | Protocol::Grpc => Speak::Http2,
-        Protocol::Http | Protocol::Tcp | Protocol::Unset if version == Version::HTTP_2 => {
-            Speak::Http2
-        }
+        Protocol::Http | Protocol::Tcp | Protocol::Unset if version == Version::HTTP_2 => Speak::Http2,
         Protocol::Http | Protocol::Tcp | Protocol::Unset => Speak::Http1,
     }
 }
@@ -265,30 +225,23 @@ fn tunnel(
     lease: Option<Lease>,
 ) -> Response<Body> {
     let far = hyper::upgrade::on(&mut response);
-    client
-        .live
-        .spawn_beside(&client.connection, move |connection| async move {
-            let (_busy, _exchange) = (connection.busy(), exchange);
-            let finishing = async {
-                if let Some(lease) = lease {
-                    lease.link.finish().await;
-                }
-            };
-            if let (Ok(near), Ok(far), ()) = tokio::join!(near, far, finishing) {
-                pass_bytes(near, far).await;
+    client.live.spawn_beside(&client.connection, move |connection| async move {
+        let (_busy, _exchange) = (connection.busy(), exchange);
+        let finishing = async {
+            if let Some(lease) = lease {
+                lease.link.finish().await;
             }
-        });
+        };
+        if let (Ok(near), Ok(far), ()) = tokio::join!(near, far, finishing) {
+            pass_bytes(near, far).await;
+        }
+    });
     response.map(|_| Body::Text(None))
 }
 
 async fn pass_bytes(near: Upgraded, far: Upgraded) {
     // Whoever breaks off ends it for both; there is nobody to tell.
-    let _ = pipe(
-        &mut TokioIo::new(near),
-        &mut TokioIo::new(far),
-        &Traffic::default(),
-    )
-    .await;
+    let _ = pipe(&mut TokioIo::new(near), &mut TokioIo::new(far), &Traffic::default()).await;
 }
 
 fn refuse(client: &Client, refusal: &Refusal) -> Response<Body> {
@@ -296,9 +249,7 @@ fn refuse(client: &Client, refusal: &Refusal) -> Response<Body> {
     let mut response = answer(refusal.status, refusal.text);
     // What follows a request that is in doubt is in doubt too.
     let close = HeaderValue::from_static("close");
-    response
-        .headers_mut()
-        .insert(http::header::CONNECTION, close);
+    response.headers_mut().insert(http::header::CONNECTION, close);
     response
 }
 
@@ -306,35 +257,18 @@ fn fail(client: &Client, plan: &Plan, failure: &Failure) -> Response<Body> {
     client.upstream.counters.count(Event::RequestFailed);
     tracing::debug!(upstream = %plan.name, %failure, "a request was not answered");
     match failure {
-        Failure::NoEndpoint => answer(
-            StatusCode::SERVICE_UNAVAILABLE,
-            "no healthy instance of the service is known\n",
-        ),
-        Failure::Connect(_) => answer(
-            StatusCode::SERVICE_UNAVAILABLE,
-            "the service cannot be reached\n",
-        ),
-        Failure::Broken(error) if error.is_user() => {
-            refuse(client, &headers::bad("the body is malformed"))
-        }
-        Failure::Broken(_) => answer(
-            StatusCode::BAD_GATEWAY,
-            "the service broke the connection\n",
-        ),
-        Failure::Timeout => answer(
-            StatusCode::GATEWAY_TIMEOUT,
-            "the service did not answer in time\n",
-        ),
+        Failure::NoEndpoint => answer(StatusCode::SERVICE_UNAVAILABLE, "no healthy instance of the service is known\n"),
+        Failure::Connect(_) => answer(StatusCode::SERVICE_UNAVAILABLE, "the service cannot be reached\n"),
+        Failure::Broken(error) if error.is_user() => refuse(client, &headers::bad("the body is malformed")),
+        Failure::Broken(_) => answer(StatusCode::BAD_GATEWAY, "the service broke the connection\n"),
+        Failure::Timeout => answer(StatusCode::GATEWAY_TIMEOUT, "the service did not answer in time\n"),
     }
 }
 
 fn answer(status: StatusCode, text: &'static str) -> Response<Body> {
     let mut response = Response::new(Body::Text(Some(text)));
     *response.status_mut() = status;
-    response.headers_mut().insert(
-        http::header::CONTENT_TYPE,
-        HeaderValue::from_static("text/plain"),
-    );
+    response.headers_mut().insert(http::header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
     response
 }
 
@@ -376,5 +310,38 @@ where
             () = drain.cancelled() => connection.as_mut().graceful_shutdown(),
         }
         let _ = connection.await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The size of what a function of two arguments returns.
+    fn size_of_result<A, B, R>(_: impl Fn(A, B) -> R) -> usize {
+        size_of::<R>()
+    }
+
+    /// hyper keeps the memory of one for each connection, also while it rests.
+    #[test]
+    fn a_request_in_hand_is_small() {
+        let bytes = size_of_result(handle);
+        assert!(bytes <= 2_560, "{bytes} bytes");
+    }
+
+    #[test]
+    fn the_version_to_the_next_hop() {
+        use Protocol::{Grpc, Http, Http2, Tcp};
+        let cases = [
+            (Http, Version::HTTP_11, Speak::Http1),
+            (Http, Version::HTTP_10, Speak::Http1),
+            (Http, Version::HTTP_2, Speak::Http2),
+            (Http2, Version::HTTP_11, Speak::Http2),
+            (Grpc, Version::HTTP_2, Speak::Http2),
+            (Tcp, Version::HTTP_11, Speak::Http1),
+        ];
+        for (protocol, version, expected) in cases {
+            assert_eq!(speak(protocol, version), expected, "{protocol:?} {version:?}");
+        }
     }
 }

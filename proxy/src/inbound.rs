@@ -64,9 +64,8 @@ impl Inbound {
             source: Arc::new(source),
         };
         let address = listener.local_addr().map_err(failed)?;
-        let acceptor = |alpn: &[&[u8]]| -> Result<_, Error> {
-            Ok(TlsAcceptor::from(Arc::new(identity.server_config(alpn)?)))
-        };
+        let acceptor =
+            |alpn: &[&[u8]]| -> Result<_, Error> { Ok(TlsAcceptor::from(Arc::new(identity.server_config(alpn)?))) };
         let shared = Arc::new(Shared {
             rules: ArcSwap::from_pointee(Rules::new(config, inbound)),
             app: Upstream::new(Plan::local(inbound, &config.service)),
@@ -83,12 +82,7 @@ impl Inbound {
             move |tcp| Shared::take(&shared, tcp)
         };
         tokio::spawn(crate::listen::accept(listener, stop.clone(), take));
-        Ok(Inbound {
-            listen: inbound.listen.clone(),
-            address,
-            shared,
-            stop,
-        })
+        Ok(Inbound { listen: inbound.listen.clone(), address, shared, stop })
     }
 
     /// Whether it can go on with this configuration, or must listen elsewhere.
@@ -97,18 +91,11 @@ impl Inbound {
     }
 
     /// Goes by another configuration from now on, also for the connections that stand.
-    pub(crate) fn update(
-        &self,
-        config: &ProxyConfig,
-        inbound: &proxy_config::Inbound,
-        trust_changed: bool,
-    ) {
+    pub(crate) fn update(&self, config: &ProxyConfig, inbound: &proxy_config::Inbound, trust_changed: bool) {
         let shared = &self.shared;
         let rules = Arc::new(Rules::new(config, inbound));
         shared.rules.store(rules.clone());
-        shared
-            .app
-            .update(Plan::local(inbound, &config.service), false);
+        shared.app.update(Plan::local(inbound, &config.service), false);
         shared.live.judge(&shared.app.counters, |caller| {
             if trust_changed && !caller.is_trusted(&shared.identity, true) {
                 Verdict::Distrust
@@ -141,8 +128,7 @@ impl Drop for Inbound {
 
 impl Rules {
     fn new(config: &ProxyConfig, inbound: &proxy_config::Inbound) -> Self {
-        let us =
-            model::SpiffeId::service(&config.trust_domain, &config.datacenter, &config.service);
+        let us = model::SpiffeId::service(&config.trust_domain, &config.datacenter, &config.service);
         Rules {
             policy: Policy::new(config, inbound),
             is_http: inbound.protocol.is_http(),
@@ -162,9 +148,7 @@ impl Shared {
         let counters = &self.app.counters;
         counters.count(Event::Connection);
         let rules = self.rules.load();
-        if self.live.len() >= rules.connections_max
-            || self.handshakes.load(Relaxed) >= HANDSHAKES_MAX
-        {
+        if self.live.len() >= rules.connections_max || self.handshakes.load(Relaxed) >= HANDSHAKES_MAX {
             counters.count(Event::ConnectionRefused);
             return;
         }
@@ -182,13 +166,8 @@ impl Shared {
         // In this order: a change of the rules either sees the caller, or is seen here.
         connection.identify(caller.clone());
         let rules = self.rules.load_full();
-        let is_trusted = Arc::ptr_eq(&trusted_by, &self.identity.bundle())
-            || caller.is_trusted(&self.identity, true);
-        let verdict = if is_trusted {
-            rules.policy.decide(&caller.id)
-        } else {
-            Verdict::Distrust
-        };
+        let is_trusted = Arc::ptr_eq(&trusted_by, &self.identity.bundle()) || caller.is_trusted(&self.identity, true);
+        let verdict = if is_trusted { rules.policy.decide(&caller.id) } else { Verdict::Distrust };
         match verdict {
             Verdict::Allow => connection.allow(true),
             Verdict::Deny if rules.is_http => {}
@@ -199,20 +178,16 @@ impl Shared {
             }
         }
         if rules.is_http {
-            self.run_http(tls, connection, &caller, &rules).await
+            self.run_http(tls, connection, &caller, &rules).await;
         } else {
-            self.run_bytes(tls).await
+            self.run_bytes(tls).await;
         }
     }
 
     /// TLS, and who it is.
     async fn handshake(&self, tcp: TcpStream) -> Option<(Box<TlsStream<TcpStream>>, Arc<Caller>)> {
         self.handshakes.fetch_add(1, Relaxed);
-        let acceptor = if self.rules.load().is_http {
-            &self.http
-        } else {
-            &self.bytes
-        };
+        let acceptor = if self.rules.load().is_http { &self.http } else { &self.bytes };
         let tls = tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(tcp)).await;
         self.handshakes.fetch_sub(1, Relaxed);
         let tls = match tls {
@@ -243,7 +218,8 @@ impl Shared {
             caller: HeaderValue::try_from(format!("{}{}", rules.by, caller.id)).ok(),
             kept: Arc::new(Kept::default()),
         };
-        serve(tls, is_http2, client, self.drain.clone()).await;
+        // Boxed, so that connections that only pass bytes do not pay for it.
+        Box::pin(serve(tls, is_http2, client, self.drain.clone())).await;
     }
 
     async fn run_bytes(&self, mut tls: Box<TlsStream<TcpStream>>) {
@@ -251,9 +227,7 @@ impl Shared {
         for _ in 0..ATTEMPTS_MAX.min(plan.endpoints.len()) {
             let Some(endpoint) = plan.pick() else { break };
             let exchange = crate::body::Exchange::begin(endpoint);
-            if let Ok(mut app) =
-                Box::pin(plan.connect(endpoint, Speak::Bytes, &self.app.counters)).await
-            {
+            if let Ok(mut app) = Box::pin(plan.connect(endpoint, Speak::Bytes, &self.app.counters)).await {
                 drop(plan);
                 // Whoever breaks off ends it for both; there is nobody to tell.
                 let _ = pipe(&mut tls, &mut app, &self.app.counters.traffic).await;
@@ -262,5 +236,22 @@ impl Shared {
             }
         }
         self.app.counters.count(Event::ConnectionRefused);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The size of what a function of three arguments returns.
+    fn size_of_result<A, B, C, R>(_: impl Fn(A, B, C) -> R) -> usize {
+        size_of::<R>()
+    }
+
+    /// What is allocated for each connection, buffers and TLS apart.
+    #[test]
+    fn a_connection_is_small() {
+        let bytes = size_of_result(Shared::run);
+        assert!(bytes <= 1_024, "{bytes} bytes");
     }
 }

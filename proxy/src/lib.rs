@@ -30,7 +30,5 @@ mod upstream;
 
 pub use error::Error;
 pub use metrics::{GatewaySnapshot, ListenerSnapshot, Snapshot};
-pub use proxy::{
-    Addresses, Gateway, GatewayOptions, Handle, Options, Sidecar, SidecarOptions, runtime,
-};
+pub use proxy::{Addresses, Gateway, GatewayOptions, Handle, Options, Sidecar, SidecarOptions, runtime};
 pub use source::ConfigSource;

@@ -31,7 +31,7 @@ pub(crate) struct Link {
 /// Why there is no response.
 pub(crate) enum SendError {
     /// Nothing of the request has gone out: it may be sent elsewhere.
-    NotSent(Request<Incoming>),
+    NotSent(Box<Request<Incoming>>),
     /// Some of it may have been seen.
     Broken(hyper::Error),
 }
@@ -40,9 +40,7 @@ impl Link {
     /// Speaks HTTP/1.1 on a new connection.
     pub(crate) async fn open(stream: Stream) -> hyper::Result<Box<Self>> {
         let mut http = http1::Builder::new();
-        http.max_buf_size(HTTP1_BUFFER_BYTES_MAX)
-            .max_header_size(HTTP1_HEAD_BYTES_MAX)
-            .max_headers(HTTP1_HEADERS_MAX);
+        http.max_buf_size(HTTP1_BUFFER_BYTES_MAX).max_header_size(HTTP1_HEAD_BYTES_MAX).max_headers(HTTP1_HEADERS_MAX);
         let (sender, connection) = http.handshake(TokioIo::new(stream)).await?;
         Ok(Box::new(Link {
             sender,
@@ -53,10 +51,7 @@ impl Link {
     }
 
     /// Sends a request and waits for the head of its response.
-    pub(crate) async fn send(
-        &mut self,
-        request: Request<Incoming>,
-    ) -> Result<Response<Incoming>, SendError> {
+    pub(crate) async fn send(&mut self, request: Request<Incoming>) -> Result<Response<Incoming>, SendError> {
         let mut response = pin!(self.sender.try_send_request(request));
         poll_fn(|cx| {
             if let Poll::Ready(response) = response.as_mut().poll(cx) {
@@ -69,7 +64,7 @@ impl Link {
         })
         .await
         .map_err(|mut error| match error.take_message() {
-            Some(request) => SendError::NotSent(request),
+            Some(request) => SendError::NotSent(Box::new(request)),
             None => SendError::Broken(error.into_error()),
         })
     }
@@ -91,11 +86,7 @@ impl Link {
     pub(crate) async fn finish(mut self: Box<Self>) {
         poll_fn(|cx| {
             self.drive(cx);
-            if self.ended {
-                Poll::Ready(())
-            } else {
-                Poll::Pending
-            }
+            if self.ended { Poll::Ready(()) } else { Poll::Pending }
         })
         .await;
     }

@@ -11,33 +11,16 @@ use tokio_util::sync::CancellationToken;
 
 /// Listens on `ip:port`. `what` tells the operator whose listener it is.
 pub(crate) fn bind(what: &str, address: &str) -> Result<TcpListener, Error> {
-    let failed = |source| Error::Listen {
-        what: what.to_string(),
-        address: address.to_string(),
-        source: Arc::new(source),
-    };
-    let parsed: SocketAddr = address
-        .parse()
-        .map_err(|_| failed(std::io::Error::other("not of the form ip:port")))?;
-    let socket = if parsed.is_ipv4() {
-        TcpSocket::new_v4()
-    } else {
-        TcpSocket::new_v6()
-    }
-    .map_err(failed)?;
-    socket
-        .set_reuseaddr(true)
-        .and_then(|()| socket.bind(parsed))
-        .map_err(failed)?;
+    let failed =
+        |source| Error::Listen { what: what.to_string(), address: address.to_string(), source: Arc::new(source) };
+    let parsed: SocketAddr = address.parse().map_err(|_| failed(std::io::Error::other("not of the form ip:port")))?;
+    let socket = if parsed.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }.map_err(failed)?;
+    socket.set_reuseaddr(true).and_then(|()| socket.bind(parsed)).map_err(failed)?;
     socket.listen(LISTEN_BACKLOG).map_err(failed)
 }
 
 /// Hands each connection to `take`, until `stop` is cancelled; then the port is free.
-pub(crate) async fn accept(
-    listener: TcpListener,
-    stop: CancellationToken,
-    take: impl Fn(TcpStream),
-) {
+pub(crate) async fn accept(listener: TcpListener, stop: CancellationToken, take: impl Fn(TcpStream)) {
     loop {
         let accepted = tokio::select! {
             () = stop.cancelled() => return,
@@ -61,11 +44,8 @@ pub(crate) async fn accept(
 pub(crate) fn tune(tcp: &TcpStream) {
     // A socket that refuses these works all the same, a little worse.
     let _ = tcp.set_nodelay(true);
-    let _ = SockRef::from(tcp).set_tcp_keepalive(
-        &TcpKeepalive::new()
-            .with_time(TCP_KEEPALIVE)
-            .with_interval(TCP_KEEPALIVE / 3),
-    );
+    let _ = SockRef::from(tcp)
+        .set_tcp_keepalive(&TcpKeepalive::new().with_time(TCP_KEEPALIVE).with_interval(TCP_KEEPALIVE / 3));
 }
 
 #[cfg(test)]
@@ -76,23 +56,10 @@ mod tests {
     async fn a_port_in_use_is_named_with_what_to_do() {
         let held = bind("inbound", "127.0.0.1:0").expect("a free port");
         let address = held.local_addr().expect("address").to_string();
-        let error = bind("upstream \"db\"", &address)
-            .expect_err("in use")
-            .to_string();
-        assert!(
-            error.starts_with(&format!("cannot listen on {address} for upstream \"db\": ")),
-            "{error}"
-        );
-        assert!(
-            error.ends_with("choose another address, or stop what uses it"),
-            "{error}"
-        );
-        assert!(
-            bind("x", "localhost")
-                .expect_err("no port")
-                .to_string()
-                .contains("not of the form ip:port")
-        );
+        let error = bind("upstream \"db\"", &address).expect_err("in use").to_string();
+        assert!(error.starts_with(&format!("cannot listen on {address} for upstream \"db\": ")), "{error}");
+        assert!(error.ends_with("choose another address, or stop what uses it"), "{error}");
+        assert!(bind("x", "localhost").expect_err("no port").to_string().contains("not of the form ip:port"));
     }
 
     #[tokio::test]

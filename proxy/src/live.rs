@@ -27,9 +27,7 @@ impl Caller {
     /// Whether its certificate would still be taken: neither revoked, nor of a root that is trusted no more. That it has merely
     /// expired since does not count against a connection that stands.
     pub(crate) fn is_trusted(&self, identity: &Identity, is_client: bool) -> bool {
-        identity
-            .recheck_chain(&self.chain, is_client, self.verified_at)
-            .is_ok()
+        identity.recheck_chain(&self.chain, is_client, self.verified_at).is_ok()
     }
 }
 
@@ -128,10 +126,7 @@ impl Live {
         F: FnOnce(Arc<Connection>) -> R,
         R: Future<Output = ()> + Send + 'static,
     {
-        let beside = Connection {
-            allowed: AtomicBool::new(true),
-            ..Connection::default()
-        };
+        let beside = Connection { allowed: AtomicBool::new(true), ..Connection::default() };
         if let Some(caller) = connection.caller.get() {
             beside.identify(caller.clone());
         }
@@ -144,10 +139,7 @@ impl Live {
         R: Future<Output = ()> + Send + 'static,
     {
         let number = self.next.fetch_add(1, Relaxed);
-        let seat = Seat {
-            live: self.clone(),
-            number,
-        };
+        let seat = Seat { live: self.clone(), number };
         let running = run(connection.clone());
         // Under the lock, so that the task cannot be over before it is in the table.
         let mut tasks = lock(&self.tasks);
@@ -173,11 +165,7 @@ impl Live {
         callers.retain(|_, caller| caller.strong_count() > 0);
         let chain: Vec<_> = chain.iter().map(|cert| cert.clone().into_owned()).collect();
         let id = identity::peer_id_of_chain(&chain).ok()?;
-        let caller = Arc::new(Caller {
-            id,
-            chain,
-            verified_at: SystemTime::now(),
-        });
+        let caller = Arc::new(Caller { id, chain, verified_at: SystemTime::now() });
         callers.insert(caller.chain[0].clone(), Arc::downgrade(&caller));
         Some(caller)
     }
@@ -189,10 +177,7 @@ impl Live {
             let Some(caller) = connection.caller.get() else {
                 continue;
             };
-            match verdicts
-                .entry(Arc::as_ptr(caller))
-                .or_insert_with(|| decide(caller))
-            {
+            match verdicts.entry(Arc::as_ptr(caller)).or_insert_with(|| decide(caller)) {
                 Verdict::Allow => connection.allow(true),
                 // It is told so, request by request, until it goes away.
                 Verdict::Deny if !connection.is_allowed() => {}
@@ -216,9 +201,7 @@ impl Live {
 
     /// Cuts them all.
     pub(crate) fn cut(&self) {
-        lock(&self.tasks)
-            .values()
-            .for_each(|(_, task)| task.abort());
+        lock(&self.tasks).values().for_each(|(_, task)| task.abort());
     }
 
     /// Waits until there are none.
@@ -297,13 +280,7 @@ mod tests {
         (0..3).for_each(|_| join(&live, &web, true));
         (0..2).for_each(|_| join(&live, &db, true));
         tokio::task::yield_now().await;
-        live.judge(&counters, |caller| {
-            if caller.id == db.id {
-                Verdict::Deny
-            } else {
-                Verdict::Allow
-            }
-        });
+        live.judge(&counters, |caller| if caller.id == db.id { Verdict::Deny } else { Verdict::Allow });
         settle(&live, 3).await;
         assert_eq!(counters.snapshot(0).connections_cut, 2);
         live.judge(&counters, |_| Verdict::Distrust);
@@ -320,9 +297,7 @@ mod tests {
         tokio::task::yield_now().await;
         assert_eq!(live.len(), 1);
         live.judge(&counters, |_| Verdict::Allow);
-        let allowed = lock(&live.tasks)
-            .values()
-            .all(|(connection, _)| connection.is_allowed());
+        let allowed = lock(&live.tasks).values().all(|(connection, _)| connection.is_allowed());
         assert!(allowed);
     }
 
@@ -339,14 +314,7 @@ mod tests {
         }
         tokio::task::yield_now().await;
         for (connection, _) in lock(&live.tasks).values() {
-            assert_eq!(
-                connection.idle().as_secs(),
-                if connection.busy.load(Relaxed) > 0 {
-                    0
-                } else {
-                    now_s().into()
-                }
-            );
+            assert_eq!(connection.idle().as_secs(), if connection.busy.load(Relaxed) > 0 { 0 } else { now_s().into() });
         }
         live.sweep(LONG);
         assert_eq!(live.len(), 2);

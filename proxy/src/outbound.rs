@@ -43,11 +43,7 @@ impl Outbound {
         let what = format!("upstream {name:?}");
         let plan = Plan::mesh(name, config, identity)?;
         let listener = crate::listen::bind(&what, &config.listen)?;
-        let failed = |source| Error::Listen {
-            what,
-            address: config.listen.clone(),
-            source: Arc::new(source),
-        };
+        let failed = |source| Error::Listen { what, address: config.listen.clone(), source: Arc::new(source) };
         let address = listener.local_addr().map_err(failed)?;
         let shared = Arc::new(Shared {
             upstream: Upstream::new(plan),
@@ -61,12 +57,7 @@ impl Outbound {
             move |tcp| Shared::take(&shared, tcp)
         };
         tokio::spawn(crate::listen::accept(listener, stop.clone(), take));
-        Ok(Outbound {
-            listen: config.listen.clone(),
-            address,
-            shared,
-            stop,
-        })
+        Ok(Outbound { listen: config.listen.clone(), address, shared, stop })
     }
 
     /// Whether it can go on with this configuration, or must listen elsewhere.
@@ -75,23 +66,12 @@ impl Outbound {
     }
 
     /// Goes by another configuration from now on. When trust has changed, connections to those who lost it are cut.
-    pub(crate) fn update(
-        &self,
-        name: &str,
-        config: &UpstreamConfig,
-        trust_changed: bool,
-    ) -> Result<(), Error> {
+    pub(crate) fn update(&self, name: &str, config: &UpstreamConfig, trust_changed: bool) -> Result<(), Error> {
         let shared = &self.shared;
-        shared
-            .upstream
-            .update(Plan::mesh(name, config, &shared.identity)?, trust_changed);
+        shared.upstream.update(Plan::mesh(name, config, &shared.identity)?, trust_changed);
         if trust_changed {
             shared.live.judge(&shared.upstream.counters, |peer| {
-                if peer.is_trusted(&shared.identity, false) {
-                    Verdict::Allow
-                } else {
-                    Verdict::Distrust
-                }
+                if peer.is_trusted(&shared.identity, false) { Verdict::Allow } else { Verdict::Distrust }
             });
         }
         Ok(())
@@ -106,10 +86,7 @@ impl Outbound {
     }
 
     pub(crate) fn snapshot(&self) -> ListenerSnapshot {
-        self.shared
-            .upstream
-            .counters
-            .snapshot(self.shared.live.len())
+        self.shared.upstream.counters.snapshot(self.shared.live.len())
     }
 }
 
@@ -149,7 +126,8 @@ impl Shared {
             caller: None,
             kept: Arc::new(Kept::default()),
         };
-        serve(tcp, is_http2, client, self.drain.clone()).await;
+        // Boxed, so that connections that only pass bytes do not pay for it.
+        Box::pin(serve(tcp, is_http2, client, self.drain.clone())).await;
     }
 
     async fn run_bytes(&self, mut app: TcpStream, connection: Arc<Connection>) {
@@ -159,17 +137,11 @@ impl Shared {
             return;
         };
         if let Stream::Tls(tls) = &peer
-            && let Some(caller) = tls
-                .get_ref()
-                .1
-                .peer_certificates()
-                .and_then(|chain| self.live.caller(chain))
+            && let Some(caller) = tls.get_ref().1.peer_certificates().and_then(|chain| self.live.caller(chain))
         {
             // In this order: a change of trust either sees the peer, or is seen here.
             connection.identify(caller.clone());
-            if !Arc::ptr_eq(&trusted_by, &self.identity.bundle())
-                && !caller.is_trusted(&self.identity, false)
-            {
+            if !Arc::ptr_eq(&trusted_by, &self.identity.bundle()) && !caller.is_trusted(&self.identity, false) {
                 return;
             }
         }
@@ -191,13 +163,10 @@ impl Shared {
             }
             let endpoint = plan.pick()?;
             let exchange = Exchange::begin(endpoint);
-            match plan
-                .connect(endpoint, Speak::Bytes, &self.upstream.counters)
-                .await
-            {
+            match plan.connect(endpoint, Speak::Bytes, &self.upstream.counters).await {
                 Ok(stream) => return Some((stream, exchange)),
                 Err(error) => {
-                    tracing::debug!(upstream = %plan.name, %error, "an endpoint cannot be reached")
+                    tracing::debug!(upstream = %plan.name, %error, "an endpoint cannot be reached");
                 }
             }
         }
@@ -217,5 +186,22 @@ async fn is_http2(tcp: &TcpStream) -> std::io::Result<bool> {
             return Ok(first[..count] == *PREFACE);
         }
         tokio::time::sleep(NEXT_LOOK).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The size of what a function of three arguments returns.
+    fn size_of_result<A, B, C, R>(_: impl Fn(A, B, C) -> R) -> usize {
+        size_of::<R>()
+    }
+
+    /// What is allocated for each connection, buffers and TLS apart.
+    #[test]
+    fn a_connection_is_small() {
+        let bytes = size_of_result(Shared::run);
+        assert!(bytes <= 1_024, "{bytes} bytes");
     }
 }

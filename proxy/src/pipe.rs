@@ -29,11 +29,7 @@ where
     poll_fn(|cx| {
         let there = there.poll(cx, near, far, |count| traffic.sent(count))?;
         let back = back.poll(cx, far, near, |count| traffic.received(count))?;
-        if there.is_ready() && back.is_ready() {
-            Poll::Ready(Ok(()))
-        } else {
-            Poll::Pending
-        }
+        if there.is_ready() && back.is_ready() { Poll::Ready(Ok(())) } else { Poll::Pending }
     })
     .await
 }
@@ -87,20 +83,12 @@ impl Flow {
     }
 
     /// Writes what was left over.
-    fn poll_rest<W: AsyncWrite + Unpin>(
-        &mut self,
-        cx: &mut Context<'_>,
-        to: &mut W,
-    ) -> Poll<io::Result<()>> {
+    fn poll_rest<W: AsyncWrite + Unpin>(&mut self, cx: &mut Context<'_>, to: &mut W) -> Poll<io::Result<()>> {
         while self.written < self.rest.len() {
             self.written += ready!(write(cx, to, &self.rest[self.written..]))?;
         }
         if !self.rest.is_empty() {
-            *self = Flow {
-                stage: std::mem::take(&mut self.stage),
-                unflushed: true,
-                ..Flow::default()
-            };
+            *self = Flow { stage: std::mem::take(&mut self.stage), unflushed: true, ..Flow::default() };
         }
         Poll::Ready(Ok(()))
     }
@@ -146,11 +134,7 @@ impl Flow {
     }
 }
 
-fn write<W: AsyncWrite + Unpin>(
-    cx: &mut Context<'_>,
-    to: &mut W,
-    bytes: &[u8],
-) -> Poll<io::Result<usize>> {
+fn write<W: AsyncWrite + Unpin>(cx: &mut Context<'_>, to: &mut W, bytes: &[u8]) -> Poll<io::Result<usize>> {
     match ready!(Pin::new(to).poll_write(cx, bytes))? {
         0 => Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
         gone => Poll::Ready(Ok(gone)),

@@ -149,12 +149,7 @@ impl Handle {
 
     /// What is wrong now, if anything: with the source, or with what it said.
     pub fn problem(&self) -> Option<Error> {
-        self.inner
-            .status
-            .borrow()
-            .problem
-            .clone()
-            .or_else(|| self.inner.problem.borrow().clone())
+        self.inner.status.borrow().problem.clone().or_else(|| self.inner.problem.borrow().clone())
     }
 
     /// The configuration that it goes by, once it has one.
@@ -166,17 +161,9 @@ impl Handle {
     pub fn addresses(&self) -> Addresses {
         let parts = lock(&self.inner.parts);
         Addresses {
-            mesh: parts
-                .inbound
-                .as_ref()
-                .map(|i| i.address)
-                .or(parts.gateway.as_ref().map(|g| g.address)),
+            mesh: parts.inbound.as_ref().map(|i| i.address).or(parts.gateway.as_ref().map(|g| g.address)),
             tunnel: parts.gateway.as_ref().map(|g| g.tunnel_address),
-            upstreams: parts
-                .upstreams
-                .iter()
-                .map(|(name, upstream)| (name.clone(), upstream.address))
-                .collect(),
+            upstreams: parts.upstreams.iter().map(|(name, upstream)| (name.clone(), upstream.address)).collect(),
         }
     }
 
@@ -185,11 +172,7 @@ impl Handle {
         let parts = lock(&self.inner.parts);
         Snapshot {
             inbound: parts.inbound.as_ref().map(Inbound::snapshot),
-            upstreams: parts
-                .upstreams
-                .iter()
-                .map(|(name, upstream)| (name.clone(), upstream.snapshot()))
-                .collect(),
+            upstreams: parts.upstreams.iter().map(|(name, upstream)| (name.clone(), upstream.snapshot())).collect(),
             gateway: parts.gateway.as_ref().map(Tunnels::snapshot),
         }
     }
@@ -205,10 +188,7 @@ impl Handle {
         };
         let _ = tokio::time::timeout(drain, emptied).await;
         live.iter().for_each(|live| live.cut());
-        let tunnels = lock(&self.inner.parts)
-            .gateway
-            .as_ref()
-            .map(Tunnels::endpoint);
+        let tunnels = lock(&self.inner.parts).gateway.as_ref().map(Tunnels::endpoint);
         self.inner.stop();
         if let Some(tunnels) = tunnels {
             // So that the other gateways hear of it now, and not when they miss us.
@@ -244,9 +224,7 @@ impl Parts {
     }
 
     fn sweep(&self) {
-        self.live()
-            .iter()
-            .for_each(|live| live.sweep(HTTP_IDLE_TIMEOUT));
+        self.live().iter().for_each(|live| live.sweep(HTTP_IDLE_TIMEOUT));
         self.inbound.iter().for_each(Inbound::sweep);
         self.upstreams.values().for_each(Outbound::sweep);
     }
@@ -258,37 +236,17 @@ fn start(options: Options, role: Role) -> Handle {
     let (leaves, _) = watch::channel(0);
     let (problem, problems) = watch::channel(None);
     let (status, statuses) = watch::channel(Status::default());
-    let heard = Heard {
-        config,
-        identity: identity.clone(),
-        leaves: leaves.clone(),
-        problem,
-    };
+    let heard = Heard { config, identity: identity.clone(), leaves: leaves.clone(), problem };
     let parts = Arc::new(Mutex::new(Parts::default()));
     let drain = CancellationToken::new();
-    let runner = Runner {
-        role,
-        identity,
-        parts: parts.clone(),
-        drain: drain.clone(),
-        applied: None,
-    };
+    let runner = Runner { role, identity, parts: parts.clone(), drain: drain.clone(), applied: None };
     let sweeper = sweep(parts.clone());
     let tasks = vec![
         tokio::spawn(source::run(options.source, heard)).abort_handle(),
         tokio::spawn(runner.run(configs.clone(), leaves.subscribe(), status)).abort_handle(),
         tokio::spawn(sweeper).abort_handle(),
     ];
-    Handle {
-        inner: Arc::new(Inner {
-            status: statuses,
-            problem: problems,
-            config: configs,
-            parts,
-            drain,
-            tasks,
-        }),
-    }
+    Handle { inner: Arc::new(Inner { status: statuses, problem: problems, config: configs, parts, drain, tasks }) }
 }
 
 async fn sweep(parts: Arc<Mutex<Parts>>) {
@@ -327,12 +285,7 @@ impl Runner {
                 } else {
                     backoff = Backoff::default();
                 }
-                status.send_modify(|s| {
-                    *s = Status {
-                        serves: s.serves || result.is_ok(),
-                        problem: result.err(),
-                    }
-                });
+                status.send_modify(|s| *s = Status { serves: s.serves || result.is_ok(), problem: result.err() });
             }
             let gone = tokio::select! {
                 changed = configs.changed() => changed.is_err(),
@@ -352,21 +305,11 @@ impl Runner {
         }
         let is_gateway = config.gateway.is_some();
         if is_gateway != (self.role == Role::Gateway) {
-            let should = if is_gateway {
-                "`tribune connect gateway`"
-            } else {
-                "`tribune connect proxy`"
-            };
-            return Err(Error::Config(format!(
-                "{:?} is not of this kind; start it with {should}",
-                config.id
-            )));
+            let should = if is_gateway { "`tribune connect gateway`" } else { "`tribune connect proxy`" };
+            return Err(Error::Config(format!("{:?} is not of this kind; start it with {should}", config.id)));
         }
         // Trust first: what is decided below rests on it.
-        let trust_changed = self
-            .applied
-            .as_ref()
-            .is_none_or(|before| trust(before) != trust(config));
+        let trust_changed = self.applied.as_ref().is_none_or(|before| trust(before) != trust(config));
         if trust_changed {
             self.identity.update_bundle(bundle(config)?);
         }
@@ -384,19 +327,14 @@ impl Runner {
         Ok(())
     }
 
-    fn apply_inbound(
-        &self,
-        parts: &mut Parts,
-        config: &ProxyConfig,
-        trust_changed: bool,
-    ) -> Result<(), Error> {
+    fn apply_inbound(&self, parts: &mut Parts, config: &ProxyConfig, trust_changed: bool) -> Result<(), Error> {
         let Some(told) = &config.inbound else {
             parts.inbound = None;
             return Ok(());
         };
         match &parts.inbound {
             Some(inbound) if inbound.listens_on(&told.listen) => {
-                inbound.update(config, told, trust_changed)
+                inbound.update(config, told, trust_changed);
             }
             Some(_) | None => {
                 // The old port must be free before the new one is taken: they may be the same but for the address.
@@ -407,18 +345,10 @@ impl Runner {
         Ok(())
     }
 
-    fn apply_upstreams(
-        &self,
-        parts: &mut Parts,
-        config: &ProxyConfig,
-        trust_changed: bool,
-    ) -> Result<(), Error> {
-        parts.upstreams.retain(|name, upstream| {
-            config
-                .upstreams
-                .get(name)
-                .is_some_and(|told| upstream.listens_on(&told.listen))
-        });
+    fn apply_upstreams(&self, parts: &mut Parts, config: &ProxyConfig, trust_changed: bool) -> Result<(), Error> {
+        parts
+            .upstreams
+            .retain(|name, upstream| config.upstreams.get(name).is_some_and(|told| upstream.listens_on(&told.listen)));
         let mut result = Ok(());
         for (name, told) in &config.upstreams {
             let applied = match parts.upstreams.get(name) {
@@ -431,19 +361,14 @@ impl Runner {
         result
     }
 
-    fn apply_gateway(
-        &self,
-        parts: &mut Parts,
-        config: &ProxyConfig,
-        trust_changed: bool,
-    ) -> Result<(), Error> {
+    fn apply_gateway(&self, parts: &mut Parts, config: &ProxyConfig, trust_changed: bool) -> Result<(), Error> {
         let Some(told) = &config.gateway else {
             parts.gateway = None;
             return Ok(());
         };
         match &parts.gateway {
             Some(gateway) if gateway.listens_on(told) => {
-                gateway.update(config, told, trust_changed)?
+                gateway.update(config, told, trust_changed)?;
             }
             Some(_) | None => {
                 parts.gateway = None;
@@ -456,12 +381,7 @@ impl Runner {
 
 /// The parts of a configuration that decide who is believed.
 fn trust(config: &ProxyConfig) -> (&str, &[String], &[String], &[String]) {
-    (
-        &config.trust_domain,
-        &config.roots,
-        &config.revoked_serials,
-        &config.revoked_ids,
-    )
+    (&config.trust_domain, &config.roots, &config.revoked_serials, &config.revoked_ids)
 }
 
 fn bundle(config: &ProxyConfig) -> Result<TrustBundle, Error> {

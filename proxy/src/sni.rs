@@ -19,9 +19,7 @@ pub enum Hello {
 pub fn parse(bytes: &[u8]) -> Hello {
     match hello_message(bytes).and_then(|message| name_of(&message)) {
         Ok(name) => Hello::Name(name),
-        Err(Stop::Incomplete) if bytes.len() >= CLIENT_HELLO_BYTES_MAX => {
-            Hello::Refused("the ClientHello is too long")
-        }
+        Err(Stop::Incomplete) if bytes.len() >= CLIENT_HELLO_BYTES_MAX => Hello::Refused("the ClientHello is too long"),
         Err(Stop::Incomplete) => Hello::Incomplete,
         Err(Stop::Refused(why)) => Hello::Refused(why),
     }
@@ -59,10 +57,7 @@ fn hello_message(bytes: &[u8]) -> Result<Vec<u8>, Stop> {
             return Err(Stop::Refused("not a TLS handshake"));
         }
         let length = header.u16()? as usize;
-        if length == 0
-            || length > RECORD_BYTES_MAX
-            || message.len() + length > CLIENT_HELLO_BYTES_MAX
-        {
+        if length == 0 || length > RECORD_BYTES_MAX || message.len() + length > CLIENT_HELLO_BYTES_MAX {
             return Err(Stop::Refused("a TLS record of an impossible length"));
         }
         message.extend_from_slice(header.take(length)?);
@@ -125,17 +120,10 @@ fn host_name(extension: &mut Reader<'_>) -> Result<String, Stop> {
     let length = names.u16()?;
     let name = names.take(length.into())?;
     let plain = |b: &u8| b.is_ascii_alphanumeric() || b"-._".contains(b);
-    if kind != NAME_TYPE_HOST
-        || name.is_empty()
-        || name.len() > NAME_BYTES_MAX
-        || !name.iter().all(plain)
-    {
+    if kind != NAME_TYPE_HOST || name.is_empty() || name.len() > NAME_BYTES_MAX || !name.iter().all(plain) {
         return Err(Stop::Refused("a server name that is none"));
     }
-    Ok(name
-        .iter()
-        .map(|b| char::from(b.to_ascii_lowercase()))
-        .collect())
+    Ok(name.iter().map(|b| char::from(b.to_ascii_lowercase())).collect())
 }
 
 /// Takes bytes off the front.

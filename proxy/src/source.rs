@@ -50,11 +50,7 @@ impl Heard {
 /// Listens to a source for ever.
 pub(crate) async fn run(source: ConfigSource, heard: Heard) {
     match source {
-        ConfigSource::Control {
-            agent,
-            proxy_id,
-            node,
-        } => control::run(agent, proxy_id, node, heard).await,
+        ConfigSource::Control { agent, proxy_id, node } => control::run(agent, proxy_id, node, heard).await,
         ConfigSource::File(path) => watch_file(&path, &heard).await,
     }
 }
@@ -65,9 +61,7 @@ async fn watch_file(path: &Path, heard: &Heard) {
     loop {
         let read = {
             let path = path.to_path_buf();
-            tokio::task::spawn_blocking(move || read_file(&path))
-                .await
-                .unwrap_or(Err(Error::Stopped))
+            tokio::task::spawn_blocking(move || read_file(&path)).await.unwrap_or(Err(Error::Stopped))
         };
         match read {
             Ok(now) if before.as_ref() == Some(&now) => {}
@@ -97,29 +91,19 @@ struct File {
 }
 
 fn read_file(path: &Path) -> Result<(ProxyConfig, LeafPem), Error> {
-    let failed = |path: &Path, source| Error::File {
-        path: path.to_path_buf(),
-        source: Arc::new(source),
-    };
+    let failed = |path: &Path, source| Error::File { path: path.to_path_buf(), source: Arc::new(source) };
     let read = |path: &Path| std::fs::read_to_string(path).map_err(|e| failed(path, e));
-    let file: File = serde_json::from_str(&read(path)?).map_err(|e| Error::Format {
-        path: path.to_path_buf(),
-        why: e.to_string(),
-    })?;
+    let file: File = serde_json::from_str(&read(path)?)
+        .map_err(|e| Error::Format { path: path.to_path_buf(), why: e.to_string() })?;
     let beside = |other: &Path| path.parent().unwrap_or(Path::new(".")).join(other);
     let mut config = file.config;
     for root in &file.root_files {
         config.roots.push(read(&beside(root))?);
     }
-    let wrong = |e: model::proxy_config::InvalidProxyConfig| Error::Format {
-        path: path.to_path_buf(),
-        why: e.to_string(),
-    };
+    let wrong =
+        |e: model::proxy_config::InvalidProxyConfig| Error::Format { path: path.to_path_buf(), why: e.to_string() };
     config.validate().map_err(wrong)?;
-    Ok((
-        config,
-        LeafPem::load_pair(&beside(&file.cert_file), &beside(&file.key_file))?,
-    ))
+    Ok((config, LeafPem::load_pair(&beside(&file.cert_file), &beside(&file.key_file))?))
 }
 
 #[cfg(test)]
@@ -131,11 +115,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("folder");
         let path = dir.path().join("proxy.json");
         let message = || read_file(&path).expect_err("wrong").to_string();
-        assert!(
-            message().starts_with(&format!("cannot read {}: ", path.display())),
-            "{}",
-            message()
-        );
+        assert!(message().starts_with(&format!("cannot read {}: ", path.display())), "{}", message());
         let cases = [
             ("{", "is not a proxy configuration: EOF"),
             ("[]", "is not a proxy configuration: invalid type"),
@@ -144,14 +124,8 @@ mod tests {
                 r#"{"CertFile": "a.pem", "KeyFile": "a.key", "Upstreams": 3}"#,
                 "invalid type: integer `3`, expected a map",
             ),
-            (
-                r#"{"CertFile": "a.pem", "KeyFile": "a.key", "RootFiles": ["none.pem"]}"#,
-                "none.pem: No such file",
-            ),
-            (
-                r#"{"CertFile": "a.pem", "KeyFile": "a.key"}"#,
-                "ID: must be set",
-            ),
+            (r#"{"CertFile": "a.pem", "KeyFile": "a.key", "RootFiles": ["none.pem"]}"#, "none.pem: No such file"),
+            (r#"{"CertFile": "a.pem", "KeyFile": "a.key"}"#, "ID: must be set"),
         ];
         for (text, expected) in cases {
             std::fs::write(&path, text).expect("write");

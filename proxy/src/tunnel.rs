@@ -14,8 +14,8 @@ use model::SpiffeId;
 use model::spiffe::Subject;
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use quinn::{
-    ClientConfig, Endpoint, EndpointConfig, IdleTimeout, RecvStream, SendStream, ServerConfig,
-    TokioRuntime, TransportConfig,
+    ClientConfig, Endpoint, EndpointConfig, IdleTimeout, RecvStream, SendStream, ServerConfig, TokioRuntime,
+    TransportConfig,
 };
 use rustls_pki_types::CertificateDer;
 use socket2::{Domain, Protocol, Socket, Type};
@@ -34,10 +34,8 @@ const NAME_BYTES_MAX: u16 = 253;
 
 /// Writes a stream's header: version, length of the name, the server name that the client asked for.
 pub(crate) async fn write_header(stream: &mut SendStream, name: &str) -> io::Result<()> {
-    let length = u16::try_from(name.len())
-        .ok()
-        .filter(|&length| length <= NAME_BYTES_MAX)
-        .ok_or(io::ErrorKind::InvalidInput)?;
+    let length =
+        u16::try_from(name.len()).ok().filter(|&length| length <= NAME_BYTES_MAX).ok_or(io::ErrorKind::InvalidInput)?;
     let mut header = Vec::with_capacity(3 + name.len());
     header.push(VERSION);
     header.extend_from_slice(&length.to_be_bytes());
@@ -65,36 +63,20 @@ pub(crate) async fn read_header(stream: &mut RecvStream) -> io::Result<String> {
 
 /// Binds the socket that carries all tunnels, those that we make and those that others make to us.
 pub(crate) fn endpoint(listen: &str, identity: &Identity) -> Result<Endpoint, Error> {
-    let failed = |source| Error::Listen {
-        what: "tunnels".into(),
-        address: listen.to_string(),
-        source: Arc::new(source),
-    };
-    let address: SocketAddr = listen
-        .parse()
-        .map_err(|_| failed(io::Error::other("not of the form ip:port")))?;
-    let socket = Socket::new(
-        Domain::for_address(address),
-        Type::DGRAM,
-        Some(Protocol::UDP),
-    )
-    .map_err(failed)?;
+    let failed =
+        |source| Error::Listen { what: "tunnels".into(), address: listen.to_string(), source: Arc::new(source) };
+    let address: SocketAddr = listen.parse().map_err(|_| failed(io::Error::other("not of the form ip:port")))?;
+    let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP)).map_err(failed)?;
     // The system may grant less; that costs speed, not correctness.
     let _ = socket.set_recv_buffer_size(TUNNEL_SOCKET_BUFFER_BYTES);
     let _ = socket.set_send_buffer_size(TUNNEL_SOCKET_BUFFER_BYTES);
     socket.bind(&address.into()).map_err(failed)?;
     let tls = identity.server_config(&[ALPN])?;
-    let crypto = QuicServerConfig::try_from(tls)
-        .map_err(|e| Error::Config(format!("QUIC cannot use the certificates: {e}")))?;
+    let crypto =
+        QuicServerConfig::try_from(tls).map_err(|e| Error::Config(format!("QUIC cannot use the certificates: {e}")))?;
     let mut server = ServerConfig::with_crypto(Arc::new(crypto));
     server.transport_config(transport());
-    Endpoint::new(
-        EndpointConfig::default(),
-        Some(server),
-        socket.into(),
-        Arc::new(TokioRuntime),
-    )
-    .map_err(failed)
+    Endpoint::new(EndpointConfig::default(), Some(server), socket.into(), Arc::new(TokioRuntime)).map_err(failed)
 }
 
 /// Settings of every tunnel. Congestion control is BBR: Cubic takes each packet that the path loses for a sign of congestion and
@@ -116,9 +98,7 @@ fn transport() -> Arc<TransportConfig> {
 
 /// The certificates that the other end of a tunnel has shown.
 pub(crate) fn peer_chain(connection: &quinn::Connection) -> Vec<CertificateDer<'static>> {
-    let identity = connection
-        .peer_identity()
-        .and_then(|any| any.downcast::<Vec<CertificateDer<'static>>>().ok());
+    let identity = connection.peer_identity().and_then(|any| any.downcast::<Vec<CertificateDer<'static>>>().ok());
     identity.map(|chain| *chain).unwrap_or_default()
 }
 
@@ -148,39 +128,21 @@ impl Line {
         let mut config = ClientConfig::new(Arc::new(crypto));
         config.transport_config(transport());
         let connection = Arc::new(ArcSwapOption::empty());
-        let keeper = tokio::spawn(keep(
-            endpoint.clone(),
-            config,
-            address.to_string(),
-            connection.clone(),
-            up,
-        ))
-        .abort_handle();
-        Ok(Line {
-            address: address.to_string(),
-            load: Load::new(1),
-            connection,
-            keeper,
-        })
+        let keeper =
+            tokio::spawn(keep(endpoint.clone(), config, address.to_string(), connection.clone(), up)).abort_handle();
+        Ok(Line { address: address.to_string(), load: Load::new(1), connection, keeper })
     }
 
     /// The connection, while it stands.
     pub(crate) fn connection(&self) -> Option<quinn::Connection> {
-        self.connection
-            .load()
-            .as_ref()
-            .filter(|c| c.close_reason().is_none())
-            .map(|c| c.as_ref().clone())
+        self.connection.load().as_ref().filter(|c| c.close_reason().is_none()).map(|c| c.as_ref().clone())
     }
 
     /// A new stream. Its delay is the best that we know of the line's speed.
     pub(crate) async fn open(&self) -> Option<(SendStream, RecvStream, quinn::Connection)> {
         let connection = self.connection()?;
         let rtt_us = u64::try_from(connection.rtt().as_micros()).unwrap_or(u64::MAX);
-        let opened = tokio::time::timeout(HANDSHAKE_TIMEOUT, connection.open_bi())
-            .await
-            .ok()?
-            .ok()?;
+        let opened = tokio::time::timeout(HANDSHAKE_TIMEOUT, connection.open_bi()).await.ok()?.ok()?;
         self.load.answered(now_us(), rtt_us);
         Some((opened.0, opened.1, connection))
     }
@@ -188,13 +150,7 @@ impl Line {
     /// Ends the connection if its peer is trusted no more; it will be made anew, and verified.
     pub(crate) fn recheck(&self, identity: &Identity) {
         if let Some(connection) = self.connection()
-            && identity
-                .recheck_chain(
-                    &peer_chain(&connection),
-                    false,
-                    std::time::SystemTime::now(),
-                )
-                .is_err()
+            && identity.recheck_chain(&peer_chain(&connection), false, std::time::SystemTime::now()).is_err()
         {
             connection.close(0u8.into(), b"not trusted");
         }
@@ -241,20 +197,9 @@ async fn keep(
     }
 }
 
-async fn connect(
-    endpoint: &Endpoint,
-    config: &ClientConfig,
-    address: &str,
-) -> io::Result<quinn::Connection> {
-    let resolved = tokio::net::lookup_host(address)
-        .await?
-        .next()
-        .ok_or(io::ErrorKind::NotFound)?;
+async fn connect(endpoint: &Endpoint, config: &ClientConfig, address: &str) -> io::Result<quinn::Connection> {
+    let resolved = tokio::net::lookup_host(address).await?.next().ok_or(io::ErrorKind::NotFound)?;
     // The name is of no consequence: the peer is verified by its SPIFFE id.
-    let connecting = endpoint
-        .connect_with(config.clone(), resolved, "gateway")
-        .map_err(io::Error::other)?;
-    tokio::time::timeout(HANDSHAKE_TIMEOUT, connecting)
-        .await?
-        .map_err(io::Error::other)
+    let connecting = endpoint.connect_with(config.clone(), resolved, "gateway").map_err(io::Error::other)?;
+    tokio::time::timeout(HANDSHAKE_TIMEOUT, connecting).await?.map_err(io::Error::other)
 }

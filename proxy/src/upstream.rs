@@ -2,9 +2,8 @@
 
 use crate::balance::{self, Load, Loaded, RetryBudget};
 use crate::limits::{
-    CONNECT_TIMEOUT, HTTP2_CONNECTION_WINDOW_BYTES, HTTP2_HEADER_LIST_BYTES_MAX,
-    HTTP2_PING_INTERVAL, HTTP2_SEND_BUFFER_BYTES_MAX, HTTP2_STREAM_WINDOW_BYTES, IDLE_LINK_TIMEOUT,
-    IDLE_LINKS_MAX, KEPT_LINKS_MAX,
+    CONNECT_TIMEOUT, HTTP2_CONNECTION_WINDOW_BYTES, HTTP2_HEADER_LIST_BYTES_MAX, HTTP2_PING_INTERVAL,
+    HTTP2_SEND_BUFFER_BYTES_MAX, HTTP2_STREAM_WINDOW_BYTES, IDLE_LINK_TIMEOUT, IDLE_LINKS_MAX, KEPT_LINKS_MAX,
 };
 use crate::link::Link;
 use crate::metrics::{Counters, Event};
@@ -106,11 +105,7 @@ impl Upstream {
         let before = self.plan();
         if !fresh && plan.dial.is_like(&before.dial) {
             for endpoint in &mut plan.endpoints {
-                if let Some(known) = before
-                    .endpoints
-                    .iter()
-                    .find(|known| known.is_like(endpoint))
-                {
+                if let Some(known) = before.endpoints.iter().find(|known| known.is_like(endpoint)) {
                     *endpoint = known.clone();
                 }
             }
@@ -120,10 +115,7 @@ impl Upstream {
 
     /// Closes connections that have rested too long.
     pub(crate) fn sweep(&self) {
-        self.plan()
-            .endpoints
-            .iter()
-            .for_each(|endpoint| endpoint.sweep());
+        self.plan().endpoints.iter().for_each(|endpoint| endpoint.sweep());
     }
 }
 
@@ -149,11 +141,7 @@ impl Plan {
         Ok(Plan {
             name: name.to_string(),
             protocol: config.protocol,
-            endpoints: config
-                .endpoints
-                .iter()
-                .map(|e| Arc::new(Endpoint::new(&e.address, e.weight)))
-                .collect(),
+            endpoints: config.endpoints.iter().map(|e| Arc::new(Endpoint::new(&e.address, e.weight))).collect(),
             answer_timeout: None,
             connect_timeout: timeout(config.connect_timeout_ms).unwrap_or(CONNECT_TIMEOUT),
             dial: Dial::Mesh(Box::new(MeshDial::new(config, identity)?)),
@@ -165,10 +153,7 @@ impl Plan {
         Plan {
             name: name.to_string(),
             protocol: Protocol::Tcp,
-            endpoints: endpoints
-                .iter()
-                .map(|e| Arc::new(Endpoint::new(&e.address, e.weight)))
-                .collect(),
+            endpoints: endpoints.iter().map(|e| Arc::new(Endpoint::new(&e.address, e.weight))).collect(),
             answer_timeout: None,
             connect_timeout: CONNECT_TIMEOUT,
             dial: Dial::Local,
@@ -177,11 +162,8 @@ impl Plan {
 
     /// The endpoint for the next request.
     pub(crate) fn pick(&self) -> Option<&Arc<Endpoint>> {
-        let place = if self.endpoints.len() < 2 {
-            0
-        } else {
-            balance::pick(&self.endpoints, now_us(), rand::random())?
-        };
+        let place =
+            if self.endpoints.len() < 2 { 0 } else { balance::pick(&self.endpoints, now_us(), rand::random())? };
         self.endpoints.get(place)
     }
 
@@ -193,13 +175,8 @@ impl Plan {
         counters: &Counters,
     ) -> Result<Stream, ConnectError> {
         let begun_us = now_us();
-        let connecting = tokio::time::timeout(
-            self.connect_timeout,
-            self.dial.connect(&endpoint.address, speak),
-        );
-        let result = connecting
-            .await
-            .unwrap_or_else(|_| Err(ConnectError::Timeout(endpoint.address.clone())));
+        let connecting = tokio::time::timeout(self.connect_timeout, self.dial.connect(&endpoint.address, speak));
+        let result = connecting.await.unwrap_or_else(|_| Err(ConnectError::Timeout(endpoint.address.clone())));
         match &result {
             Ok(_) => endpoint.load.answered(now_us(), now_us() - begun_us),
             Err(_) => {
@@ -216,22 +193,12 @@ impl Plan {
         endpoint: &Endpoint,
         counters: &Counters,
     ) -> Result<SendRequest<Incoming>, ConnectError> {
-        if let Some(sender) = endpoint
-            .shared
-            .load()
-            .as_ref()
-            .filter(|sender| !sender.is_closed())
-        {
+        if let Some(sender) = endpoint.shared.load().as_ref().filter(|sender| !sender.is_closed()) {
             return Ok(sender.as_ref().clone());
         }
         // One makes the connection, the others wait for it.
         let _one = endpoint.connecting.lock().await;
-        if let Some(sender) = endpoint
-            .shared
-            .load()
-            .as_ref()
-            .filter(|sender| !sender.is_closed())
-        {
+        if let Some(sender) = endpoint.shared.load().as_ref().filter(|sender| !sender.is_closed()) {
             return Ok(sender.as_ref().clone());
         }
         let stream = self.connect(endpoint, Speak::Http2, counters).await?;
@@ -243,10 +210,8 @@ impl Plan {
             .max_send_buf_size(HTTP2_SEND_BUFFER_BYTES_MAX)
             .keep_alive_interval(HTTP2_PING_INTERVAL)
             .keep_alive_timeout(HTTP2_PING_INTERVAL);
-        let (sender, connection) = http
-            .handshake(TokioIo::new(stream))
-            .await
-            .map_err(|e| ConnectError::Http(endpoint.address.clone(), e))?;
+        let (sender, connection) =
+            http.handshake(TokioIo::new(stream)).await.map_err(|e| ConnectError::Http(endpoint.address.clone(), e))?;
         // It ends when the last sender is dropped, and tells its users if it ends before.
         tokio::spawn(async move { drop(connection.await) });
         endpoint.shared.store(Some(Arc::new(sender.clone())));
@@ -267,9 +232,7 @@ impl Dial {
             Speak::Http1 => &mesh.http1,
             Speak::Http2 => &mesh.http2,
         };
-        let tls = Box::pin(connector.connect(mesh.server_name.clone(), tcp))
-            .await
-            .map_err(failed)?;
+        let tls = Box::pin(connector.connect(mesh.server_name.clone(), tcp)).await.map_err(failed)?;
         if speak == Speak::Http2 && tls.get_ref().1.alpn_protocol() != Some(b"h2") {
             return Err(ConnectError::NoHttp2(address.to_string()));
         }
@@ -286,25 +249,18 @@ impl Dial {
 }
 
 impl MeshDial {
-    fn new(
-        config: &model::proxy_config::UpstreamConfig,
-        identity: &Identity,
-    ) -> Result<Self, crate::Error> {
-        let wrong = |what: &str, why: String| {
-            crate::Error::Config(format!("upstream {:?}: {what}: {why}", config.service))
-        };
+    fn new(config: &model::proxy_config::UpstreamConfig, identity: &Identity) -> Result<Self, crate::Error> {
+        let wrong =
+            |what: &str, why: String| crate::Error::Config(format!("upstream {:?}: {what}: {why}", config.service));
         let ids: Vec<SpiffeId> = config
             .spiffe_ids
             .iter()
             .map(|id| id.parse())
             .collect::<Result<_, _>>()
             .map_err(|e: model::spiffe::InvalidSpiffeId| wrong("SpiffeIds", e.to_string()))?;
-        let server_name =
-            ServerName::try_from(config.sni.clone()).map_err(|e| wrong("Sni", e.to_string()))?;
+        let server_name = ServerName::try_from(config.sni.clone()).map_err(|e| wrong("Sni", e.to_string()))?;
         let connector = |alpn: &[&[u8]]| -> Result<TlsConnector, crate::Error> {
-            Ok(TlsConnector::from(Arc::new(
-                identity.client_config(ids.iter().cloned(), alpn)?,
-            )))
+            Ok(TlsConnector::from(Arc::new(identity.client_config(ids.iter().cloned(), alpn)?)))
         };
         Ok(MeshDial {
             server_name,
@@ -362,10 +318,7 @@ impl Endpoint {
 
     fn sweep(&self) {
         let mut resting = lock(&self.resting);
-        while resting
-            .front()
-            .is_some_and(|link| link.resting_since.elapsed() > IDLE_LINK_TIMEOUT)
-        {
+        while resting.front().is_some_and(|link| link.resting_since.elapsed() > IDLE_LINK_TIMEOUT) {
             resting.pop_front();
         }
     }
@@ -387,13 +340,9 @@ impl Kept {
     pub(crate) fn take(&self, endpoint: &Arc<Endpoint>) -> Option<Box<Link>> {
         let own = {
             let mut links = lock(&self.0);
-            links
-                .iter()
-                .position(|(to, _)| Arc::ptr_eq(to, endpoint))
-                .map(|place| links.swap_remove(place).1)
+            links.iter().position(|(to, _)| Arc::ptr_eq(to, endpoint)).map(|place| links.swap_remove(place).1)
         };
-        own.and_then(|mut link| link.is_usable().then_some(link))
-            .or_else(|| endpoint.take())
+        own.and_then(|mut link| link.is_usable().then_some(link)).or_else(|| endpoint.take())
     }
 
     /// Keeps a link for the client's next request.

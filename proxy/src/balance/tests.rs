@@ -76,10 +76,7 @@ fn waiting_requests_count_and_weights_divide() {
     (0..3).for_each(|_| busy.begin());
     (0..3).for_each(|_| heavy.begin());
     assert!(idle.cost(0) < busy.cost(0));
-    assert!(
-        (heavy.cost(0) - idle.cost(0)).abs() < 1e-9,
-        "four times the load at four times the weight"
-    );
+    assert!((heavy.cost(0) - idle.cost(0)).abs() < 1e-9, "four times the load at four times the weight");
 }
 
 #[test]
@@ -90,20 +87,12 @@ fn ejection_doubles_ends_and_is_forgiven() {
         load.failed(0, u64::MAX - 1);
         waits.push(load.ejected_until_us.load(Relaxed));
     }
-    assert!(
-        waits
-            .iter()
-            .all(|&wait| (EJECT_FIRST_US / 2..=EJECT_MAX_US).contains(&wait)),
-        "{waits:?}"
-    );
+    assert!(waits.iter().all(|&wait| (EJECT_FIRST_US / 2..=EJECT_MAX_US).contains(&wait)), "{waits:?}");
     assert!(load.is_ejected(0) && !load.is_ejected(EJECT_MAX_US));
     load.answered(1, 100);
     assert!(!load.is_ejected(1));
     load.failed(0, 0);
-    assert!(
-        !load.is_ejected(EJECT_FIRST_US),
-        "a success starts the count anew"
-    );
+    assert!(!load.is_ejected(EJECT_FIRST_US), "a success starts the count anew");
 }
 
 #[test]
@@ -118,17 +107,9 @@ fn the_retry_budget_is_a_fifth_of_the_requests() {
     let budget = RetryBudget::default();
     assert_eq!((0..100).filter(|_| budget.spend()).count(), 10, "the start");
     (0..50).for_each(|_| budget.earn());
-    assert_eq!(
-        (0..100).filter(|_| budget.spend()).count(),
-        10,
-        "a fifth of fifty"
-    );
+    assert_eq!((0..100).filter(|_| budget.spend()).count(), 10, "a fifth of fifty");
     (0..1_000).for_each(|_| budget.earn());
-    assert_eq!(
-        (0..100).filter(|_| budget.spend()).count(),
-        20,
-        "savings are bounded"
-    );
+    assert_eq!((0..100).filter(|_| budget.spend()).count(), 20, "savings are bounded");
 }
 
 proptest! {

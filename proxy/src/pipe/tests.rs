@@ -2,15 +2,13 @@
 
 use super::*;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+use tokio::task::JoinHandle;
+
+/// How a copy ended, and the bytes that it counted, there and back.
+type Copied = (io::Result<()>, u64, u64);
 
 /// Our ends of two connections that are piped together, with kernel buffers of `room` bytes.
-fn piped(
-    room: usize,
-) -> (
-    DuplexStream,
-    DuplexStream,
-    tokio::task::JoinHandle<(io::Result<()>, u64, u64)>,
-) {
+fn piped(room: usize) -> (DuplexStream, DuplexStream, JoinHandle<Copied>) {
     let (client, mut near) = duplex(room);
     let (mut far, server) = duplex(room);
     let copy = tokio::spawn(async move {
@@ -22,7 +20,7 @@ fn piped(
 }
 
 fn pattern(length: usize) -> Vec<u8> {
-    (0..length).map(|i| (i * 31 % 251) as u8).collect()
+    (0..length).map(|i| (i * 31 % 251).to_le_bytes()[0]).collect()
 }
 
 #[tokio::test]

@@ -4,15 +4,17 @@ use super::*;
 use proptest::prelude::*;
 use std::sync::Arc;
 
+fn length16(length: usize) -> u16 {
+    u16::try_from(length).expect("it is short")
+}
+
 /// A ClientHello as rustls sends it.
 fn real_hello(name: &str) -> Vec<u8> {
-    let config = rustls::ClientConfig::builder_with_provider(Arc::new(
-        rustls::crypto::aws_lc_rs::default_provider(),
-    ))
-    .with_protocol_versions(&[&rustls::version::TLS13])
-    .expect("versions")
-    .with_root_certificates(rustls::RootCertStore::empty())
-    .with_no_client_auth();
+    let config = rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .expect("versions")
+        .with_root_certificates(rustls::RootCertStore::empty())
+        .with_no_client_auth();
     let name = name.to_string().try_into().expect("a name");
     let mut connection = rustls::ClientConnection::new(Arc::new(config), name).expect("connection");
     let mut bytes = Vec::new();
@@ -25,19 +27,19 @@ fn handmade(extensions: &[u8], record_max: usize) -> Vec<u8> {
     let mut body = vec![3, 3];
     body.extend([7; 32]);
     body.extend([0, 0, 2, 0x13, 1, 1, 0]);
-    body.extend((extensions.len() as u16).to_be_bytes());
+    body.extend(length16(extensions.len()).to_be_bytes());
     body.extend(extensions);
     let mut message = vec![1, 0];
-    message.extend((body.len() as u16).to_be_bytes());
+    message.extend(length16(body.len()).to_be_bytes());
     message.extend(body);
     message
         .chunks(record_max)
-        .flat_map(|part| [&[22, 3, 1], &(part.len() as u16).to_be_bytes()[..], part].concat())
+        .flat_map(|part| [&[22, 3, 1], &length16(part.len()).to_be_bytes()[..], part].concat())
         .collect()
 }
 
 fn name_extension(kind: u8, name: &[u8]) -> Vec<u8> {
-    let length = name.len() as u16;
+    let length = length16(name.len());
     [
         &0u16.to_be_bytes()[..],
         &(length + 5).to_be_bytes(),
@@ -57,12 +59,7 @@ fn a_real_hello_is_read_and_every_beginning_of_it_is_incomplete() {
         Hello::Name("web.default.dc2.internal.11111111-2222-3333-4444-555555555555.consul".into())
     );
     for end in 0..bytes.len() {
-        assert_eq!(
-            parse(&bytes[..end]),
-            Hello::Incomplete,
-            "{end} of {}",
-            bytes.len()
-        );
+        assert_eq!(parse(&bytes[..end]), Hello::Incomplete, "{end} of {}", bytes.len());
     }
     let more = [&bytes[..], b"whatever follows"].concat();
     assert!(matches!(parse(&more), Hello::Name(_)));
@@ -73,46 +70,14 @@ fn handmade_hellos() {
     let web = name_extension(0, b"web.dc1");
     let other = [0xff, 0x01, 0, 1, 0];
     let cases: Vec<(&str, Vec<u8>, Hello)> = vec![
-        (
-            "one record",
-            handmade(&web, 1000),
-            Hello::Name("web.dc1".into()),
-        ),
-        (
-            "after another extension",
-            handmade(&[&other[..], &web].concat(), 1000),
-            Hello::Name("web.dc1".into()),
-        ),
-        (
-            "in records of one byte",
-            handmade(&web, 1),
-            Hello::Name("web.dc1".into()),
-        ),
-        (
-            "in records of seven bytes",
-            handmade(&web, 7),
-            Hello::Name("web.dc1".into()),
-        ),
-        (
-            "no name",
-            handmade(&other, 1000),
-            Hello::Refused("a ClientHello without a server name"),
-        ),
-        (
-            "no extensions",
-            handmade(&[], 1000),
-            Hello::Refused("a ClientHello without a server name"),
-        ),
-        (
-            "empty name",
-            handmade(&name_extension(0, b""), 1000),
-            Hello::Refused("a server name that is none"),
-        ),
-        (
-            "not a host name",
-            handmade(&name_extension(1, b"web"), 1000),
-            Hello::Refused("a server name that is none"),
-        ),
+        ("one record", handmade(&web, 1000), Hello::Name("web.dc1".into())),
+        ("after another extension", handmade(&[&other[..], &web].concat(), 1000), Hello::Name("web.dc1".into())),
+        ("in records of one byte", handmade(&web, 1), Hello::Name("web.dc1".into())),
+        ("in records of seven bytes", handmade(&web, 7), Hello::Name("web.dc1".into())),
+        ("no name", handmade(&other, 1000), Hello::Refused("a ClientHello without a server name")),
+        ("no extensions", handmade(&[], 1000), Hello::Refused("a ClientHello without a server name")),
+        ("empty name", handmade(&name_extension(0, b""), 1000), Hello::Refused("a server name that is none")),
+        ("not a host name", handmade(&name_extension(1, b"web"), 1000), Hello::Refused("a server name that is none")),
         (
             "a name with a slash",
             handmade(&name_extension(0, b"a/b"), 1000),
@@ -123,51 +88,19 @@ fn handmade_hellos() {
             handmade(&name_extension(0, b"a\0b"), 1000),
             Hello::Refused("a server name that is none"),
         ),
-        (
-            "a long name",
-            handmade(&name_extension(0, &[b'a'; 254]), 1000),
-            Hello::Refused("a server name that is none"),
-        ),
+        ("a long name", handmade(&name_extension(0, &[b'a'; 254]), 1000), Hello::Refused("a server name that is none")),
         (
             "lengths that lie",
             handmade(&[0, 0, 0, 9, 0, 7, 0, 0, 4, b'w'], 1000),
             Hello::Refused("a ClientHello whose lengths do not add up"),
         ),
-        (
-            "HTTP",
-            b"GET / HTTP/1.1\r\n".to_vec(),
-            Hello::Refused("not a TLS handshake"),
-        ),
-        (
-            "an alert",
-            vec![21, 3, 3, 0, 2, 2, 40],
-            Hello::Refused("not a TLS handshake"),
-        ),
-        (
-            "a ServerHello",
-            vec![22, 3, 3, 0, 4, 2, 0, 0, 0],
-            Hello::Refused("not a ClientHello"),
-        ),
-        (
-            "SSL 2",
-            vec![22, 2, 0, 0, 4, 1, 0, 0, 0],
-            Hello::Refused("not a TLS handshake"),
-        ),
-        (
-            "an empty record",
-            vec![22, 3, 1, 0, 0],
-            Hello::Refused("a TLS record of an impossible length"),
-        ),
-        (
-            "a huge record",
-            vec![22, 3, 1, 0xff, 0xff],
-            Hello::Refused("a TLS record of an impossible length"),
-        ),
-        (
-            "a huge message",
-            vec![22, 3, 1, 0, 5, 1, 0xff, 0xff, 0xff, 0],
-            Hello::Refused("the ClientHello is too long"),
-        ),
+        ("HTTP", b"GET / HTTP/1.1\r\n".to_vec(), Hello::Refused("not a TLS handshake")),
+        ("an alert", vec![21, 3, 3, 0, 2, 2, 40], Hello::Refused("not a TLS handshake")),
+        ("a ServerHello", vec![22, 3, 3, 0, 4, 2, 0, 0, 0], Hello::Refused("not a ClientHello")),
+        ("SSL 2", vec![22, 2, 0, 0, 4, 1, 0, 0, 0], Hello::Refused("not a TLS handshake")),
+        ("an empty record", vec![22, 3, 1, 0, 0], Hello::Refused("a TLS record of an impossible length")),
+        ("a huge record", vec![22, 3, 1, 0xff, 0xff], Hello::Refused("a TLS record of an impossible length")),
+        ("a huge message", vec![22, 3, 1, 0, 5, 1, 0xff, 0xff, 0xff, 0], Hello::Refused("the ClientHello is too long")),
         ("nothing", vec![], Hello::Incomplete),
     ];
     for (case, bytes, expected) in cases {

@@ -21,12 +21,12 @@ use tokio::task::JoinHandle;
 type Body = BoxBody<Bytes, hyper::Error>;
 
 /// An application. It stops when this is dropped.
-pub struct App {
-    pub address: SocketAddr,
+pub(crate) struct App {
+    pub(crate) address: SocketAddr,
     /// Connections that it has taken.
-    pub taken: Arc<AtomicUsize>,
+    pub(crate) taken: Arc<AtomicUsize>,
     /// Connections that stand.
-    pub open: Arc<AtomicUsize>,
+    pub(crate) open: Arc<AtomicUsize>,
     task: JoinHandle<()>,
 }
 
@@ -59,16 +59,11 @@ impl App {
                 });
             }
         });
-        App {
-            address,
-            taken,
-            open,
-            task,
-        }
+        App { address, taken, open, task }
     }
 
     /// Sends back what it gets; says `bye` when its client has finished.
-    pub async fn echo() -> Self {
+    pub(crate) async fn echo() -> Self {
         App::start(|mut tcp| async move {
             let mut buffer = vec![0; 8192];
             while let Ok(count @ 1..) = tcp.read(&mut buffer).await {
@@ -82,7 +77,7 @@ impl App {
     }
 
     /// Says its name and hangs up.
-    pub async fn named(name: &'static str) -> Self {
+    pub(crate) async fn named(name: &'static str) -> Self {
         App::start(move |mut tcp| async move {
             let _ = tcp.write_all(name.as_bytes()).await;
         })
@@ -90,26 +85,22 @@ impl App {
     }
 
     /// HTTP/1.1 and HTTP/2.
-    pub async fn http() -> Self {
+    pub(crate) async fn http() -> Self {
         App::http_named("app").await
     }
 
     /// The same; `/name` tells which it is.
-    pub async fn http_named(name: &'static str) -> Self {
+    pub(crate) async fn http_named(name: &'static str) -> Self {
         App::start(move |tcp| async move {
             let http = auto::Builder::new(TokioExecutor::new());
-            let service = service_fn(move |request| async move {
-                Ok::<_, Infallible>(route(name, request).await)
-            });
-            let _ = http
-                .serve_connection_with_upgrades(TokioIo::new(tcp), service)
-                .await;
+            let service = service_fn(move |request| async move { Ok::<_, Infallible>(route(name, request).await) });
+            let _ = http.serve_connection_with_upgrades(TokioIo::new(tcp), service).await;
         })
         .await
     }
 
     /// Answers the first bytes of each connection with these, and hangs up.
-    pub async fn raw(answer: &'static [u8]) -> Self {
+    pub(crate) async fn raw(answer: &'static [u8]) -> Self {
         App::start(move |mut tcp| async move {
             let _ = tcp.read(&mut [0; 4096]).await;
             let _ = tcp.write_all(answer).await;
@@ -119,11 +110,7 @@ impl App {
 }
 
 fn text(text: impl Into<Bytes>) -> Response<Body> {
-    Response::new(
-        Full::new(text.into())
-            .map_err(|never| match never {})
-            .boxed(),
-    )
+    Response::new(Full::new(text.into()).map_err(|never| match never {}).boxed())
 }
 
 async fn route(name: &'static str, mut request: Request<Incoming>) -> Response<Body> {
@@ -136,27 +123,16 @@ async fn route(name: &'static str, mut request: Request<Incoming>) -> Response<B
             response
         }
         "/head" => {
-            let mut lines: Vec<String> = request
-                .headers()
-                .iter()
-                .map(|(k, v)| format!("{k}: {}", v.to_str().unwrap_or("?")))
-                .collect();
+            let mut lines: Vec<String> =
+                request.headers().iter().map(|(k, v)| format!("{k}: {}", v.to_str().unwrap_or("?"))).collect();
             lines.sort();
-            text(format!(
-                "{} {} {:?}\n{}",
-                request.method(),
-                request.uri(),
-                request.version(),
-                lines.join("\n")
-            ))
+            text(format!("{} {} {:?}\n{}", request.method(), request.uri(), request.version(), lines.join("\n")))
         }
         "/trailers" => {
             let mut sum = 0usize;
             let body = request.body_mut();
             while let Some(Ok(frame)) = body.frame().await {
-                sum += frame
-                    .data_ref()
-                    .map_or(0, |data| data.iter().map(|&b| usize::from(b)).sum());
+                sum += frame.data_ref().map_or(0, |data| data.iter().map(|&b| usize::from(b)).sum());
             }
             trailers(&format!("sum={sum}"))
         }
@@ -181,9 +157,7 @@ async fn route(name: &'static str, mut request: Request<Incoming>) -> Response<B
             });
             let mut response = text("");
             *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
-            response
-                .headers_mut()
-                .insert("connection", "upgrade".parse().expect("header"));
+            response.headers_mut().insert("connection", "upgrade".parse().expect("header"));
             protocol.map(|protocol| response.headers_mut().insert("upgrade", protocol));
             response
         }
@@ -196,9 +170,7 @@ async fn route(name: &'static str, mut request: Request<Incoming>) -> Response<B
                 ("x-end", "2"),
                 ("proxy-authenticate", "x"),
             ] {
-                response
-                    .headers_mut()
-                    .insert(name, value.parse().expect("header"));
+                response.headers_mut().insert(name, value.parse().expect("header"));
             }
             response
         }
@@ -212,19 +184,13 @@ async fn route(name: &'static str, mut request: Request<Incoming>) -> Response<B
 
 /// A stream that ticks for ever.
 trait Ticks {
-    fn then_each(
-        self,
-    ) -> impl tokio_stream::Stream<Item = Result<Frame<Bytes>, hyper::Error>> + Send + Sync + 'static;
+    fn then_each(self) -> impl tokio_stream::Stream<Item = Result<Frame<Bytes>, hyper::Error>> + Send + Sync + 'static;
 }
 
 impl<S: tokio_stream::Stream<Item = i32> + Send + Sync + 'static> Ticks for S {
-    fn then_each(
-        self,
-    ) -> impl tokio_stream::Stream<Item = Result<Frame<Bytes>, hyper::Error>> + Send + Sync + 'static
-    {
+    fn then_each(self) -> impl tokio_stream::Stream<Item = Result<Frame<Bytes>, hyper::Error>> + Send + Sync + 'static {
         use tokio_stream::StreamExt;
-        self.throttle(Duration::from_millis(5))
-            .map(|_| Ok(Frame::data(Bytes::from_static(b"tick"))))
+        self.throttle(Duration::from_millis(5)).map(|_| Ok(Frame::data(Bytes::from_static(b"tick"))))
     }
 }
 
@@ -232,22 +198,15 @@ impl<S: tokio_stream::Stream<Item = i32> + Send + Sync + 'static> Ticks for S {
 fn trailers(message: &str) -> Response<Body> {
     let mut trailers = HeaderMap::new();
     trailers.insert("grpc-status", "0".parse().expect("header"));
-    let frames = [
-        Ok(Frame::data(Bytes::from(message.to_string()))),
-        Ok(Frame::trailers(trailers)),
-    ];
+    let frames = [Ok(Frame::data(Bytes::from(message.to_string()))), Ok(Frame::trailers(trailers))];
     let mut response = Response::new(StreamBody::new(tokio_stream::iter(frames)).boxed());
-    response
-        .headers_mut()
-        .insert("content-type", "application/grpc".parse().expect("header"));
-    response
-        .headers_mut()
-        .insert("trailer", "grpc-status".parse().expect("header"));
+    response.headers_mut().insert("content-type", "application/grpc".parse().expect("header"));
+    response.headers_mut().insert("trailer", "grpc-status".parse().expect("header"));
     response
 }
 
 /// One HTTP/1.1 request on a connection of its own, as text. Returns all that comes back until the other side closes.
-pub async fn raw(at: SocketAddr, request: &str) -> String {
+pub(crate) async fn raw(at: SocketAddr, request: &str) -> String {
     let mut tcp = TcpStream::connect(at).await.expect("connect");
     tcp.write_all(request.as_bytes()).await.expect("write");
     let mut answer = Vec::new();
@@ -257,70 +216,50 @@ pub async fn raw(at: SocketAddr, request: &str) -> String {
 }
 
 /// `GET path` on a connection of its own: status and body.
-pub async fn get(at: SocketAddr, path: &str) -> (u16, String) {
-    let answer = raw(
-        at,
-        &format!("GET {path} HTTP/1.1\r\nHost: web\r\nConnection: close\r\n\r\n"),
-    )
-    .await;
-    let status = answer
-        .split(' ')
-        .nth(1)
-        .and_then(|s| s.parse().ok())
-        .unwrap_or(0);
-    (
-        status,
-        answer
-            .split_once("\r\n\r\n")
-            .map(|(_, body)| body.to_string())
-            .unwrap_or_default(),
-    )
+pub(crate) async fn get(at: SocketAddr, path: &str) -> (u16, String) {
+    let answer = raw(at, &format!("GET {path} HTTP/1.1\r\nHost: web\r\nConnection: close\r\n\r\n")).await;
+    let status = answer.split(' ').nth(1).and_then(|s| s.parse().ok()).unwrap_or(0);
+    (status, answer.split_once("\r\n\r\n").map(|(_, body)| body.to_string()).unwrap_or_default())
 }
 
 /// A client that keeps its connection.
-pub struct Client<B>(pub hyper::client::conn::http1::SendRequest<B>);
+pub(crate) struct Client<B>(pub(crate) hyper::client::conn::http1::SendRequest<B>);
 
 impl<B> Client<B>
 where
     B: hyper::body::Body<Data = Bytes> + Send + 'static,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    pub async fn connect(at: SocketAddr) -> Self {
+    pub(crate) async fn connect(at: SocketAddr) -> Self {
         let tcp = TcpStream::connect(at).await.expect("connect");
-        let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(tcp))
-            .await
-            .expect("handshake");
+        let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(tcp)).await.expect("handshake");
         tokio::spawn(connection.with_upgrades());
         Client(sender)
     }
 
-    pub async fn send(&mut self, request: Request<B>) -> hyper::Result<Response<Incoming>> {
+    pub(crate) async fn send(&mut self, request: Request<B>) -> hyper::Result<Response<Incoming>> {
         within("ready", self.0.ready()).await?;
         within("a response", self.0.send_request(request)).await
     }
 }
 
 /// An HTTP/2 client without TLS.
-pub async fn client2<B>(at: SocketAddr) -> hyper::client::conn::http2::SendRequest<B>
+pub(crate) async fn client2<B>(at: SocketAddr) -> hyper::client::conn::http2::SendRequest<B>
 where
     B: hyper::body::Body<Data = Bytes> + Send + Unpin + 'static,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
     let tcp = TcpStream::connect(at).await.expect("connect");
     let (sender, connection) =
-        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(tcp))
-            .await
-            .expect("handshake");
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(tcp)).await.expect("handshake");
     tokio::spawn(connection);
     sender
 }
 
 /// A whole body.
-pub async fn collect(response: Response<Incoming>) -> (u16, Bytes, Option<HeaderMap>) {
+pub(crate) async fn collect(response: Response<Incoming>) -> (u16, Bytes, Option<HeaderMap>) {
     let status = response.status().as_u16();
-    let body = within("the body", response.into_body().collect())
-        .await
-        .expect("body");
+    let body = within("the body", response.into_body().collect()).await.expect("body");
     let trailers = body.trailers().cloned();
     (status, body.to_bytes(), trailers)
 }

@@ -6,9 +6,7 @@ use identity::{Ca, LeafName};
 use model::ProxyConfig;
 use model::config_entry::Protocol;
 use model::intention::Action;
-use model::proxy_config::{
-    Endpoint, GatewayConfig, Inbound, ProxyDelta, Rule, UpstreamConfig, diff, service_sni,
-};
+use model::proxy_config::{Endpoint, GatewayConfig, Inbound, ProxyDelta, Rule, UpstreamConfig, diff, service_sni};
 use proxy::{ConfigSource, Gateway, Handle, Options, Sidecar};
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -20,19 +18,17 @@ use tokio::sync::watch;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
-pub const TRUST_DOMAIN: &str = "11111111-2222-3333-4444-555555555555.consul";
+pub(crate) const TRUST_DOMAIN: &str = "11111111-2222-3333-4444-555555555555.consul";
 /// Longest wait for anything. Nothing takes so long but on a machine that is in trouble.
-pub const LONG: Duration = Duration::from_secs(30);
+pub(crate) const LONG: Duration = Duration::from_secs(30);
 
 /// Fails loudly instead of hanging.
-pub async fn within<F: Future>(what: &str, future: F) -> F::Output {
-    tokio::time::timeout(LONG, future)
-        .await
-        .unwrap_or_else(|_| panic!("{what}: not within {LONG:?}"))
+pub(crate) async fn within<F: Future>(what: &str, future: F) -> F::Output {
+    tokio::time::timeout(LONG, future).await.unwrap_or_else(|_| panic!("{what}: not within {LONG:?}"))
 }
 
 /// Waits until it is so.
-pub async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
+pub(crate) async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
     within(what, async {
         while !is_so() {
             tokio::time::sleep(Duration::from_millis(5)).await;
@@ -42,17 +38,17 @@ pub async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
 }
 
 /// What the agent knows: shared with the server, which may be stopped and started.
-pub struct Knowledge {
+pub(crate) struct Knowledge {
     ca: Mutex<Arc<Ca>>,
     configs: Mutex<BTreeMap<String, watch::Sender<Option<ProxyConfig>>>>,
-    pub signed: AtomicUsize,
-    pub leaf_ttl_ms: AtomicU64,
+    pub(crate) signed: AtomicUsize,
+    pub(crate) leaf_ttl_ms: AtomicU64,
 }
 
 /// An agent on a port of its own, on threads of its own, so that it can be killed.
-pub struct Agent {
-    pub knowledge: Arc<Knowledge>,
-    pub address: SocketAddr,
+pub(crate) struct Agent {
+    pub(crate) knowledge: Arc<Knowledge>,
+    pub(crate) address: SocketAddr,
     runtime: Option<tokio::runtime::Runtime>,
 }
 
@@ -63,7 +59,7 @@ impl Drop for Agent {
 }
 
 impl Agent {
-    pub fn start() -> Self {
+    pub(crate) fn start() -> Self {
         let ca = Ca::new_root(TRUST_DOMAIN, SystemTime::now()).expect("a CA");
         let knowledge = Arc::new(Knowledge {
             ca: Mutex::new(Arc::new(ca)),
@@ -71,22 +67,15 @@ impl Agent {
             signed: AtomicUsize::new(0),
             leaf_ttl_ms: AtomicU64::new(3_600_000),
         });
-        let mut agent = Agent {
-            knowledge,
-            address: ([127, 0, 0, 1], 0).into(),
-            runtime: None,
-        };
+        let mut agent = Agent { knowledge, address: ([127, 0, 0, 1], 0).into(), runtime: None };
         agent.resume();
         agent
     }
 
     /// Serves (again), on the same port as before.
-    pub fn resume(&mut self) {
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(1)
-            .enable_all()
-            .build()
-            .expect("a runtime");
+    pub(crate) fn resume(&mut self) {
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
         let listener = std::net::TcpListener::bind(self.address).expect("a port");
         listener.set_nonblocking(true).expect("non-blocking");
         self.address = listener.local_addr().expect("address");
@@ -95,33 +84,30 @@ impl Agent {
             let incoming = tokio_stream::wrappers::TcpListenerStream::new(
                 tokio::net::TcpListener::from_std(listener).expect("listener"),
             );
-            tonic::transport::Server::builder()
-                .add_service(service)
-                .serve_with_incoming(incoming)
-                .await
+            tonic::transport::Server::builder().add_service(service).serve_with_incoming(incoming).await
         });
         self.runtime = Some(runtime);
     }
 
-    pub fn kill(&mut self) {
+    pub(crate) fn kill(&mut self) {
         if let Some(runtime) = self.runtime.take() {
             runtime.shutdown_background();
         }
     }
 
     /// The PEM of its root.
-    pub fn root(&self) -> String {
+    pub(crate) fn root(&self) -> String {
         self.knowledge.ca().cert_pem()
     }
 
     /// Signs with another root from now on.
-    pub fn replace_ca(&self) {
+    pub(crate) fn replace_ca(&self) {
         let ca = Ca::new_root(TRUST_DOMAIN, SystemTime::now()).expect("a CA");
         *self.knowledge.ca.lock().expect("lock") = Arc::new(ca);
     }
 
     /// A leaf for anybody, made without asking.
-    pub fn leaf(&self, name: &LeafName) -> identity::LeafPem {
+    pub(crate) fn leaf(&self, name: &LeafName) -> identity::LeafPem {
         let csr = identity::Csr::new(name).expect("a request");
         let signed = self
             .knowledge
@@ -132,46 +118,32 @@ impl Agent {
     }
 
     /// Gives a proxy its configuration.
-    pub fn tell(&self, config: &ProxyConfig) {
-        self.knowledge
-            .slot(&config.id)
-            .send_replace(Some(config.clone()));
+    pub(crate) fn tell(&self, config: &ProxyConfig) {
+        self.knowledge.slot(&config.id).send_replace(Some(config.clone()));
     }
 
-    pub fn source(&self, id: &str) -> ConfigSource {
-        ConfigSource::Control {
-            agent: self.address.to_string(),
-            proxy_id: id.to_string(),
-            node: "n1".to_string(),
-        }
+    pub(crate) fn source(&self, id: &str) -> ConfigSource {
+        ConfigSource::Control { agent: self.address.to_string(), proxy_id: id.to_string(), node: "n1".to_string() }
     }
 
     /// A sidecar that serves.
-    pub async fn sidecar(&self, config: &ProxyConfig) -> Handle {
+    pub(crate) async fn sidecar(&self, config: &ProxyConfig) -> Handle {
         self.tell(config);
-        let handle = Sidecar::start(Options {
-            source: self.source(&config.id),
-        });
-        within("the sidecar is ready", handle.ready())
-            .await
-            .expect("ready");
+        let handle = Sidecar::start(Options { source: self.source(&config.id) });
+        within("the sidecar is ready", handle.ready()).await.expect("ready");
         handle
     }
 
     /// A gateway that serves.
-    pub async fn gateway(&self, config: &ProxyConfig) -> Handle {
+    pub(crate) async fn gateway(&self, config: &ProxyConfig) -> Handle {
         self.tell(config);
-        let handle = Gateway::start(Options {
-            source: self.source(&config.id),
-        });
-        within("the gateway is ready", handle.ready())
-            .await
-            .expect("ready");
+        let handle = Gateway::start(Options { source: self.source(&config.id) });
+        within("the gateway is ready", handle.ready()).await.expect("ready");
         handle
     }
 
     /// The sidecar of a service, with nothing to do yet.
-    pub fn config(&self, service: &str, dc: &str) -> ProxyConfig {
+    pub(crate) fn config(&self, service: &str, dc: &str) -> ProxyConfig {
         ProxyConfig {
             id: format!("{service}-{dc}-sidecar-proxy"),
             datacenter: dc.into(),
@@ -183,13 +155,7 @@ impl Agent {
     }
 
     /// A sidecar in front of an application, which lets everybody in.
-    pub fn server(
-        &self,
-        service: &str,
-        dc: &str,
-        protocol: Protocol,
-        local: SocketAddr,
-    ) -> ProxyConfig {
+    pub(crate) fn server(&self, service: &str, dc: &str, protocol: Protocol, local: SocketAddr) -> ProxyConfig {
         let inbound = Inbound {
             listen: "127.0.0.1:0".into(),
             local: local.to_string(),
@@ -198,14 +164,11 @@ impl Agent {
             connect_timeout_ms: 5_000,
             ..Inbound::default()
         };
-        ProxyConfig {
-            inbound: Some(inbound),
-            ..self.config(service, dc)
-        }
+        ProxyConfig { inbound: Some(inbound), ..self.config(service, dc) }
     }
 
     /// A sidecar whose application calls `service` at these addresses.
-    pub fn client(
+    pub(crate) fn client(
         &self,
         name: &str,
         service: &str,
@@ -213,61 +176,39 @@ impl Agent {
         protocol: Protocol,
         endpoints: &[SocketAddr],
     ) -> ProxyConfig {
-        let upstreams = BTreeMap::from([(
-            service.to_string(),
-            upstream(service, dc, protocol, endpoints),
-        )]);
-        ProxyConfig {
-            upstreams,
-            ..self.config(name, "dc1")
-        }
+        let upstreams = BTreeMap::from([(service.to_string(), upstream(service, dc, protocol, endpoints))]);
+        ProxyConfig { upstreams, ..self.config(name, "dc1") }
     }
 
     /// A gateway of a datacenter.
-    pub fn gateway_config(
+    pub(crate) fn gateway_config(
         &self,
         dc: &str,
         number: usize,
         datacenters: &[(&str, Vec<SocketAddr>)],
         services: &[(&str, SocketAddr)],
     ) -> ProxyConfig {
-        let text =
-            |addresses: &Vec<SocketAddr>| addresses.iter().map(ToString::to_string).collect();
+        let text = |addresses: &Vec<SocketAddr>| addresses.iter().map(ToString::to_string).collect();
         let gateway = GatewayConfig {
             listen: "127.0.0.1:0".into(),
             tunnel_listen: "127.0.0.1:0".into(),
-            datacenters: datacenters
-                .iter()
-                .map(|(dc, addresses)| ((*dc).to_string(), text(addresses)))
-                .collect(),
+            datacenters: datacenters.iter().map(|(dc, addresses)| ((*dc).to_string(), text(addresses))).collect(),
             services: services
                 .iter()
                 .map(|(service, at)| (service_sni(service, dc, TRUST_DOMAIN), vec![endpoint(*at)]))
                 .collect(),
         };
-        let mut config = ProxyConfig {
-            gateway: Some(gateway),
-            ..self.config("mesh-gateway", dc)
-        };
+        let mut config = ProxyConfig { gateway: Some(gateway), ..self.config("mesh-gateway", dc) };
         config.id = format!("gateway-{dc}-{number}");
         config
     }
 }
 
-pub fn endpoint(address: SocketAddr) -> Endpoint {
-    Endpoint {
-        address: address.to_string(),
-        weight: 1,
-        ..Endpoint::default()
-    }
+pub(crate) fn endpoint(address: SocketAddr) -> Endpoint {
+    Endpoint { address: address.to_string(), weight: 1, ..Endpoint::default() }
 }
 
-pub fn upstream(
-    service: &str,
-    dc: &str,
-    protocol: Protocol,
-    endpoints: &[SocketAddr],
-) -> UpstreamConfig {
+pub(crate) fn upstream(service: &str, dc: &str, protocol: Protocol, endpoints: &[SocketAddr]) -> UpstreamConfig {
     UpstreamConfig {
         listen: "127.0.0.1:0".into(),
         service: service.into(),
@@ -280,55 +221,45 @@ pub fn upstream(
     }
 }
 
-pub fn spiffe(service: &str, dc: &str) -> String {
+pub(crate) fn spiffe(service: &str, dc: &str) -> String {
     model::SpiffeId::service(TRUST_DOMAIN, dc, service).to_string()
 }
 
-pub fn rule(source: &str, action: Action) -> Rule {
-    Rule {
-        source: source.into(),
-        action,
-    }
+pub(crate) fn rule(source: &str, action: Action) -> Rule {
+    Rule { source: source.into(), action }
 }
 
-pub fn mesh_address(handle: &Handle) -> SocketAddr {
+pub(crate) fn mesh_address(handle: &Handle) -> SocketAddr {
     handle.addresses().mesh.expect("it listens for the mesh")
 }
 
-pub fn upstream_address(handle: &Handle, name: &str) -> SocketAddr {
+pub(crate) fn upstream_address(handle: &Handle, name: &str) -> SocketAddr {
     handle.addresses().upstreams[name]
 }
 
 /// An application, its sidecar, and a sidecar that calls it: the shortest mesh. Returns where to call.
-pub struct Pair {
-    pub agent: Agent,
-    pub server: Handle,
-    pub client: Handle,
-    pub server_config: ProxyConfig,
-    pub client_config: ProxyConfig,
-    pub at: SocketAddr,
+pub(crate) struct Pair {
+    pub(crate) agent: Agent,
+    pub(crate) server: Handle,
+    pub(crate) client: Handle,
+    pub(crate) server_config: ProxyConfig,
+    pub(crate) client_config: ProxyConfig,
+    pub(crate) at: SocketAddr,
 }
 
 impl Pair {
-    pub async fn start(protocol: Protocol, app: SocketAddr) -> Self {
+    pub(crate) async fn start(protocol: Protocol, app: SocketAddr) -> Self {
         let agent = Agent::start();
         let server_config = agent.server("web", "dc1", protocol, app);
         let server = agent.sidecar(&server_config).await;
         let client_config = agent.client("api", "web", "dc1", protocol, &[mesh_address(&server)]);
         let client = agent.sidecar(&client_config).await;
         let at = upstream_address(&client, "web");
-        Pair {
-            agent,
-            server,
-            client,
-            server_config,
-            client_config,
-            at,
-        }
+        Pair { agent, server, client, server_config, client_config, at }
     }
 
     /// Changes the server's inbound rules.
-    pub fn change(&mut self, change: impl FnOnce(&mut Inbound)) {
+    pub(crate) fn change(&mut self, change: impl FnOnce(&mut Inbound)) {
         change(self.server_config.inbound.as_mut().expect("inbound"));
         self.agent.tell(&self.server_config);
     }
@@ -340,12 +271,7 @@ impl Knowledge {
     }
 
     fn slot(&self, id: &str) -> watch::Sender<Option<ProxyConfig>> {
-        self.configs
-            .lock()
-            .expect("lock")
-            .entry(id.to_string())
-            .or_insert_with(|| watch::channel(None).0)
-            .clone()
+        self.configs.lock().expect("lock").entry(id.to_string()).or_insert_with(|| watch::channel(None).0).clone()
     }
 }
 
@@ -356,38 +282,20 @@ impl Mesh for Knowledge {
     /// Signs whatever is asked for: who may ask for what is the real agent's matter.
     async fn sign(&self, request: Request<SignRequest>) -> Result<Response<SignReply>, Status> {
         let csr_pem = request.into_inner().csr_pem;
-        let told: Vec<ProxyConfig> = self
-            .configs
-            .lock()
-            .expect("lock")
-            .values()
-            .filter_map(|slot| slot.borrow().clone())
-            .collect();
+        let told: Vec<ProxyConfig> =
+            self.configs.lock().expect("lock").values().filter_map(|slot| slot.borrow().clone()).collect();
         let name = |config: &ProxyConfig| match config.gateway {
             Some(_) => LeafName::gateway(TRUST_DOMAIN, &config.datacenter),
             None => LeafName::service(TRUST_DOMAIN, &config.datacenter, &config.service),
         };
         let ttl = Duration::from_millis(self.leaf_ttl_ms.load(SeqCst));
-        let sign = |config| {
-            self.ca()
-                .sign_leaf(&csr_pem, &name(config).ok()?, ttl, SystemTime::now())
-                .ok()
-        };
-        let signed = told
-            .iter()
-            .find_map(sign)
-            .ok_or_else(|| Status::permission_denied("no such proxy"))?;
+        let sign = |config| self.ca().sign_leaf(&csr_pem, &name(config).ok()?, ttl, SystemTime::now()).ok();
+        let signed = told.iter().find_map(sign).ok_or_else(|| Status::permission_denied("no such proxy"))?;
         self.signed.fetch_add(1, SeqCst);
-        Ok(Response::new(SignReply {
-            chain_pem: signed.cert_chain_pem,
-            bundle: None,
-        }))
+        Ok(Response::new(SignReply { chain_pem: signed.cert_chain_pem, bundle: None }))
     }
 
-    async fn configure(
-        &self,
-        request: Request<ConfigureRequest>,
-    ) -> Result<Response<Self::ConfigureStream>, Status> {
+    async fn configure(&self, request: Request<ConfigureRequest>) -> Result<Response<Self::ConfigureStream>, Status> {
         let mut configs = self.slot(&request.into_inner().proxy_id).subscribe();
         let (replies, stream) = tokio::sync::mpsc::channel(4);
         tokio::spawn(async move {
@@ -396,18 +304,9 @@ impl Mesh for Knowledge {
             loop {
                 let now = configs.borrow_and_update().clone();
                 if let Some(now) = now {
-                    let delta = before
-                        .as_ref()
-                        .map_or_else(|| ProxyDelta::whole(&now), |before| diff(before, &now));
+                    let delta = before.as_ref().map_or_else(|| ProxyDelta::whole(&now), |before| diff(before, &now));
                     version += 1;
-                    if replies
-                        .send(Ok(ConfigureReply {
-                            version,
-                            delta_mp: api::mp::encode(&delta),
-                        }))
-                        .await
-                        .is_err()
-                    {
+                    if replies.send(Ok(ConfigureReply { version, delta_mp: api::mp::encode(&delta) })).await.is_err() {
                         return;
                     }
                     before = Some(now);
