@@ -82,30 +82,15 @@ mod tests {
             "Service": {"Service": "web", "Port": 80}, "Check": {"CheckID": "a", "Status": "passing"}, "Checks": [{"CheckID": "b"}]}"#;
         let mut register: Register = from_slice(body).expect("reads");
         let node = register.take_node();
-        assert_eq!(
-            (
-                node.name.as_str(),
-                node.address.as_str(),
-                node.meta["Rack"].as_str()
-            ),
-            ("n1", "10.0.0.1", "r1")
-        );
-        let ids: Vec<String> = register
-            .take_checks()
-            .into_iter()
-            .map(|c| c.check_id)
-            .collect();
+        assert_eq!((node.name.as_str(), node.address.as_str(), node.meta["Rack"].as_str()), ("n1", "10.0.0.1", "r1"));
+        let ids: Vec<String> = register.take_checks().into_iter().map(|c| c.check_id).collect();
         assert_eq!(ids, ["b", "a"]);
         assert_eq!(register.service.expect("a service").port, 80);
     }
 
     #[test]
     fn snake_case_is_understood() {
-        let body: Deregister =
-            from_slice(br#"{"node": "n1", "service_id": "web-1"}"#).expect("reads");
-        assert_eq!(
-            (body.node.as_str(), body.service_id.as_str()),
-            ("n1", "web-1")
-        );
+        let body: Deregister = from_slice(br#"{"node": "n1", "service_id": "web-1"}"#).expect("reads");
+        assert_eq!((body.node.as_str(), body.service_id.as_str()), ("n1", "web-1"));
     }
 }

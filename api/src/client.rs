@@ -36,19 +36,13 @@ const ANSWER_BYTES_MAX: usize = 256 * 1024 * 1024;
 /// Most time for an answer that does not block.
 const TIMEOUT: Duration = Duration::from_secs(60);
 /// What a path segment or a query value may carry as it is.
-const PLAIN: &AsciiSet = &NON_ALPHANUMERIC
-    .remove(b'-')
-    .remove(b'_')
-    .remove(b'.')
-    .remove(b'~');
+const PLAIN: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
 
 /// What goes wrong with a request to an agent.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
     /// No agent there. Nothing was sent.
-    #[error(
-        "cannot reach the agent: {0}; is it running, and is -http-addr (CONSUL_HTTP_ADDR) right?"
-    )]
+    #[error("cannot reach the agent: {0}; is it running, and is -http-addr (CONSUL_HTTP_ADDR) right?")]
     Unreachable(String),
     /// The connection broke, or took too long. The request may have been carried out.
     #[error("no answer from the agent at {address}: {reason}")]
@@ -67,9 +61,7 @@ pub enum ClientError {
         text: String,
     },
     /// The answer is not what it should be.
-    #[error(
-        "the agent's answer to {path} cannot be read: {reason}; is it a Tribune or Consul agent?"
-    )]
+    #[error("the agent's answer to {path} cannot be read: {reason}; is it a Tribune or Consul agent?")]
     Malformed {
         /// The request.
         path: String,
@@ -117,23 +109,13 @@ impl Client {
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(Duration::from_secs(30))
             .pool_max_idle_per_host(8)
-            .build(Connector {
-                address: address.clone(),
-                tls,
-            });
-        Client {
-            http,
-            address,
-            token: None,
-        }
+            .build(Connector { address: address.clone(), tls });
+        Client { http, address, token: None }
     }
 
     /// Sends this ACL token with each request. (`X-Consul-Token`; the CLI's `-token`.)
     pub fn with_token(mut self, token: &str) -> Result<Self, ClientError> {
-        self.token = Some(
-            HeaderValue::from_str(token)
-                .map_err(|e| ClientError::Invalid(format!("the token: {e}")))?,
-        );
+        self.token = Some(HeaderValue::from_str(token).map_err(|e| ClientError::Invalid(format!("the token: {e}")))?);
         Ok(self)
     }
 
@@ -144,18 +126,12 @@ impl Client {
 
     /// Reads JSON. `path` has the query and is encoded (see [`segment`]).
     pub async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<Reply<T>, ClientError> {
-        let raw = self
-            .send(Method::GET, path, Bytes::new(), TIMEOUT)
-            .await?
-            .successful()?;
+        let raw = self.send(Method::GET, path, Bytes::new(), TIMEOUT).await?.successful()?;
         raw.json(path)
     }
 
     /// As [`Client::get`], but `None` where the answer is 404.
-    pub async fn find<T: DeserializeOwned>(
-        &self,
-        path: &str,
-    ) -> Result<Option<Reply<T>>, ClientError> {
+    pub async fn find<T: DeserializeOwned>(&self, path: &str) -> Result<Option<Reply<T>>, ClientError> {
         let raw = self.send(Method::GET, path, Bytes::new(), TIMEOUT).await?;
         if raw.status == StatusCode::NOT_FOUND {
             return Ok(None);
@@ -164,33 +140,18 @@ impl Client {
     }
 
     /// Sends JSON; what comes back is ignored but for a refusal.
-    pub async fn put<B: Serialize + ?Sized>(
-        &self,
-        path: &str,
-        body: &B,
-    ) -> Result<RawReply, ClientError> {
-        self.send(
-            Method::PUT,
-            path,
-            crate::json::to_bytes(body, false),
-            TIMEOUT,
-        )
-        .await?
-        .successful()
+    pub async fn put<B: Serialize + ?Sized>(&self, path: &str, body: &B) -> Result<RawReply, ClientError> {
+        self.send(Method::PUT, path, crate::json::to_bytes(body, false), TIMEOUT).await?.successful()
     }
 
     /// Sends nothing: the path says it all.
     pub async fn put_empty(&self, path: &str) -> Result<RawReply, ClientError> {
-        self.send(Method::PUT, path, Bytes::new(), TIMEOUT)
-            .await?
-            .successful()
+        self.send(Method::PUT, path, Bytes::new(), TIMEOUT).await?.successful()
     }
 
     /// Removes something.
     pub async fn delete(&self, path: &str) -> Result<RawReply, ClientError> {
-        self.send(Method::DELETE, path, Bytes::new(), TIMEOUT)
-            .await?
-            .successful()
+        self.send(Method::DELETE, path, Bytes::new(), TIMEOUT).await?.successful()
     }
 
     /// Any request; any status.
@@ -208,16 +169,9 @@ impl Client {
         }
     }
 
-    fn request(
-        &self,
-        method: Method,
-        path: &str,
-        body: Bytes,
-    ) -> Result<Request<Full<Bytes>>, ClientError> {
+    fn request(&self, method: Method, path: &str, body: Bytes) -> Result<Request<Full<Bytes>>, ClientError> {
         let invalid = |e: &dyn std::fmt::Display| ClientError::Invalid(format!("{path:?}: {e}"));
-        let uri: Uri = format!("http://{}{path}", self.address.authority())
-            .parse()
-            .map_err(|e| invalid(&e))?;
+        let uri: Uri = format!("http://{}{path}", self.address.authority()).parse().map_err(|e| invalid(&e))?;
         let mut request = Request::builder().method(method).uri(uri);
         if !body.is_empty() {
             request = request.header(CONTENT_TYPE, "application/json");
@@ -228,31 +182,13 @@ impl Client {
         request.body(Full::new(body)).map_err(|e| invalid(&e))
     }
 
-    async fn exchange(
-        &self,
-        request: Request<Full<Bytes>>,
-        path: &str,
-    ) -> Result<RawReply, ClientError> {
-        let answer = self
-            .http
-            .request(request)
-            .await
-            .map_err(|e| self.failed(&e))?;
+    async fn exchange(&self, request: Request<Full<Bytes>>, path: &str) -> Result<RawReply, ClientError> {
+        let answer = self.http.request(request).await.map_err(|e| self.failed(&e))?;
         let (head, body) = answer.into_parts();
         let body = Limited::new(body, ANSWER_BYTES_MAX).collect().await;
-        let body = body
-            .map_err(|e| self.broken(format!("{path}: {e}")))?
-            .to_bytes();
-        let index = head
-            .headers
-            .get("x-consul-index")
-            .and_then(|v| v.to_str().ok())
-            .and_then(|v| v.parse().ok());
-        Ok(RawReply {
-            status: head.status,
-            body,
-            index: index.unwrap_or(0),
-        })
+        let body = body.map_err(|e| self.broken(format!("{path}: {e}")))?.to_bytes();
+        let index = head.headers.get("x-consul-index").and_then(|v| v.to_str().ok()).and_then(|v| v.parse().ok());
+        Ok(RawReply { status: head.status, body, index: index.unwrap_or(0) })
     }
 
     fn failed(&self, error: &legacy::Error) -> ClientError {
@@ -269,10 +205,7 @@ impl Client {
     }
 
     fn broken(&self, reason: String) -> ClientError {
-        ClientError::Broken {
-            address: self.address.to_string(),
-            reason,
-        }
+        ClientError::Broken { address: self.address.to_string(), reason }
     }
 }
 
@@ -283,30 +216,14 @@ impl RawReply {
             return Ok(self);
         }
         let text = String::from_utf8_lossy(&self.body).trim().to_string();
-        let text = if text.is_empty() {
-            self.status
-                .canonical_reason()
-                .unwrap_or("refused")
-                .to_string()
-        } else {
-            text
-        };
-        Err(ClientError::Refused {
-            status: self.status,
-            text,
-        })
+        let text = if text.is_empty() { self.status.canonical_reason().unwrap_or("refused").to_string() } else { text };
+        Err(ClientError::Refused { status: self.status, text })
     }
 
     /// The body as JSON. `path` is for the error.
     pub fn json<T: DeserializeOwned>(&self, path: &str) -> Result<Reply<T>, ClientError> {
-        let malformed = |e: serde_json::Error| ClientError::Malformed {
-            path: path.to_string(),
-            reason: e.to_string(),
-        };
-        Ok(Reply {
-            value: serde_json::from_slice(&self.body).map_err(malformed)?,
-            index: self.index,
-        })
+        let malformed = |e: serde_json::Error| ClientError::Malformed { path: path.to_string(), reason: e.to_string() };
+        Ok(Reply { value: serde_json::from_slice(&self.body).map_err(malformed)?, index: self.index })
     }
 }
 

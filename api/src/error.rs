@@ -15,10 +15,7 @@ pub struct Error {
 impl Error {
     /// Any refusal.
     pub fn new(status: StatusCode, text: impl Into<String>) -> Self {
-        Error {
-            status,
-            text: text.into(),
-        }
+        Error { status, text: text.into() }
     }
 
     /// 400: the request is wrong; repeating it is of no use.
@@ -79,21 +76,14 @@ impl Error {
     pub fn unknown_path(path: &str) -> Self {
         let reason = "Invalid URL path: not a recognized HTTP API endpoint";
         let hint = "Invalid URL path: if attempting to use the HTTP API, ensure the path starts with '/v1/'";
-        Self::not_found(if path.starts_with("/v1/") {
-            reason
-        } else {
-            hint
-        })
+        Self::not_found(if path.starts_with("/v1/") { reason } else { hint })
     }
 
     /// The HTTP answer.
     pub fn into_response<B: From<String>>(self) -> Response<B> {
         let mut response = Response::new(B::from(self.text));
         *response.status_mut() = self.status;
-        response.headers_mut().insert(
-            CONTENT_TYPE,
-            HeaderValue::from_static("text/plain; charset=utf-8"),
-        );
+        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
         response
     }
 }
@@ -106,25 +96,14 @@ mod tests {
     fn an_error_is_plain_text_with_its_status() {
         let response: Response<String> = Error::no_leader().into_response();
         assert_eq!(response.status(), 500);
-        assert_eq!(
-            response.headers()[CONTENT_TYPE],
-            "text/plain; charset=utf-8"
-        );
+        assert_eq!(response.headers()[CONTENT_TYPE], "text/plain; charset=utf-8");
         assert_eq!(response.body(), "No cluster leader");
     }
 
     #[test]
     fn unknown_paths_get_consuls_hint() {
-        assert!(
-            Error::unknown_path("/v1/nope")
-                .text
-                .ends_with("not a recognized HTTP API endpoint")
-        );
-        assert!(
-            Error::unknown_path("/nope")
-                .text
-                .ends_with("ensure the path starts with '/v1/'")
-        );
+        assert!(Error::unknown_path("/v1/nope").text.ends_with("not a recognized HTTP API endpoint"));
+        assert!(Error::unknown_path("/nope").text.ends_with("ensure the path starts with '/v1/'"));
         assert_eq!(Error::unknown_path("/nope").status, 404);
     }
 }

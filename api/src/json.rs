@@ -4,8 +4,7 @@
 //! names. Keys of maps (`Meta`, `Config`) are left as they are.
 
 use serde::de::{
-    self, DeserializeOwned, DeserializeSeed, EnumAccess, IntoDeserializer, MapAccess, SeqAccess,
-    VariantAccess, Visitor,
+    self, DeserializeOwned, DeserializeSeed, EnumAccess, IntoDeserializer, MapAccess, SeqAccess, VariantAccess, Visitor,
 };
 use serde_json::{Map, Value};
 use std::borrow::Cow;
@@ -25,9 +24,7 @@ pub struct BadJson {
 
 impl de::Error for BadJson {
     fn custom<T: std::fmt::Display>(reason: T) -> Self {
-        BadJson {
-            reason: reason.to_string(),
-        }
+        BadJson { reason: reason.to_string() }
     }
 }
 
@@ -44,10 +41,7 @@ pub fn from_slice<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, BadJson> {
 
 /// As [`from_slice`], but takes numbers and booleans for strings and strings for them, as Consul does in config entries.
 pub fn from_slice_weak<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, BadJson> {
-    T::deserialize(Reader {
-        value: parse(bytes)?,
-        weak: true,
-    })
+    T::deserialize(Reader { value: parse(bytes)?, weak: true })
 }
 
 /// A value from JSON that has been parsed already.
@@ -63,23 +57,14 @@ pub fn from_value_weak<T: DeserializeOwned>(value: Value) -> Result<T, BadJson> 
 /// The tree of a request's body.
 pub fn parse(bytes: &[u8]) -> Result<Value, BadJson> {
     if bytes.iter().all(u8::is_ascii_whitespace) {
-        return Err(BadJson {
-            reason: "EOF".to_string(),
-        });
+        return Err(BadJson { reason: "EOF".to_string() });
     }
-    serde_json::from_slice(bytes).map_err(|e| BadJson {
-        reason: e.to_string(),
-    })
+    serde_json::from_slice(bytes).map_err(|e| BadJson { reason: e.to_string() })
 }
 
 /// The value of a key of an object, without regard to case and underscores; an exact match wins.
 pub fn find<'a>(object: &'a Map<String, Value>, key: &str) -> Option<&'a Value> {
-    object.get(key).or_else(|| {
-        object
-            .iter()
-            .find(|(k, _)| same_key(k, key))
-            .map(|(_, v)| v)
-    })
+    object.get(key).or_else(|| object.iter().find(|(k, _)| same_key(k, key)).map(|(_, v)| v))
 }
 
 /// Compact JSON of a reply, or indented by four blanks for `?pretty`.
@@ -87,9 +72,7 @@ pub fn to_bytes<T: serde::Serialize + ?Sized>(value: &T, pretty: bool) -> bytes:
     let mut out = Vec::with_capacity(256);
     let result = if pretty {
         let formatter = serde_json::ser::PrettyFormatter::with_indent(b"    ");
-        value.serialize(&mut serde_json::Serializer::with_formatter(
-            &mut out, formatter,
-        ))
+        value.serialize(&mut serde_json::Serializer::with_formatter(&mut out, formatter))
     } else {
         serde_json::to_writer(&mut out, value)
     };
@@ -115,9 +98,7 @@ impl Reader {
     /// `"5"` for 5 and the like, where Consul is lenient.
     fn number_of_text(&self) -> Option<Value> {
         match &self.value {
-            Value::String(text) if self.weak => {
-                serde_json::from_str(text).ok().filter(Value::is_number)
-            }
+            Value::String(text) if self.weak => serde_json::from_str(text).ok().filter(Value::is_number),
             _ => None,
         }
     }
@@ -165,9 +146,7 @@ impl<'de> de::Deserializer<'de> for Reader {
             Value::Null => visitor.visit_bool(false),
             Value::Bool(yes) => visitor.visit_bool(*yes),
             Value::String(text) if self.weak && text == "true" => visitor.visit_bool(true),
-            Value::String(text) if self.weak && (text == "false" || text.is_empty()) => {
-                visitor.visit_bool(false)
-            }
+            Value::String(text) if self.weak && (text == "false" || text.is_empty()) => visitor.visit_bool(false),
             _ => self.wrong(&visitor),
         }
     }
@@ -220,33 +199,19 @@ impl<'de> de::Deserializer<'de> for Reader {
         }
     }
 
-    fn deserialize_unit_struct<V: Visitor<'de>>(
-        self,
-        _: &'static str,
-        visitor: V,
-    ) -> Result<V::Value, BadJson> {
+    fn deserialize_unit_struct<V: Visitor<'de>>(self, _: &'static str, visitor: V) -> Result<V::Value, BadJson> {
         self.deserialize_unit(visitor)
     }
 
-    fn deserialize_newtype_struct<V: Visitor<'de>>(
-        self,
-        _: &'static str,
-        visitor: V,
-    ) -> Result<V::Value, BadJson> {
+    fn deserialize_newtype_struct<V: Visitor<'de>>(self, _: &'static str, visitor: V) -> Result<V::Value, BadJson> {
         visitor.visit_newtype_struct(self)
     }
 
     fn deserialize_seq<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, BadJson> {
         let weak = self.weak;
         match self.value {
-            Value::Null => visitor.visit_seq(Items {
-                items: Vec::new().into_iter(),
-                weak,
-            }),
-            Value::Array(items) => visitor.visit_seq(Items {
-                items: items.into_iter(),
-                weak,
-            }),
+            Value::Null => visitor.visit_seq(Items { items: Vec::new().into_iter(), weak }),
+            Value::Array(items) => visitor.visit_seq(Items { items: items.into_iter(), weak }),
             _ => self.wrong(&visitor),
         }
     }
@@ -267,18 +232,10 @@ impl<'de> de::Deserializer<'de> for Reader {
     fn deserialize_map<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, BadJson> {
         let weak = self.weak;
         match self.value {
-            Value::Null => visitor.visit_map(Entries {
-                entries: Vec::new().into_iter(),
-                value: None,
-                weak,
-            }),
+            Value::Null => visitor.visit_map(Entries { entries: Vec::new().into_iter(), value: None, weak }),
             Value::Object(map) => {
                 let entries: Vec<_> = map.into_iter().map(|(k, v)| (Cow::Owned(k), v)).collect();
-                visitor.visit_map(Entries {
-                    entries: entries.into_iter(),
-                    value: None,
-                    weak,
-                })
+                visitor.visit_map(Entries { entries: entries.into_iter(), value: None, weak })
             }
             _ => self.wrong(&visitor),
         }
@@ -292,16 +249,10 @@ impl<'de> de::Deserializer<'de> for Reader {
     ) -> Result<V::Value, BadJson> {
         let weak = self.weak;
         match self.value {
-            Value::Null => visitor.visit_map(Entries {
-                entries: Vec::new().into_iter(),
-                value: None,
-                weak,
-            }),
-            Value::Object(map) => visitor.visit_map(Entries {
-                entries: named(map, fields).into_iter(),
-                value: None,
-                weak,
-            }),
+            Value::Null => visitor.visit_map(Entries { entries: Vec::new().into_iter(), value: None, weak }),
+            Value::Object(map) => {
+                visitor.visit_map(Entries { entries: named(map, fields).into_iter(), value: None, weak })
+            }
             _ => self.wrong(&visitor),
         }
     }
@@ -334,22 +285,12 @@ impl<'de> EnumAccess<'de> for Reader {
         let weak = self.weak;
         match self.value {
             Value::Object(map) => match map.into_iter().next() {
-                Some((name, value)) => Ok((
-                    seed.deserialize(Reader {
-                        value: Value::String(name),
-                        weak,
-                    })?,
-                    Reader { value, weak },
-                )),
+                Some((name, value)) => {
+                    Ok((seed.deserialize(Reader { value: Value::String(name), weak })?, Reader { value, weak }))
+                }
                 None => Err(de::Error::custom("expected a variant")),
             },
-            other => Ok((
-                seed.deserialize(Reader { value: other, weak })?,
-                Reader {
-                    value: Value::Null,
-                    weak,
-                },
-            )),
+            other => Ok((seed.deserialize(Reader { value: other, weak })?, Reader { value: Value::Null, weak })),
         }
     }
 }
@@ -366,11 +307,7 @@ impl<'de> VariantAccess<'de> for Reader {
     fn tuple_variant<V: Visitor<'de>>(self, _: usize, visitor: V) -> Result<V::Value, BadJson> {
         de::Deserializer::deserialize_seq(self, visitor)
     }
-    fn struct_variant<V: Visitor<'de>>(
-        self,
-        fields: &'static [&'static str],
-        visitor: V,
-    ) -> Result<V::Value, BadJson> {
+    fn struct_variant<V: Visitor<'de>>(self, fields: &'static [&'static str], visitor: V) -> Result<V::Value, BadJson> {
         de::Deserializer::deserialize_struct(self, "", fields, visitor)
     }
 }
@@ -383,15 +320,9 @@ struct Items {
 impl<'de> SeqAccess<'de> for Items {
     type Error = BadJson;
 
-    fn next_element_seed<S: DeserializeSeed<'de>>(
-        &mut self,
-        seed: S,
-    ) -> Result<Option<S::Value>, BadJson> {
+    fn next_element_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<Option<S::Value>, BadJson> {
         let weak = self.weak;
-        self.items
-            .next()
-            .map(|value| seed.deserialize(Reader { value, weak }))
-            .transpose()
+        self.items.next().map(|value| seed.deserialize(Reader { value, weak })).transpose()
     }
 
     fn size_hint(&self) -> Option<usize> {
@@ -408,10 +339,7 @@ struct Entries {
 impl<'de> MapAccess<'de> for Entries {
     type Error = BadJson;
 
-    fn next_key_seed<S: DeserializeSeed<'de>>(
-        &mut self,
-        seed: S,
-    ) -> Result<Option<S::Value>, BadJson> {
+    fn next_key_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<Option<S::Value>, BadJson> {
         let Some((key, value)) = self.entries.next() else {
             return Ok(None);
         };
@@ -424,32 +352,19 @@ impl<'de> MapAccess<'de> for Entries {
         let Some((key, value)) = self.value.take() else {
             return Err(de::Error::custom("a value without a key"));
         };
-        seed.deserialize(Reader {
-            value,
-            weak: self.weak,
-        })
-        .map_err(|e| at(&key, e))
+        seed.deserialize(Reader { value, weak: self.weak }).map_err(|e| at(&key, e))
     }
 }
 
 /// Says where in the body the mistake is: `Check.Interval: …`.
 fn at(key: &str, error: BadJson) -> BadJson {
-    let joint = if error.reason.contains(": ") && !error.reason.starts_with("invalid") {
-        "."
-    } else {
-        ": "
-    };
-    BadJson {
-        reason: format!("{key}{joint}{}", error.reason),
-    }
+    let joint = if error.reason.contains(": ") && !error.reason.starts_with("invalid") { "." } else { ": " };
+    BadJson { reason: format!("{key}{joint}{}", error.reason) }
 }
 
 /// The entries of an object under the names of a struct's fields. `null` means "not given". Of two keys that mean the same
 /// field, the one that is written as the field is wins.
-fn named(
-    map: Map<String, Value>,
-    fields: &'static [&'static str],
-) -> Vec<(Cow<'static, str>, Value)> {
+fn named(map: Map<String, Value>, fields: &'static [&'static str]) -> Vec<(Cow<'static, str>, Value)> {
     let mut entries: Vec<(Cow<'static, str>, Value)> = Vec::with_capacity(map.len());
     let mut inexact: Vec<(&'static str, Value)> = Vec::new();
     for (key, value) in map {
@@ -478,9 +393,7 @@ fn same_key(a: &str, b: &str) -> bool {
 }
 
 fn plain(key: &str) -> impl Iterator<Item = u8> {
-    key.bytes()
-        .filter(|c| *c != b'_')
-        .map(|c| c.to_ascii_lowercase())
+    key.bytes().filter(|c| *c != b'_').map(|c| c.to_ascii_lowercase())
 }
 
 fn unexpected(value: &Value) -> de::Unexpected<'_> {

@@ -33,10 +33,7 @@ impl Query {
 
     /// The first value of a parameter.
     pub fn get(&self, key: &str) -> Option<&str> {
-        self.pairs
-            .iter()
-            .find(|(k, _)| k == key)
-            .map(|(_, v)| v.as_str())
+        self.pairs.iter().find(|(k, _)| k == key).map(|(_, v)| v.as_str())
     }
 
     /// The first value of a parameter that is neither absent nor empty.
@@ -46,10 +43,7 @@ impl Query {
 
     /// Every value of a parameter.
     pub fn all<'a>(&'a self, key: &str) -> impl Iterator<Item = &'a str> {
-        self.pairs
-            .iter()
-            .filter(move |(k, _)| k == key)
-            .map(|(_, v)| v.as_str())
+        self.pairs.iter().filter(move |(k, _)| k == key).map(|(_, v)| v.as_str())
     }
 
     /// Whether it is there, with or without a value.
@@ -59,15 +53,12 @@ impl Query {
 
     /// A number, or Consul's refusal in the form `Invalid <what>`.
     pub fn number(&self, key: &str, refusal: &str) -> Result<Option<u64>, Error> {
-        self.get(key)
-            .map(|text| text.parse().map_err(|_| Error::bad_request(refusal)))
-            .transpose()
+        self.get(key).map(|text| text.parse().map_err(|_| Error::bad_request(refusal))).transpose()
     }
 
     /// The datacenter to answer for; `datacenter` wins over `dc`.
     pub fn datacenter(&self) -> Option<&str> {
-        self.non_empty("datacenter")
-            .or_else(|| self.non_empty("dc"))
+        self.non_empty("datacenter").or_else(|| self.non_empty("dc"))
     }
 }
 
@@ -185,14 +176,8 @@ impl CacheControl {
 
 /// Refuses tenancy headers other than `default`. (Consul OSS: `parseEntMeta`.)
 pub fn refuse_tenancy_headers(headers: &HeaderMap) -> Result<(), Error> {
-    for (name, feature) in [
-        ("X-Consul-Namespace", "Namespaces are"),
-        ("X-Consul-Partition", "Partitions are"),
-    ] {
-        if headers
-            .get(name)
-            .is_some_and(|value| !value.is_empty() && value != "default")
-        {
+    for (name, feature) in [("X-Consul-Namespace", "Namespaces are"), ("X-Consul-Partition", "Partitions are")] {
+        if headers.get(name).is_some_and(|value| !value.is_empty() && value != "default") {
             return Err(Error::bad_request(format!(
                 "Invalid header: \"{name}\" - {feature} a Consul Enterprise feature"
             )));
@@ -216,33 +201,22 @@ fn parse_wait(query: &Query) -> Result<Duration, Error> {
     let Some(text) = query.non_empty("wait") else {
         return Ok(WAIT_DEFAULT);
     };
-    let wait: GoDuration = text
-        .parse()
-        .map_err(|_| Error::bad_request("Invalid wait time"))?;
+    let wait: GoDuration = text.parse().map_err(|_| Error::bad_request("Invalid wait time"))?;
     // Consul reads 0 as "not said".
-    Ok(if wait.is_zero() {
-        WAIT_DEFAULT
-    } else {
-        wait.0.min(WAIT_MAX)
-    })
+    Ok(if wait.is_zero() { WAIT_DEFAULT } else { wait.0.min(WAIT_MAX) })
 }
 
 fn parse_max_stale(query: &Query) -> Result<Option<Duration>, Error> {
     let Some(text) = query.non_empty("max_stale") else {
         return Ok(None);
     };
-    let max: GoDuration = text
-        .parse()
-        .map_err(|_| Error::bad_request(format!("Invalid max_stale value {text:?}")))?;
+    let max: GoDuration = text.parse().map_err(|_| Error::bad_request(format!("Invalid max_stale value {text:?}")))?;
     Ok(Some(max.0))
 }
 
 fn parse_consistency(query: &Query, max_stale: Option<Duration>) -> Result<Consistency, Error> {
-    let conflict = |with: &str| {
-        Error::bad_request(format!(
-            "Cannot specify ?{with} with ?consistent, conflicting semantics."
-        ))
-    };
+    let conflict =
+        |with: &str| Error::bad_request(format!("Cannot specify ?{with} with ?consistent, conflicting semantics."));
     let stale = query.has("stale") || max_stale.is_some_and(|max| !max.is_zero());
     match (stale, query.has("consistent")) {
         (true, true) => Err(conflict("stale")),
@@ -258,9 +232,7 @@ fn parse_passing(query: &Query) -> Result<bool, Error> {
     match query.get("passing") {
         None => Ok(false),
         Some("") => Ok(true),
-        Some(text) => {
-            parse_bool(text).ok_or_else(|| Error::bad_request("Invalid value for ?passing"))
-        }
+        Some(text) => parse_bool(text).ok_or_else(|| Error::bad_request("Invalid value for ?passing")),
     }
 }
 
@@ -282,9 +254,7 @@ fn decode(text: &str) -> String {
     if !text.contains(['%', '+']) {
         return text.to_string();
     }
-    percent_decode_str(&text.replace('+', " "))
-        .decode_utf8_lossy()
-        .into_owned()
+    percent_decode_str(&text.replace('+', " ")).decode_utf8_lossy().into_owned()
 }
 
 #[cfg(test)]
@@ -312,36 +282,17 @@ mod tests {
             ("index=-1", "Invalid index"),
             ("index=1&wait=x", "Invalid wait time"),
             ("wait=10", "Invalid wait time"),
-            (
-                "stale&consistent",
-                "Cannot specify ?stale with ?consistent, conflicting semantics.",
-            ),
-            (
-                "max_stale=1s&consistent",
-                "Cannot specify ?stale with ?consistent, conflicting semantics.",
-            ),
-            (
-                "cached&consistent",
-                "Cannot specify ?cached with ?consistent, conflicting semantics.",
-            ),
+            ("stale&consistent", "Cannot specify ?stale with ?consistent, conflicting semantics."),
+            ("max_stale=1s&consistent", "Cannot specify ?stale with ?consistent, conflicting semantics."),
+            ("cached&consistent", "Cannot specify ?cached with ?consistent, conflicting semantics."),
             ("max_stale=x", "Invalid max_stale value \"x\""),
             ("passing=maybe", "Invalid value for ?passing"),
-            (
-                "ns=a",
-                "Invalid query parameter: \"ns\" - Namespaces are a Consul Enterprise feature",
-            ),
-            (
-                "partition=a",
-                "Invalid query parameter: \"partition\" - Partitions are a Consul Enterprise feature",
-            ),
+            ("ns=a", "Invalid query parameter: \"ns\" - Namespaces are a Consul Enterprise feature"),
+            ("partition=a", "Invalid query parameter: \"partition\" - Partitions are a Consul Enterprise feature"),
         ];
         for (text, refusal) in cases {
             let error = options(text).expect_err(text);
-            assert_eq!(
-                (error.status.as_u16(), error.text.as_str()),
-                (400, refusal),
-                "{text}"
-            );
+            assert_eq!((error.status.as_u16(), error.text.as_str()), (400, refusal), "{text}");
         }
     }
 
@@ -349,52 +300,25 @@ mod tests {
     fn options_are_read() {
         let all = options("index=7&wait=10s&stale&dc=dc2&filter=a%20%3D%3D%20b&near=_agent&node-meta=k:v&node-meta=x&tag=a&tag=b&passing&pretty")
             .expect("good");
-        assert_eq!(
-            (all.index, all.wait, all.consistency),
-            (7, Duration::from_secs(10), Consistency::Stale)
-        );
+        assert_eq!((all.index, all.wait, all.consistency), (7, Duration::from_secs(10), Consistency::Stale));
         assert_eq!(all.dc.as_deref(), Some("dc2"));
         assert_eq!(all.filter.as_deref(), Some("a == b"));
-        assert_eq!(
-            all.node_meta,
-            [("k".into(), "v".into()), ("x".into(), String::new())]
-        );
+        assert_eq!(all.node_meta, [("k".into(), "v".into()), ("x".into(), String::new())]);
         assert_eq!(all.tags, ["a", "b"]);
         assert!(all.passing && all.pretty && all.is_blocking() && !all.cached);
     }
 
     #[test]
     fn defaults_and_caps() {
-        for (text, wait_s) in [
-            ("", 300),
-            ("wait=0s", 300),
-            ("wait=1h", 600),
-            ("wait=1m", 60),
-            ("wait=", 300),
-        ] {
+        for (text, wait_s) in [("", 300), ("wait=0s", 300), ("wait=1h", 600), ("wait=1m", 60), ("wait=", 300)] {
             assert_eq!(options(text).expect(text).wait.as_secs(), wait_s, "{text}");
         }
-        assert_eq!(
-            options("ns=default&partition=")
-                .expect("default tenancy")
-                .consistency,
-            Consistency::Default
-        );
-        assert_eq!(
-            options("max_stale=0s").expect("none").consistency,
-            Consistency::Default
-        );
-        assert_eq!(
-            options("datacenter=b&dc=a").expect("both").dc.as_deref(),
-            Some("b")
-        );
-        for (text, passing) in [
-            ("passing", true),
-            ("passing=", true),
-            ("passing=1", true),
-            ("passing=false", false),
-            ("", false),
-        ] {
+        assert_eq!(options("ns=default&partition=").expect("default tenancy").consistency, Consistency::Default);
+        assert_eq!(options("max_stale=0s").expect("none").consistency, Consistency::Default);
+        assert_eq!(options("datacenter=b&dc=a").expect("both").dc.as_deref(), Some("b"));
+        for (text, passing) in
+            [("passing", true), ("passing=", true), ("passing=1", true), ("passing=false", false), ("", false)]
+        {
             assert_eq!(options(text).expect(text).passing, passing, "{text}");
         }
     }
@@ -403,21 +327,12 @@ mod tests {
     fn cache_control_is_read_from_headers() {
         let mut headers = HeaderMap::new();
         assert_eq!(CacheControl::parse(&headers), Ok(CacheControl::default()));
-        headers.insert(
-            "cache-control",
-            HeaderValue::from_static("max-age=30, must-revalidate, stale-if-error=60, other"),
-        );
-        let control = CacheControl {
-            max_age_s: Some(30),
-            stale_if_error_s: Some(60),
-            must_revalidate: true,
-        };
+        headers
+            .insert("cache-control", HeaderValue::from_static("max-age=30, must-revalidate, stale-if-error=60, other"));
+        let control = CacheControl { max_age_s: Some(30), stale_if_error_s: Some(60), must_revalidate: true };
         assert_eq!(CacheControl::parse(&headers), Ok(control));
         headers.insert("cache-control", HeaderValue::from_static("max-age=x"));
-        assert_eq!(
-            CacheControl::parse(&headers).expect_err("refused").text,
-            "Invalid Cache-Control header."
-        );
+        assert_eq!(CacheControl::parse(&headers).expect_err("refused").text, "Invalid Cache-Control header.");
     }
 
     #[test]
@@ -426,11 +341,7 @@ mod tests {
         headers.insert("x-consul-namespace", HeaderValue::from_static("default"));
         assert_eq!(refuse_tenancy_headers(&headers), Ok(()));
         headers.insert("x-consul-namespace", HeaderValue::from_static("a"));
-        let refusal =
-            "Invalid header: \"X-Consul-Namespace\" - Namespaces are a Consul Enterprise feature";
-        assert_eq!(
-            refuse_tenancy_headers(&headers).expect_err("refused").text,
-            refusal
-        );
+        let refusal = "Invalid header: \"X-Consul-Namespace\" - Namespaces are a Consul Enterprise feature";
+        assert_eq!(refuse_tenancy_headers(&headers).expect_err("refused").text, refusal);
     }
 }

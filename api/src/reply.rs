@@ -33,11 +33,7 @@ pub struct Indexed<T> {
 impl<T> Indexed<T> {
     /// A noun with its indexes.
     pub fn new(noun: T, create_index: Index, modify_index: Index) -> Self {
-        Indexed {
-            noun,
-            create_index,
-            modify_index,
-        }
+        Indexed { noun, create_index, modify_index }
     }
 }
 
@@ -108,12 +104,7 @@ pub struct CatalogService<'a> {
 
 impl<'a> CatalogService<'a> {
     /// The row of an instance; the indexes are the instance's.
-    pub fn new(
-        node: &'a Node,
-        service: &'a ServiceInstance,
-        create_index: Index,
-        modify_index: Index,
-    ) -> Self {
+    pub fn new(node: &'a Node, service: &'a ServiceInstance, create_index: Index, modify_index: Index) -> Self {
         CatalogService {
             id: &node.id,
             node: &node.name,
@@ -155,11 +146,9 @@ pub struct ServiceEntry<N, S, C> {
 }
 
 /// A row of `/v1/health/service/:name` as it is written.
-pub type ServiceEntryRef<'a> =
-    ServiceEntry<Indexed<&'a Node>, Indexed<&'a ServiceInstance>, Vec<Indexed<&'a Check>>>;
+pub type ServiceEntryRef<'a> = ServiceEntry<Indexed<&'a Node>, Indexed<&'a ServiceInstance>, Vec<Indexed<&'a Check>>>;
 /// A row of `/v1/health/service/:name` as it is read.
-pub type ServiceEntryOwned =
-    ServiceEntry<Indexed<Node>, Indexed<ServiceInstance>, Vec<Indexed<Check>>>;
+pub type ServiceEntryOwned = ServiceEntry<Indexed<Node>, Indexed<ServiceInstance>, Vec<Indexed<Check>>>;
 
 /// `/v1/catalog/node/:node`: a node and its instances by id.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -336,13 +325,7 @@ impl TryFrom<u8> for MemberStatus {
 
 impl Member {
     /// A member with the protocol versions of Consul 1.16.
-    pub fn new(
-        name: &str,
-        addr: &str,
-        port: u16,
-        tags: BTreeMap<String, String>,
-        status: MemberStatus,
-    ) -> Self {
+    pub fn new(name: &str, addr: &str, port: u16, tags: BTreeMap<String, String>, status: MemberStatus) -> Self {
         let (name, addr) = (name.to_string(), addr.to_string());
         let versions = Member {
             protocol_min: 1,
@@ -353,14 +336,7 @@ impl Member {
             delegate_cur: 4,
             ..Member::default()
         };
-        Member {
-            name,
-            addr,
-            port,
-            tags,
-            status,
-            ..versions
-        }
+        Member { name, addr, port, tags, status, ..versions }
     }
 }
 

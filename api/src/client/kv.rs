@@ -51,42 +51,24 @@ impl Client {
 
     /// All entries whose keys begin so.
     pub async fn kv_list(&self, prefix: &str) -> Result<Vec<KvValue>, ClientError> {
-        Ok(self
-            .find(&path(prefix, "?recurse"))
-            .await?
-            .map_or_else(Vec::new, |reply| reply.value))
+        Ok(self.find(&path(prefix, "?recurse")).await?.map_or_else(Vec::new, |reply| reply.value))
     }
 
     /// The keys that begin so, up to the next separator if there is one.
     pub async fn kv_keys(&self, prefix: &str, separator: &str) -> Result<Vec<String>, ClientError> {
         let query = format!("?keys&separator={}", super::segment(separator));
-        Ok(self
-            .find(&path(prefix, &query))
-            .await?
-            .map_or_else(Vec::new, |reply| reply.value))
+        Ok(self.find(&path(prefix, &query)).await?.map_or_else(Vec::new, |reply| reply.value))
     }
 
     /// Writes an entry. False if `cas` did not match.
     pub async fn kv_put(&self, key: &str, value: Bytes, put: KvPut) -> Result<bool, ClientError> {
-        let cas = put
-            .cas
-            .map_or_else(String::new, |index| format!("&cas={index}"));
+        let cas = put.cas.map_or_else(String::new, |index| format!("&cas={index}"));
         let path = path(key, &format!("?flags={}{cas}", put.flags));
-        Ok(self
-            .send(Method::PUT, &path, value, TIMEOUT)
-            .await?
-            .successful()?
-            .json(&path)?
-            .value)
+        Ok(self.send(Method::PUT, &path, value, TIMEOUT).await?.successful()?.json(&path)?.value)
     }
 
     /// Removes an entry, or all that begin so. False if `cas` did not match.
-    pub async fn kv_delete(
-        &self,
-        key: &str,
-        recurse: bool,
-        cas: Option<Index>,
-    ) -> Result<bool, ClientError> {
+    pub async fn kv_delete(&self, key: &str, recurse: bool, cas: Option<Index>) -> Result<bool, ClientError> {
         let query = match (recurse, cas) {
             (true, _) => "?recurse".to_string(),
             (false, Some(index)) => format!("?cas={index}"),
@@ -103,8 +85,5 @@ fn path(key: &str, query: &str) -> String {
 
 fn from_base64<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Bytes, D::Error> {
     let text: Option<String> = Option::deserialize(deserializer)?;
-    STANDARD
-        .decode(text.unwrap_or_default())
-        .map(Bytes::from)
-        .map_err(de::Error::custom)
+    STANDARD.decode(text.unwrap_or_default()).map(Bytes::from).map_err(de::Error::custom)
 }

@@ -2,9 +2,7 @@
 
 use super::{CatalogServiceRow, Client, ClientError, segment};
 use crate::agent::{CheckRegistration, ServiceRegistration};
-use crate::reply::{
-    AgentSelf, Allowed, CaRoots, Indexed, Member, RaftConfiguration, ServiceEntryOwned,
-};
+use crate::reply::{AgentSelf, Allowed, CaRoots, Indexed, Member, RaftConfiguration, ServiceEntryOwned};
 use http::Method;
 use model::config_entry::ConfigEntry;
 use model::intention::Action;
@@ -24,50 +22,23 @@ impl Client {
     }
 
     /// All services with the tags that their instances have.
-    pub async fn services(
-        &self,
-        query: &str,
-    ) -> Result<BTreeMap<String, Vec<String>>, ClientError> {
-        Ok(self
-            .get(&format!("/v1/catalog/services{query}"))
-            .await?
-            .value)
+    pub async fn services(&self, query: &str) -> Result<BTreeMap<String, Vec<String>>, ClientError> {
+        Ok(self.get(&format!("/v1/catalog/services{query}")).await?.value)
     }
 
     /// The instances of a service.
-    pub async fn service(
-        &self,
-        name: &str,
-        query: &str,
-    ) -> Result<Vec<CatalogServiceRow>, ClientError> {
-        Ok(self
-            .get(&format!("/v1/catalog/service/{}{query}", segment(name)))
-            .await?
-            .value)
+    pub async fn service(&self, name: &str, query: &str) -> Result<Vec<CatalogServiceRow>, ClientError> {
+        Ok(self.get(&format!("/v1/catalog/service/{}{query}", segment(name))).await?.value)
     }
 
     /// The instances of a service with their nodes and checks.
-    pub async fn health_service(
-        &self,
-        name: &str,
-        query: &str,
-    ) -> Result<Vec<ServiceEntryOwned>, ClientError> {
-        Ok(self
-            .get(&format!("/v1/health/service/{}{query}", segment(name)))
-            .await?
-            .value)
+    pub async fn health_service(&self, name: &str, query: &str) -> Result<Vec<ServiceEntryOwned>, ClientError> {
+        Ok(self.get(&format!("/v1/health/service/{}{query}", segment(name))).await?.value)
     }
 
     /// The checks in a state (`any`, `passing`, `warning`, `critical`).
-    pub async fn health_state(
-        &self,
-        state: &str,
-        query: &str,
-    ) -> Result<Vec<Indexed<Check>>, ClientError> {
-        Ok(self
-            .get(&format!("/v1/health/state/{}{query}", segment(state)))
-            .await?
-            .value)
+    pub async fn health_state(&self, state: &str, query: &str) -> Result<Vec<Indexed<Check>>, ClientError> {
+        Ok(self.get(&format!("/v1/health/state/{}{query}", segment(state))).await?.value)
     }
 
     /// `ip:port` of the leader; empty if there is none.
@@ -85,14 +56,7 @@ impl Client {
 
     /// The nodes that the agent knows; with `wan`, the servers of all datacenters.
     pub async fn members(&self, wan: bool) -> Result<Vec<Member>, ClientError> {
-        Ok(self
-            .get(if wan {
-                "/v1/agent/members?wan=1"
-            } else {
-                "/v1/agent/members"
-            })
-            .await?
-            .value)
+        Ok(self.get(if wan { "/v1/agent/members?wan=1" } else { "/v1/agent/members" }).await?.value)
     }
 
     /// The agent's own instances by id.
@@ -106,64 +70,36 @@ impl Client {
     }
 
     /// Registers an instance with the agent.
-    pub async fn register_service(
-        &self,
-        registration: &ServiceRegistration,
-    ) -> Result<(), ClientError> {
-        self.put("/v1/agent/service/register", registration)
-            .await
-            .map(drop)
+    pub async fn register_service(&self, registration: &ServiceRegistration) -> Result<(), ClientError> {
+        self.put("/v1/agent/service/register", registration).await.map(drop)
     }
 
     /// Removes one of the agent's instances, by id.
     pub async fn deregister_service(&self, id: &str) -> Result<(), ClientError> {
-        self.put_empty(&format!("/v1/agent/service/deregister/{}", segment(id)))
-            .await
-            .map(drop)
+        self.put_empty(&format!("/v1/agent/service/deregister/{}", segment(id))).await.map(drop)
     }
 
     /// Registers a check with the agent.
-    pub async fn register_check(
-        &self,
-        registration: &CheckRegistration,
-    ) -> Result<(), ClientError> {
-        self.put("/v1/agent/check/register", registration)
-            .await
-            .map(drop)
+    pub async fn register_check(&self, registration: &CheckRegistration) -> Result<(), ClientError> {
+        self.put("/v1/agent/check/register", registration).await.map(drop)
     }
 
     /// Removes one of the agent's checks.
     pub async fn deregister_check(&self, id: &str) -> Result<(), ClientError> {
-        self.put_empty(&format!("/v1/agent/check/deregister/{}", segment(id)))
-            .await
-            .map(drop)
+        self.put_empty(&format!("/v1/agent/check/deregister/{}", segment(id))).await.map(drop)
     }
 
     /// Puts the node (no id) or one of its instances into maintenance, or out of it.
-    pub async fn maintenance(
-        &self,
-        service_id: Option<&str>,
-        enable: bool,
-        reason: &str,
-    ) -> Result<(), ClientError> {
-        let what = service_id.map_or_else(
-            || "maintenance".to_string(),
-            |id| format!("service/maintenance/{}", segment(id)),
-        );
-        self.put_empty(&format!(
-            "/v1/agent/{what}?enable={enable}&reason={}",
-            segment(reason)
-        ))
-        .await
-        .map(drop)
+    pub async fn maintenance(&self, service_id: Option<&str>, enable: bool, reason: &str) -> Result<(), ClientError> {
+        let what =
+            service_id.map_or_else(|| "maintenance".to_string(), |id| format!("service/maintenance/{}", segment(id)));
+        self.put_empty(&format!("/v1/agent/{what}?enable={enable}&reason={}", segment(reason))).await.map(drop)
     }
 
     /// Makes the agent join others.
     pub async fn join(&self, address: &str, wan: bool) -> Result<(), ClientError> {
         let wan = if wan { "?wan=1" } else { "" };
-        self.put_empty(&format!("/v1/agent/join/{}{wan}", segment(address)))
-            .await
-            .map(drop)
+        self.put_empty(&format!("/v1/agent/join/{}{wan}", segment(address))).await.map(drop)
     }
 
     /// Makes the agent say goodbye and stop.
@@ -174,9 +110,7 @@ impl Client {
     /// Removes a node that is gone.
     pub async fn force_leave(&self, node: &str, prune: bool) -> Result<(), ClientError> {
         let prune = if prune { "?prune=1" } else { "" };
-        self.put_empty(&format!("/v1/agent/force-leave/{}{prune}", segment(node)))
-            .await
-            .map(drop)
+        self.put_empty(&format!("/v1/agent/force-leave/{}{prune}", segment(node))).await.map(drop)
     }
 }
 
@@ -188,15 +122,8 @@ impl Client {
     }
 
     /// The intention of exactly this pair.
-    pub async fn intention(
-        &self,
-        source: &str,
-        destination: &str,
-    ) -> Result<Option<Indexed<Intention>>, ClientError> {
-        Ok(self
-            .find(&exact(source, destination))
-            .await?
-            .map(|reply| reply.value))
+    pub async fn intention(&self, source: &str, destination: &str) -> Result<Option<Indexed<Intention>>, ClientError> {
+        Ok(self.find(&exact(source, destination)).await?.map(|reply| reply.value))
     }
 
     /// Allows or denies a pair.
@@ -212,25 +139,14 @@ impl Client {
     }
 
     /// Removes the intention of a pair.
-    pub async fn delete_intention(
-        &self,
-        source: &str,
-        destination: &str,
-    ) -> Result<(), ClientError> {
+    pub async fn delete_intention(&self, source: &str, destination: &str) -> Result<(), ClientError> {
         self.delete(&exact(source, destination)).await.map(drop)
     }
 
     /// Whether one may call the other.
-    pub async fn check_intention(
-        &self,
-        source: &str,
-        destination: &str,
-    ) -> Result<bool, ClientError> {
-        let path = format!(
-            "/v1/connect/intentions/check?source={}&destination={}",
-            segment(source),
-            segment(destination)
-        );
+    pub async fn check_intention(&self, source: &str, destination: &str) -> Result<bool, ClientError> {
+        let path =
+            format!("/v1/connect/intentions/check?source={}&destination={}", segment(source), segment(destination));
         Ok(self.get::<Allowed>(&path).await?.value.allowed)
     }
 
@@ -247,30 +163,18 @@ impl Client {
 
     /// All config entries of a kind.
     pub async fn configs(&self, kind: &str) -> Result<Vec<ConfigEntry>, ClientError> {
-        Ok(self
-            .get(&format!("/v1/config/{}", segment(kind)))
-            .await?
-            .value)
+        Ok(self.get(&format!("/v1/config/{}", segment(kind))).await?.value)
     }
 
     /// Writes a config entry. False if `cas` did not match.
-    pub async fn put_config(
-        &self,
-        entry: &serde_json::Value,
-        cas: Option<u64>,
-    ) -> Result<bool, ClientError> {
-        let path = cas.map_or_else(
-            || "/v1/config".to_string(),
-            |index| format!("/v1/config?cas={index}"),
-        );
+    pub async fn put_config(&self, entry: &serde_json::Value, cas: Option<u64>) -> Result<bool, ClientError> {
+        let path = cas.map_or_else(|| "/v1/config".to_string(), |index| format!("/v1/config?cas={index}"));
         Ok(self.put(&path, entry).await?.json(&path)?.value)
     }
 
     /// Removes a config entry.
     pub async fn delete_config(&self, kind: &str, name: &str) -> Result<(), ClientError> {
-        self.delete(&format!("/v1/config/{}/{}", segment(kind), segment(name)))
-            .await
-            .map(drop)
+        self.delete(&format!("/v1/config/{}/{}", segment(kind), segment(name))).await.map(drop)
     }
 }
 
@@ -283,26 +187,17 @@ impl Client {
 
     /// Removes a member of Raft, by its id.
     pub async fn raft_remove_peer(&self, id: &str) -> Result<(), ClientError> {
-        self.delete(&format!("/v1/operator/raft/peer?id={}", segment(id)))
-            .await
-            .map(drop)
+        self.delete(&format!("/v1/operator/raft/peer?id={}", segment(id))).await.map(drop)
     }
 
     /// Lets another server lead; any if no id is given.
     pub async fn raft_transfer_leader(&self, id: Option<&str>) -> Result<(), ClientError> {
         let path = id.map_or_else(String::new, |id| format!("?id={}", segment(id)));
         let path = format!("/v1/operator/raft/transfer-leader{path}");
-        self.send(Method::POST, &path, bytes::Bytes::new(), super::TIMEOUT)
-            .await?
-            .successful()
-            .map(drop)
+        self.send(Method::POST, &path, bytes::Bytes::new(), super::TIMEOUT).await?.successful().map(drop)
     }
 }
 
 fn exact(source: &str, destination: &str) -> String {
-    format!(
-        "/v1/connect/intentions/exact?source={}&destination={}",
-        segment(source),
-        segment(destination)
-    )
+    format!("/v1/connect/intentions/exact?source={}&destination={}", segment(source), segment(destination))
 }

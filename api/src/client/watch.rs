@@ -24,21 +24,13 @@ pub struct Watch {
 impl Watch {
     /// Follows a path. `path` has the query, without `index` and `wait`, and is encoded.
     pub fn new(client: Client, path: &str) -> Self {
-        Watch {
-            client,
-            path: path.to_string(),
-            index: 0,
-        }
+        Watch { client, path: path.to_string(), index: 0 }
     }
 
     /// The next answer. Waits as long as it takes; after an error the same question can be asked again.
     pub async fn next<T: DeserializeOwned>(&mut self) -> Result<Reply<T>, ClientError> {
         loop {
-            let raw = self
-                .client
-                .send(Method::GET, &self.query(), Bytes::new(), WAIT + GRACE)
-                .await?
-                .successful()?;
+            let raw = self.client.send(Method::GET, &self.query(), Bytes::new(), WAIT + GRACE).await?.successful()?;
             let changed = self.index == 0 || raw.index != self.index;
             self.index = if raw.index < self.index { 0 } else { raw.index };
             if changed {
@@ -52,11 +44,6 @@ impl Watch {
             return self.path.clone();
         }
         let joint = if self.path.contains('?') { '&' } else { '?' };
-        format!(
-            "{}{joint}index={}&wait={}s",
-            self.path,
-            self.index,
-            WAIT.as_secs()
-        )
+        format!("{}{joint}index={}&wait={}s", self.path, self.index, WAIT.as_secs())
     }
 }

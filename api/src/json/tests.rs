@@ -10,19 +10,10 @@ use std::collections::BTreeMap;
 /// The text with keys of structs changed at random: case turned, underscores put in.
 fn scramble(value: Value, coins: &mut dyn FnMut() -> bool, maps: &[&str]) -> Value {
     match value {
-        Value::Array(items) => Value::Array(
-            items
-                .into_iter()
-                .map(|v| scramble(v, coins, maps))
-                .collect(),
-        ),
+        Value::Array(items) => Value::Array(items.into_iter().map(|v| scramble(v, coins, maps)).collect()),
         Value::Object(map) => {
             let entries = map.into_iter().map(|(key, value)| {
-                let value = if maps.contains(&key.as_str()) {
-                    value
-                } else {
-                    scramble(value, coins, maps)
-                };
+                let value = if maps.contains(&key.as_str()) { value } else { scramble(value, coins, maps) };
                 (scramble_key(&key, coins), value)
             });
             Value::Object(entries.collect())
@@ -37,11 +28,7 @@ fn scramble_key(key: &str, coins: &mut dyn FnMut() -> bool) -> String {
         if at > 0 && coins() && coins() {
             out.push('_');
         }
-        out.push(if coins() {
-            c.to_ascii_lowercase()
-        } else {
-            c.to_ascii_uppercase()
-        });
+        out.push(if coins() { c.to_ascii_lowercase() } else { c.to_ascii_uppercase() });
     }
     out
 }
@@ -57,16 +44,9 @@ fn reads_back<T: Serialize + DeserializeOwned + PartialEq + std::fmt::Debug>(nou
         state ^= state << 17;
         state & 1 == 1
     };
-    let text = scramble(
-        serde_json::to_value(noun).expect("writes"),
-        &mut coins,
-        &MAPS,
-    );
+    let text = scramble(serde_json::to_value(noun).expect("writes"), &mut coins, &MAPS);
     let bytes = serde_json::to_vec(&text).expect("writes");
-    assert_eq!(
-        &from_slice::<T>(&bytes).unwrap_or_else(|e| panic!("{e} in {text}")),
-        noun
-    );
+    assert_eq!(&from_slice::<T>(&bytes).unwrap_or_else(|e| panic!("{e} in {text}")), noun);
 }
 
 fn name() -> impl Strategy<Value = String> {
@@ -88,54 +68,34 @@ fn node() -> impl Strategy<Value = Node> {
 }
 
 fn instance() -> impl Strategy<Value = ServiceInstance> {
-    let config = proptest::collection::btree_map(
-        name(),
-        (0..9u8).prop_map(|n| serde_json::json!({"A_b": n})),
-        0..3,
-    );
-    (
-        name(),
-        name(),
-        any::<u16>(),
-        any::<bool>(),
-        labels(),
-        proptest::collection::vec(name(), 0..3),
-        config,
-    )
-        .prop_map(|(id, service, port, yes, meta, tags, config)| {
-            let mut instance = ServiceInstance {
-                id,
-                service,
-                port,
-                meta,
-                tags,
-                enable_tag_override: yes,
-                ..Default::default()
-            };
+    let config = proptest::collection::btree_map(name(), (0..9u8).prop_map(|n| serde_json::json!({"A_b": n})), 0..3);
+    (name(), name(), any::<u16>(), any::<bool>(), labels(), proptest::collection::vec(name(), 0..3), config).prop_map(
+        |(id, service, port, yes, meta, tags, config)| {
+            let mut instance =
+                ServiceInstance { id, service, port, meta, tags, enable_tag_override: yes, ..Default::default() };
             instance.proxy.config = config;
             instance.connect.native = yes;
             instance.weights.warning = port;
             instance
-        })
+        },
+    )
 }
 
 fn check() -> impl Strategy<Value = Check> {
-    (name(), name(), any::<u32>(), any::<bool>(), labels()).prop_map(
-        |(id, http, ms, yes, header)| Check {
-            check_id: id.clone(),
-            service_id: id,
-            definition: CheckDefinition {
-                http,
-                tls_skip_verify: yes,
-                grpc_use_tls: yes,
-                header: header.into_iter().map(|(k, v)| (k, vec![v])).collect(),
-                interval: GoDuration(std::time::Duration::from_millis(ms.into())),
-                deregister_critical_service_after: GoDuration::from_secs(ms.into()),
-                ..Default::default()
-            },
-            ..Check::default()
+    (name(), name(), any::<u32>(), any::<bool>(), labels()).prop_map(|(id, http, ms, yes, header)| Check {
+        check_id: id.clone(),
+        service_id: id,
+        definition: CheckDefinition {
+            http,
+            tls_skip_verify: yes,
+            grpc_use_tls: yes,
+            header: header.into_iter().map(|(k, v)| (k, vec![v])).collect(),
+            interval: GoDuration(std::time::Duration::from_millis(ms.into())),
+            deregister_critical_service_after: GoDuration::from_secs(ms.into()),
+            ..Default::default()
         },
-    )
+        ..Check::default()
+    })
 }
 
 proptest! {
@@ -162,26 +122,16 @@ fn null_means_not_given() {
         br#"{"ID": null, "Service": "web", "Tags": null, "Port": null, "Meta": null, "Weights": null, "Proxy": {"Upstreams": null}, "Locality": null}"#,
     )
     .expect("reads");
-    assert_eq!(
-        instance,
-        ServiceInstance {
-            service: "web".into(),
-            ..ServiceInstance::default()
-        }
-    );
+    assert_eq!(instance, ServiceInstance { service: "web".into(), ..ServiceInstance::default() });
     assert_eq!(from_slice::<Node>(b"null").expect("reads"), Node::default());
-    assert_eq!(
-        from_slice::<Vec<Node>>(b"[null]").expect("reads"),
-        [Node::default()]
-    );
+    assert_eq!(from_slice::<Vec<Node>>(b"[null]").expect("reads"), [Node::default()]);
     let meta: BTreeMap<String, String> = from_slice(br#"{"a": null}"#).expect("reads");
     assert_eq!(meta["a"], "");
 }
 
 #[test]
 fn the_exact_key_wins_and_unknown_keys_are_ignored() {
-    let node: Node = from_slice(br#"{"node": "a", "Node": "b", "NODE": "c", "Nope": {"x": [1]}}"#)
-        .expect("reads");
+    let node: Node = from_slice(br#"{"node": "a", "Node": "b", "NODE": "c", "Nope": {"x": [1]}}"#).expect("reads");
     assert_eq!(node.name, "b");
     let node: Node = from_slice(br#"{"NODE": "c", "node": "a"}"#).expect("reads");
     assert!(node.name == "a" || node.name == "c");
@@ -191,12 +141,8 @@ fn the_exact_key_wins_and_unknown_keys_are_ignored() {
 fn keys_of_maps_are_left_alone() {
     let node: Node = from_slice(br#"{"meta": {"Rack_No": "1", "rack_no": "2"}}"#).expect("reads");
     assert_eq!(node.meta.len(), 2);
-    let instance: ServiceInstance =
-        from_slice(br#"{"proxy": {"config": {"local_x": {"Y_z": 1}}}}"#).expect("reads");
-    assert_eq!(
-        instance.proxy.config["local_x"],
-        serde_json::json!({"Y_z": 1})
-    );
+    let instance: ServiceInstance = from_slice(br#"{"proxy": {"config": {"local_x": {"Y_z": 1}}}}"#).expect("reads");
+    assert_eq!(instance.proxy.config["local_x"], serde_json::json!({"Y_z": 1}));
 }
 
 #[test]
@@ -204,26 +150,14 @@ fn mistakes_say_where_they_are() {
     let cases: [(&[u8], &str); 7] = [
         (b"", "Request decode failed: EOF"),
         (b"  \n", "Request decode failed: EOF"),
-        (
-            b"{",
-            "Request decode failed: EOF while parsing an object at line 1 column 1",
-        ),
-        (
-            br#"{"Port": "80"}"#,
-            "Request decode failed: Port: invalid type: string \"80\", expected u16",
-        ),
-        (
-            br#"{"Port": 70000}"#,
-            "Request decode failed: Port: invalid value: integer `70000`, expected u16",
-        ),
+        (b"{", "Request decode failed: EOF while parsing an object at line 1 column 1"),
+        (br#"{"Port": "80"}"#, "Request decode failed: Port: invalid type: string \"80\", expected u16"),
+        (br#"{"Port": 70000}"#, "Request decode failed: Port: invalid value: integer `70000`, expected u16"),
         (
             br#"{"weights": {"passing": -1}}"#,
             "Request decode failed: Weights.Passing: invalid value: integer `-1`, expected u16",
         ),
-        (
-            b"[]",
-            "Request decode failed: invalid type: sequence, expected struct ServiceInstance",
-        ),
+        (b"[]", "Request decode failed: invalid type: sequence, expected struct ServiceInstance"),
     ];
     for (text, message) in cases {
         let error = from_slice::<ServiceInstance>(text).expect_err(message);
@@ -257,18 +191,10 @@ fn durations_are_text_or_nanoseconds() {
 fn config_entries_are_lenient() {
     let text = br#"{"name": 5, "max_inbound_connections": "7", "local_connect_timeout_ms": 8}"#;
     let entry: ServiceDefaults = from_slice_weak(text).expect("reads");
-    assert_eq!(
-        (
-            entry.name.as_str(),
-            entry.max_inbound_connections,
-            entry.local_connect_timeout_ms
-        ),
-        ("5", 7, 8)
-    );
+    assert_eq!((entry.name.as_str(), entry.max_inbound_connections, entry.local_connect_timeout_ms), ("5", 7, 8));
     assert!(from_slice::<ServiceDefaults>(text).is_err());
     let entry: ConfigEntry =
-        from_slice(br#"{"Kind": "service-defaults", "Name": "web", "Protocol": "http"}"#)
-            .expect("reads");
+        from_slice(br#"{"Kind": "service-defaults", "Name": "web", "Protocol": "http"}"#).expect("reads");
     assert_eq!(entry.name(), "web");
 }
 
@@ -280,20 +206,14 @@ fn enums_with_content_are_read() {
         Circle(u32),
         Line { from_x: u32 },
     }
-    let shapes: Vec<Shape> =
-        from_slice(br#"["Point", {"Circle": 3}, {"Line": {"FromX": 1}}]"#).expect("reads");
-    assert_eq!(
-        shapes,
-        [Shape::Point, Shape::Circle(3), Shape::Line { from_x: 1 }]
-    );
+    let shapes: Vec<Shape> = from_slice(br#"["Point", {"Circle": 3}, {"Line": {"FromX": 1}}]"#).expect("reads");
+    assert_eq!(shapes, [Shape::Point, Shape::Circle(3), Shape::Line { from_x: 1 }]);
     assert!(from_slice::<Shape>(br#"{"Circle": 1, "Point": 1}"#).is_err());
 }
 
 #[test]
 fn find_ignores_case_too() {
-    let Value::Object(object) = serde_json::json!({"kind": 1, "Name": 2, "name": 3}) else {
-        panic!("an object")
-    };
+    let Value::Object(object) = serde_json::json!({"kind": 1, "Name": 2, "name": 3}) else { panic!("an object") };
     assert_eq!(find(&object, "Kind"), Some(&Value::from(1)));
     assert_eq!(find(&object, "Name"), Some(&Value::from(2)));
     assert_eq!(find(&object, "None"), None);
@@ -303,8 +223,5 @@ fn find_ignores_case_too() {
 fn replies_are_written_compact_or_pretty() {
     let value = serde_json::json!({"a": [1]});
     assert_eq!(to_bytes(&value, false), "{\"a\":[1]}");
-    assert_eq!(
-        to_bytes(&value, true),
-        "{\n    \"a\": [\n        1\n    ]\n}\n"
-    );
+    assert_eq!(to_bytes(&value, true), "{\n    \"a\": [\n        1\n    ]\n}\n");
 }

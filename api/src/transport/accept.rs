@@ -1,9 +1,6 @@
 //! Taking connections: TLS handshakes on the side, limits, and who is at the other end.
 
-use super::{
-    CONNECT_TIMEOUT, CONNECTION_WINDOW_BYTES, HEADER_BYTES_MAX, KEEP_ALIVE_INTERVAL,
-    KEEP_ALIVE_TIMEOUT,
-};
+use super::{CONNECT_TIMEOUT, CONNECTION_WINDOW_BYTES, HEADER_BYTES_MAX, KEEP_ALIVE_INTERVAL, KEEP_ALIVE_TIMEOUT};
 use super::{STREAM_WINDOW_BYTES, STREAMS_PER_CONNECTION_MAX};
 use http::{Request, Response};
 use hyper::body::Incoming;
@@ -40,10 +37,7 @@ pub struct AcceptLimits {
 
 impl Default for AcceptLimits {
     fn default() -> Self {
-        AcceptLimits {
-            connections_max: 16_384,
-            connections_per_client_max: 1_024,
-        }
+        AcceptLimits { connections_max: 16_384, connections_per_client_max: 1_024 }
     }
 }
 
@@ -65,11 +59,7 @@ pub struct Acceptor {
 
 impl Acceptor {
     /// Takes connections from a listener. `tls` decides whom to trust.
-    pub fn new(
-        listener: TcpListener,
-        tls: Arc<rustls::ServerConfig>,
-        limits: AcceptLimits,
-    ) -> io::Result<Self> {
+    pub fn new(listener: TcpListener, tls: Arc<rustls::ServerConfig>, limits: AcceptLimits) -> io::Result<Self> {
         let address = listener.local_addr()?;
         let (sender, ready) = mpsc::channel(64);
         let gate = Gate {
@@ -79,11 +69,7 @@ impl Acceptor {
             per_client_max: limits.connections_per_client_max,
             ready: sender,
         };
-        Ok(Acceptor {
-            address,
-            ready,
-            accepting: tokio::spawn(gate.run(listener)),
-        })
+        Ok(Acceptor { address, ready, accepting: tokio::spawn(gate.run(listener)) })
     }
 
     /// Where it listens.
@@ -137,16 +123,9 @@ impl Gate {
         let (tls, ready) = (self.tls.clone(), self.ready.clone());
         tokio::spawn(async move {
             match timeout(CONNECT_TIMEOUT, handshake(tls, tcp, address)).await {
-                Ok(Ok((stream, peer))) => drop(
-                    ready
-                        .send(Connection {
-                            stream,
-                            peer,
-                            _permit: permit,
-                            _seat: seat,
-                        })
-                        .await,
-                ),
+                Ok(Ok((stream, peer))) => {
+                    drop(ready.send(Connection { stream, peer, _permit: permit, _seat: seat }).await)
+                }
                 Ok(Err(error)) => {
                     tracing::debug!(client = %address, %error, "TLS handshake refused");
                 }
@@ -164,17 +143,8 @@ async fn handshake(
     tcp.set_nodelay(true)?;
     let stream = tls.accept(tcp).await?;
     let certificates = stream.get_ref().1.peer_certificates().unwrap_or_default();
-    let certificates = certificates
-        .iter()
-        .map(|c| c.clone().into_owned())
-        .collect();
-    Ok((
-        Box::new(stream),
-        PeerInfo {
-            address,
-            certificates,
-        },
-    ))
+    let certificates = certificates.iter().map(|c| c.clone().into_owned()).collect();
+    Ok((Box::new(stream), PeerInfo { address, certificates }))
 }
 
 /// One client's place among those of its address.
@@ -191,10 +161,7 @@ impl Seat {
             return None;
         }
         *count += 1;
-        Some(Seat {
-            clients: clients.clone(),
-            ip,
-        })
+        Some(Seat { clients: clients.clone(), ip })
     }
 }
 
@@ -239,21 +206,13 @@ impl Connected for Connection {
 }
 
 impl AsyncRead for Connection {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_read(cx, buf)
     }
 }
 
 impl AsyncWrite for Connection {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.stream).poll_write(cx, buf)
     }
     fn poll_write_vectored(

@@ -2,8 +2,8 @@
 
 use super::stream::Stream;
 use super::{
-    CONNECT_TIMEOUT, CONNECTION_WINDOW_BYTES, HEADER_BYTES_MAX, KEEP_ALIVE_INTERVAL,
-    KEEP_ALIVE_TIMEOUT, STREAM_WINDOW_BYTES,
+    CONNECT_TIMEOUT, CONNECTION_WINDOW_BYTES, HEADER_BYTES_MAX, KEEP_ALIVE_INTERVAL, KEEP_ALIVE_TIMEOUT,
+    STREAM_WINDOW_BYTES,
 };
 use http::Uri;
 use hyper_util::rt::TokioIo;
@@ -58,41 +58,25 @@ pub enum ConnectError {
 ///
 /// The configuration says whom to trust; `server_name` is sent in the handshake (SNI). Requests have no deadline
 /// unless the caller gives one (`tonic::Request::set_timeout`, `tokio::time::timeout`): streams and long polls live long.
-pub fn connect(
-    address: &str,
-    tls: Arc<rustls::ClientConfig>,
-    server_name: &str,
-) -> Result<Channel, InvalidAddress> {
-    let invalid = |reason: &dyn std::fmt::Display| InvalidAddress {
-        address: address.to_string(),
-        reason: reason.to_string(),
-    };
+pub fn connect(address: &str, tls: Arc<rustls::ClientConfig>, server_name: &str) -> Result<Channel, InvalidAddress> {
+    let invalid =
+        |reason: &dyn std::fmt::Display| InvalidAddress { address: address.to_string(), reason: reason.to_string() };
     let name = ServerName::try_from(server_name.to_string()).map_err(|e| invalid(&e))?;
     let endpoint = endpoint("https", address)?;
     let tls = Some((TlsConnector::from(tls), name));
-    Ok(endpoint.connect_with_connector_lazy(Connector {
-        address: address.to_string(),
-        tls,
-    }))
+    Ok(endpoint.connect_with_connector_lazy(Connector { address: address.to_string(), tls }))
 }
 
 /// As [`connect`], without TLS: for the loopback interface only.
 pub fn connect_plain(address: &str) -> Result<Channel, InvalidAddress> {
     let endpoint = endpoint("http", address)?;
-    Ok(endpoint.connect_with_connector_lazy(Connector {
-        address: address.to_string(),
-        tls: None,
-    }))
+    Ok(endpoint.connect_with_connector_lazy(Connector { address: address.to_string(), tls: None }))
 }
 
 fn endpoint(scheme: &str, address: &str) -> Result<Endpoint, InvalidAddress> {
-    let invalid = |reason: &dyn std::fmt::Display| InvalidAddress {
-        address: address.to_string(),
-        reason: reason.to_string(),
-    };
-    let uri: Uri = format!("{scheme}://{address}")
-        .parse()
-        .map_err(|e| invalid(&e))?;
+    let invalid =
+        |reason: &dyn std::fmt::Display| InvalidAddress { address: address.to_string(), reason: reason.to_string() };
+    let uri: Uri = format!("{scheme}://{address}").parse().map_err(|e| invalid(&e))?;
     if uri.port_u16().is_none() || uri.path() != "/" {
         return Err(invalid(&"the port is missing"));
     }
@@ -130,24 +114,13 @@ impl tonic::codegen::Service<Uri> for Connector {
     }
 }
 
-async fn open(
-    address: &str,
-    tls: Option<(TlsConnector, ServerName<'static>)>,
-) -> Result<Stream, ConnectError> {
-    let refused = |source| ConnectError::Connect {
-        address: address.to_string(),
-        source,
-    };
+async fn open(address: &str, tls: Option<(TlsConnector, ServerName<'static>)>) -> Result<Stream, ConnectError> {
+    let refused = |source| ConnectError::Connect { address: address.to_string(), source };
     let tcp = TcpStream::connect(address).await.map_err(refused)?;
     tcp.set_nodelay(true).map_err(refused)?;
     let Some((connector, name)) = tls else {
         return Ok(Stream::new(tcp));
     };
     let handshake = connector.connect(name, tcp).await;
-    handshake
-        .map(Stream::new)
-        .map_err(|source| ConnectError::Handshake {
-            address: address.to_string(),
-            source,
-        })
+    handshake.map(Stream::new).map_err(|source| ConnectError::Handshake { address: address.to_string(), source })
 }

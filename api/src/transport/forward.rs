@@ -22,10 +22,7 @@ pub enum ForwardError {
 /// Sends a request over a channel and returns the answer, whose body (with gRPC's trailers) is streamed.
 ///
 /// The path, the query, the method, the body and the end-to-end headers go on unchanged. There is no deadline.
-pub async fn forward<B>(
-    channel: &Channel,
-    request: Request<B>,
-) -> Result<Response<Body>, ForwardError>
+pub async fn forward<B>(channel: &Channel, request: Request<B>) -> Result<Response<Body>, ForwardError>
 where
     B: HttpBody<Data = Bytes> + Send + 'static,
     B::Error: Into<BoxError>,
@@ -35,11 +32,7 @@ where
     ready.map_err(|e| ForwardError::Unsent(innermost(&e)))?;
     let answer = channel.call(over_http2(request)).await;
     answer.map_err(|e| {
-        if is_unsent(&e) {
-            ForwardError::Unsent(innermost(&e))
-        } else {
-            ForwardError::Broken(innermost(&e))
-        }
+        if is_unsent(&e) { ForwardError::Unsent(innermost(&e)) } else { ForwardError::Broken(innermost(&e)) }
     })
 }
 
@@ -48,11 +41,7 @@ where
 pub fn is_unsent(error: &(dyn StdError + 'static)) -> bool {
     let mut cause = Some(error);
     while let Some(error) = cause {
-        if error.is::<ConnectError>()
-            || error
-                .downcast_ref::<hyper::Error>()
-                .is_some_and(hyper::Error::is_canceled)
-        {
+        if error.is::<ConnectError>() || error.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_canceled) {
             return true;
         }
         cause = error.source();
@@ -67,11 +56,7 @@ where
     B::Error: Into<BoxError>,
 {
     let (mut head, body) = request.into_parts();
-    let path = head
-        .uri
-        .path_and_query()
-        .cloned()
-        .unwrap_or_else(|| PathAndQuery::from_static("/"));
+    let path = head.uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
     head.uri = Uri::from(path);
     head.version = Version::HTTP_2;
     strip_hop_headers(&mut head.headers);

@@ -18,11 +18,7 @@ pub struct Pool {
 impl Pool {
     /// A pool whose connections trust whom `tls` trusts and send `server_name` in the handshake.
     pub fn new(tls: Arc<rustls::ClientConfig>, server_name: &str) -> Self {
-        Pool {
-            tls,
-            server_name: server_name.into(),
-            channels: Arc::default(),
-        }
+        Pool { tls, server_name: server_name.into(), channels: Arc::default() }
     }
 
     /// The channel to `host:port`. It connects when it is first used.
@@ -47,9 +43,6 @@ impl Pool {
 
     /// Forgets one channel, so that the next caller gets a new connection.
     pub fn forget(&self, address: &str) {
-        self.channels
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .remove(address);
+        self.channels.lock().unwrap_or_else(PoisonError::into_inner).remove(address);
     }
 }

@@ -29,8 +29,7 @@ fn pki() -> Pki {
     let issuer = rcgen::Issuer::new(ca, ca_key);
     let leaf = || {
         let key = rcgen::KeyPair::generate().expect("a key");
-        let params =
-            rcgen::CertificateParams::new(vec!["server.test".to_string()]).expect("parameters");
+        let params = rcgen::CertificateParams::new(vec!["server.test".to_string()]).expect("parameters");
         let cert = params.signed_by(&key, &issuer).expect("a leaf");
         let key = PrivateKeyDer::try_from(key.serialize_der()).expect("a key");
         (vec![cert.der().clone()], key)
@@ -39,31 +38,20 @@ fn pki() -> Pki {
     roots.add(ca_cert.der().clone()).expect("a root");
     let roots = Arc::new(roots);
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let verifier = WebPkiClientVerifier::builder_with_provider(roots.clone(), provider.clone())
-        .build()
-        .expect("a verifier");
+    let verifier =
+        WebPkiClientVerifier::builder_with_provider(roots.clone(), provider.clone()).build().expect("a verifier");
     let (chain, key) = leaf();
-    let server = ServerConfig::builder_with_provider(provider.clone())
-        .with_protocol_versions(&[&rustls::version::TLS13]);
-    let mut server = server
-        .expect("TLS 1.3")
-        .with_client_cert_verifier(verifier)
-        .with_single_cert(chain, key)
-        .expect("a server");
+    let server =
+        ServerConfig::builder_with_provider(provider.clone()).with_protocol_versions(&[&rustls::version::TLS13]);
+    let mut server =
+        server.expect("TLS 1.3").with_client_cert_verifier(verifier).with_single_cert(chain, key).expect("a server");
     server.alpn_protocols = vec![b"h2".to_vec()];
     let (chain, key) = leaf();
-    let client = ClientConfig::builder_with_provider(provider)
-        .with_protocol_versions(&[&rustls::version::TLS13]);
-    let mut client = client
-        .expect("TLS 1.3")
-        .with_root_certificates(roots)
-        .with_client_auth_cert(chain, key)
-        .expect("a client");
+    let client = ClientConfig::builder_with_provider(provider).with_protocol_versions(&[&rustls::version::TLS13]);
+    let mut client =
+        client.expect("TLS 1.3").with_root_certificates(roots).with_client_auth_cert(chain, key).expect("a client");
     client.alpn_protocols = vec![b"h2".to_vec()];
-    Pki {
-        server: Arc::new(server),
-        client: Arc::new(client),
-    }
+    Pki { server: Arc::new(server), client: Arc::new(client) }
 }
 
 type Answer = Response<http_body_util::combinators::UnsyncBoxBody<Bytes, Infallible>>;
@@ -75,13 +63,8 @@ async fn echo(request: Request<Incoming>) -> Result<Answer, hyper::Error> {
     if head.uri.path() == "/trailers" {
         let mut trailers = HeaderMap::new();
         trailers.insert("grpc-status", HeaderValue::from_static("5"));
-        let frames = vec![
-            Ok(Frame::data(Bytes::from("x"))),
-            Ok(Frame::trailers(trailers)),
-        ];
-        return Ok(Response::new(
-            StreamBody::new(tokio_stream::iter(frames)).boxed_unsync(),
-        ));
+        let frames = vec![Ok(Frame::data(Bytes::from("x"))), Ok(Frame::trailers(trailers))];
+        return Ok(Response::new(StreamBody::new(tokio_stream::iter(frames)).boxed_unsync()));
     }
     let body = body.collect().await?.to_bytes();
     let text = format!(
@@ -112,11 +95,7 @@ impl tonic::codegen::Service<Request<Incoming>> for Echo {
     }
 }
 
-async fn listen(
-    at: &str,
-    pki: &Pki,
-    limits: AcceptLimits,
-) -> (SocketAddr, tokio::task::JoinHandle<()>) {
+async fn listen(at: &str, pki: &Pki, limits: AcceptLimits) -> (SocketAddr, tokio::task::JoinHandle<()>) {
     let listener = TcpListener::bind(at).await.expect("binds");
     let mut acceptor = Acceptor::new(listener, pki.server.clone(), limits).expect("accepts");
     let address = acceptor.local_addr();
@@ -130,19 +109,11 @@ async fn listen(
 }
 
 fn get(path: &str) -> Request<Full<Bytes>> {
-    Request::builder()
-        .uri(path)
-        .body(Full::default())
-        .expect("a request")
+    Request::builder().uri(path).body(Full::default()).expect("a request")
 }
 
 async fn text(answer: Result<Response<Body>, ForwardError>) -> String {
-    let body = answer
-        .expect("an answer")
-        .into_body()
-        .collect()
-        .await
-        .expect("a body");
+    let body = answer.expect("an answer").into_body().collect().await.expect("a body");
     String::from_utf8(body.to_bytes().to_vec()).expect("text")
 }
 
@@ -150,8 +121,7 @@ async fn text(answer: Result<Response<Body>, ForwardError>) -> String {
 async fn requests_go_on_as_they_came() {
     let pki = pki();
     let (address, _serving) = listen("127.0.0.1:0", &pki, AcceptLimits::default()).await;
-    let channel =
-        connect(&address.to_string(), pki.client.clone(), "server.test").expect("an address");
+    let channel = connect(&address.to_string(), pki.client.clone(), "server.test").expect("an address");
     let request = Request::builder()
         .method("PUT")
         .uri("http://elsewhere/v1/kv/a%20b?cas=1")
@@ -162,25 +132,16 @@ async fn requests_go_on_as_they_came() {
         .body(Full::new(Bytes::from("hello")))
         .expect("a request");
     let answer = text(forward(&channel, request).await).await;
-    assert_eq!(
-        answer,
-        "PUT /v1/kv/a%20b?cas=1 certs=1 host=None x=Some(\"t\") body=hello"
-    );
+    assert_eq!(answer, "PUT /v1/kv/a%20b?cas=1 certs=1 host=None x=Some(\"t\") body=hello");
 }
 
 #[tokio::test]
 async fn trailers_pass() {
     let pki = pki();
     let (address, _serving) = listen("127.0.0.1:0", &pki, AcceptLimits::default()).await;
-    let channel =
-        connect(&address.to_string(), pki.client.clone(), "server.test").expect("an address");
-    let body = forward(&channel, get("/trailers"))
-        .await
-        .expect("an answer")
-        .into_body()
-        .collect()
-        .await
-        .expect("a body");
+    let channel = connect(&address.to_string(), pki.client.clone(), "server.test").expect("an address");
+    let body =
+        forward(&channel, get("/trailers")).await.expect("an answer").into_body().collect().await.expect("a body");
     assert_eq!(body.trailers().expect("trailers")["grpc-status"], "5");
 }
 
@@ -188,60 +149,39 @@ async fn trailers_pass() {
 async fn a_channel_comes_back_after_its_server() {
     let pki = pki();
     let (address, serving) = listen("127.0.0.1:0", &pki, AcceptLimits::default()).await;
-    let channel =
-        connect(&address.to_string(), pki.client.clone(), "server.test").expect("an address");
+    let channel = connect(&address.to_string(), pki.client.clone(), "server.test").expect("an address");
     text(forward(&channel, get("/a")).await).await;
     serving.abort();
     drop(serving.await);
     let refused = |e: &ForwardError| matches!(e, ForwardError::Unsent(why) if why.contains("cannot connect to"));
     let mut attempts = 0;
-    while !forward(&channel, get("/b"))
-        .await
-        .is_err_and(|e| refused(&e))
-    {
+    while !forward(&channel, get("/b")).await.is_err_and(|e| refused(&e)) {
         attempts += 1;
         assert!(attempts < 100, "the loss was never noticed");
     }
     let (_, _serving) = listen(&address.to_string(), &pki, AcceptLimits::default()).await;
-    assert!(
-        text(forward(&channel, get("/c")).await)
-            .await
-            .starts_with("GET /c")
-    );
+    assert!(text(forward(&channel, get("/c")).await).await.starts_with("GET /c"));
 }
 
 #[tokio::test]
 async fn strangers_are_refused_on_both_sides() {
     let (pki, other) = (pki(), pki());
     let (address, _serving) = listen("127.0.0.1:0", &pki, AcceptLimits::default()).await;
-    let stranger =
-        connect(&address.to_string(), other.client.clone(), "server.test").expect("an address");
+    let stranger = connect(&address.to_string(), other.client.clone(), "server.test").expect("an address");
     let error = forward(&stranger, get("/")).await.expect_err("refused");
-    assert!(
-        matches!(&error, ForwardError::Unsent(reason) if reason.contains("TLS handshake with")),
-        "{error:?}"
-    );
-    let wrong_name =
-        connect(&address.to_string(), pki.client.clone(), "other.test").expect("an address");
-    assert!(matches!(
-        forward(&wrong_name, get("/")).await,
-        Err(ForwardError::Unsent(_))
-    ));
+    assert!(matches!(&error, ForwardError::Unsent(reason) if reason.contains("TLS handshake with")), "{error:?}");
+    let wrong_name = connect(&address.to_string(), pki.client.clone(), "other.test").expect("an address");
+    assert!(matches!(forward(&wrong_name, get("/")).await, Err(ForwardError::Unsent(_))));
 }
 
 #[tokio::test]
 async fn one_client_takes_only_its_share() {
     let pki = pki();
-    let limits = AcceptLimits {
-        connections_per_client_max: 1,
-        ..AcceptLimits::default()
-    };
+    let limits = AcceptLimits { connections_per_client_max: 1, ..AcceptLimits::default() };
     let (address, _serving) = listen("127.0.0.1:0", &pki, limits).await;
-    let first =
-        connect(&address.to_string(), pki.client.clone(), "server.test").expect("an address");
+    let first = connect(&address.to_string(), pki.client.clone(), "server.test").expect("an address");
     text(forward(&first, get("/")).await).await;
-    let second =
-        connect(&address.to_string(), pki.client.clone(), "server.test").expect("an address");
+    let second = connect(&address.to_string(), pki.client.clone(), "server.test").expect("an address");
     assert!(forward(&second, get("/")).await.is_err());
     drop(first);
     for _ in 0..500 {
@@ -257,62 +197,32 @@ async fn one_client_takes_only_its_share() {
 async fn a_client_that_says_nothing_delays_nobody() {
     let pki = pki();
     let (address, _serving) = listen("127.0.0.1:0", &pki, AcceptLimits::default()).await;
-    let _silent = tokio::net::TcpStream::connect(address)
-        .await
-        .expect("connects");
-    let channel =
-        connect(&address.to_string(), pki.client.clone(), "server.test").expect("an address");
+    let _silent = tokio::net::TcpStream::connect(address).await.expect("connects");
+    let channel = connect(&address.to_string(), pki.client.clone(), "server.test").expect("an address");
     text(forward(&channel, get("/")).await).await;
 }
 
 #[tokio::test]
 async fn a_pool_shares_and_forgets() {
     let pki = pki();
-    let (address, _serving) = listen(
-        "127.0.0.1:0",
-        &pki,
-        AcceptLimits {
-            connections_per_client_max: 1,
-            ..AcceptLimits::default()
-        },
-    )
-    .await;
+    let (address, _serving) =
+        listen("127.0.0.1:0", &pki, AcceptLimits { connections_per_client_max: 1, ..AcceptLimits::default() }).await;
     let pool = Pool::new(pki.client.clone(), "server.test");
     for _ in 0..3 {
-        text(
-            forward(
-                &pool.channel(&address.to_string()).expect("an address"),
-                get("/"),
-            )
-            .await,
-        )
-        .await;
+        text(forward(&pool.channel(&address.to_string()).expect("an address"), get("/")).await).await;
     }
     pool.retain(|kept| kept != address.to_string());
     pool.forget("never seen:1");
     assert!(pool.channel("no port").is_err());
-    assert!(
-        connect_plain("127.0.0.1")
-            .expect_err("no port")
-            .to_string()
-            .contains("write host:port")
-    );
+    assert!(connect_plain("127.0.0.1").expect_err("no port").to_string().contains("write host:port"));
 }
 
 #[tokio::test]
 async fn many_requests_share_one_connection() {
     let pki = pki();
-    let (address, _serving) = listen(
-        "127.0.0.1:0",
-        &pki,
-        AcceptLimits {
-            connections_per_client_max: 1,
-            ..AcceptLimits::default()
-        },
-    )
-    .await;
-    let channel =
-        connect(&address.to_string(), pki.client.clone(), "server.test").expect("an address");
+    let (address, _serving) =
+        listen("127.0.0.1:0", &pki, AcceptLimits { connections_per_client_max: 1, ..AcceptLimits::default() }).await;
+    let channel = connect(&address.to_string(), pki.client.clone(), "server.test").expect("an address");
     let mut asking = tokio::task::JoinSet::new();
     for i in 0..300 {
         let channel = channel.clone();
