@@ -93,7 +93,7 @@ fn run_proxy(args: &ProxyArgs, what: &str, source: impl Future<Output = Result<(
         };
         tokio::select! {
             ready = handle.ready() => ready.map_err(|e| Failure::Other(e.to_string()))?,
-            () = crate::signals::stop_asked() => return Ok(ExitCode::SUCCESS),
+            _ = crate::signals::stop_asked() => return Ok(ExitCode::SUCCESS),
         }
         tracing::info!("{what} of {name} serves at {}", addresses(&handle));
         crate::signals::stop_asked().await;

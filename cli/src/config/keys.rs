@@ -272,10 +272,7 @@ const KEYS: &[(&str, Use)] = &[
     ("service", Free),
     ("services", Free),
     ("session_ttl_min", Ignored(NOT_YET)),
-    (
-        "skip_leave_on_interrupt",
-        Ignored("an interrupt stops the agent without leaving"),
-    ),
+    ("skip_leave_on_interrupt", Used),
     ("start_join", Used),
     ("start_join_wan", Used),
     ("static_runtime", Ignored(ENTERPRISE)),

@@ -48,6 +48,7 @@ pub(crate) struct Settings {
     pub(crate) retry_join: Vec<String>,
     pub(crate) retry_join_wan: Vec<String>,
     pub(crate) server: bool,
+    pub(crate) skip_leave_on_interrupt: Option<bool>,
     #[serde(deserialize_with = "one_or_many")]
     pub(crate) service: Vec<Value>,
     pub(crate) services: Vec<Value>,
@@ -94,6 +95,7 @@ impl Default for Settings {
             retry_join: Vec::new(),
             retry_join_wan: Vec::new(),
             server: false,
+            skip_leave_on_interrupt: None,
             service: Vec::new(),
             services: Vec::new(),
             start_join: Vec::new(),

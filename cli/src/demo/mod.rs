@@ -75,7 +75,7 @@ async fn play(args: DemoArgs) -> Result<ExitCode, Failure> {
     let mut stage = steps::Stage::new(plan, &folder);
     let played = tokio::select! {
         played = stage.play() => played,
-        () = crate::signals::interrupted() => Err("interrupted".to_string()),
+        _ = crate::signals::interrupted() => Err("interrupted".to_string()),
     };
     if played.is_ok() && !args.check {
         stage.playground();
