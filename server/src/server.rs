@@ -108,6 +108,11 @@ impl Server {
         self.core.trust.identity()
     }
 
+    /// The same with its join certificate: what this node's agent needs to speak to its own server.
+    pub fn rpc_identity(&self) -> &RpcIdentity {
+        &self.core.trust.rpc
+    }
+
     /// How this server is now.
     pub fn status(&self) -> ServerStatus {
         ServerStatus {

@@ -1,0 +1,4 @@
+//! Tests of whole servers: one, three, and two datacenters, over real sockets.
+
+mod single;
+mod support;
