@@ -4,13 +4,9 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use openraft::error::{
-    Fatal, NetworkError, RPCError, RaftError, ReplicationClosed, StreamingError, Unreachable,
-};
+use openraft::error::{Fatal, NetworkError, RPCError, RaftError, ReplicationClosed, StreamingError, Unreachable};
 use openraft::network::{Backoff, RPCOption, RaftNetwork, RaftNetworkFactory};
-use openraft::raft::{
-    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, VoteRequest, VoteResponse,
-};
+use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, VoteRequest, VoteResponse};
 use openraft::{AnyError, OptionalSend};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -50,11 +46,7 @@ impl Network {
         let client = RaftClient::new(channel)
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
             .max_encoding_message_size(MESSAGE_BYTES_MAX);
-        Client {
-            to: to.id,
-            client,
-            snapshots: Arc::clone(&self.snapshots),
-        }
+        Client { to: to.id, client, snapshots: Arc::clone(&self.snapshots) }
     }
 }
 
@@ -62,10 +54,7 @@ impl RaftNetworkFactory<TypeConfig> for Network {
     type Network = Client;
 
     async fn new_client(&mut self, target: NodeId, node: &Member) -> Client {
-        self.client(&Member {
-            id: target,
-            ..node.clone()
-        })
+        self.client(&Member { id: target, ..node.clone() })
     }
 }
 
@@ -84,33 +73,21 @@ impl Client {
         Ok(())
     }
 
-    fn request<T: Serialize>(
-        &self,
-        body: &T,
-        deadline: Duration,
-    ) -> Result<tonic::Request<Envelope>, Status> {
+    fn request<T: Serialize>(&self, body: &T, deadline: Duration) -> Result<tonic::Request<Envelope>, Status> {
         let mut request = tonic::Request::new(pack(self.to, body)?);
         request.set_timeout(deadline);
         Ok(request)
     }
 
-    async fn send_snapshot(
-        &mut self,
-        vote: Vote,
-        file: &SnapshotFile,
-    ) -> Result<SnapshotResponse<NodeId>, Status> {
-        let open = self
-            .snapshots
-            .open_file(file)
-            .map_err(|e| Status::internal(e.to_string()))?;
+    async fn send_snapshot(&mut self, vote: Vote, file: &SnapshotFile) -> Result<SnapshotResponse<NodeId>, Status> {
+        let open = self.snapshots.open_file(file).map_err(|e| Status::internal(e.to_string()))?;
         let (pieces, sent) = mpsc::channel(PIECES_WAITING_MAX);
         // Nobody else holds the channel yet, so this cannot fail.
         let _ = pieces.send(pack(self.to, &vote)?).await;
         let (to, bytes) = (self.to, file.bytes);
         tokio::task::spawn_blocking(move || send_pieces(&*open, bytes, to, &pieces));
         let mut request = tonic::Request::new(ReceiverStream::new(sent));
-        let deadline =
-            SNAPSHOT_DEADLINE + Duration::from_secs(file.bytes / SNAPSHOT_BYTES_PER_SECOND_MIN);
+        let deadline = SNAPSHOT_DEADLINE + Duration::from_secs(file.bytes / SNAPSHOT_BYTES_PER_SECOND_MIN);
         request.set_timeout(deadline);
         answer(self.client.snapshot(request).await)
     }
@@ -140,20 +117,12 @@ impl RaftNetwork<TypeConfig> for Client {
         rpc: AppendEntriesRequest<TypeConfig>,
         option: RPCOption,
     ) -> Result<AppendEntriesResponse<NodeId>, RpcError> {
-        let request = self
-            .request(&rpc, option.hard_ttl())
-            .map_err(unreachable_now)?;
+        let request = self.request(&rpc, option.hard_ttl()).map_err(unreachable_now)?;
         answer(self.client.append(request).await).map_err(unreachable_now)
     }
 
-    async fn vote(
-        &mut self,
-        rpc: VoteRequest<NodeId>,
-        option: RPCOption,
-    ) -> Result<VoteResponse<NodeId>, RpcError> {
-        let request = self
-            .request(&rpc, option.hard_ttl())
-            .map_err(unreachable_now)?;
+    async fn vote(&mut self, rpc: VoteRequest<NodeId>, option: RPCOption) -> Result<VoteResponse<NodeId>, RpcError> {
+        let request = self.request(&rpc, option.hard_ttl()).map_err(unreachable_now)?;
         answer(self.client.vote(request).await).map_err(unreachable_now)
     }
 

@@ -56,9 +56,7 @@ impl Written {
     }
 
     pub(crate) fn get(&self) -> bool {
-        self.0
-            .as_ref()
-            .is_some_and(|flag| flag.load(Ordering::Acquire))
+        self.0.as_ref().is_some_and(|flag| flag.load(Ordering::Acquire))
     }
 }
 

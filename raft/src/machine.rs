@@ -12,8 +12,7 @@ use openraft::{AnyError, EntryPayload, OptionalSend};
 use tokio::sync::watch;
 
 use crate::consensus::{
-    Answers, CoreSnapshot, Entry, LogId, SnapshotMeta, StorageError, StorageIoError,
-    StoredMembership, TypeConfig,
+    Answers, CoreSnapshot, Entry, LogId, SnapshotMeta, StorageError, StorageIoError, StoredMembership, TypeConfig,
 };
 use crate::log::held;
 use crate::snapshot::{Head, SnapshotFile, Snapshots};
@@ -28,9 +27,7 @@ trait AnyMachine: Send + Sync {
 
 impl<S: StateMachine> AnyMachine for S {
     fn apply(&mut self, commands: &[Bytes]) -> Answers {
-        Answers {
-            answers: Some(Box::new(StateMachine::apply(self, commands))),
-        }
+        Answers { answers: Some(Box::new(StateMachine::apply(self, commands))) }
     }
 
     fn snapshot(&self) -> Box<dyn Snapshot> {
@@ -64,10 +61,7 @@ struct State {
 
 impl Machine {
     /// Brings the machine to the current snapshot, if there is one. Blocks.
-    pub(crate) fn open<S: StateMachine>(
-        machine: S,
-        snapshots: Arc<Snapshots>,
-    ) -> io::Result<Machine> {
+    pub(crate) fn open<S: StateMachine>(machine: S, snapshots: Arc<Snapshots>) -> io::Result<Machine> {
         let state = State {
             machine: Box::new(machine),
             last_applied: None,
@@ -116,9 +110,7 @@ impl Machine {
     }
 
     fn publish(&self, state: &State) {
-        self.shared
-            .applied
-            .send_replace(state.last_applied.map_or(0, |log_id| log_id.index));
+        self.shared.applied.send_replace(state.last_applied.map_or(0, |log_id| log_id.index));
     }
 }
 
@@ -130,12 +122,7 @@ impl State {
             EntryPayload::Normal(batch) => self.machine.apply(&batch.commands),
             EntryPayload::Membership(membership) => {
                 let stays = |id: &NodeId| membership.get_node(id).is_some();
-                let gone: Vec<NodeId> = self
-                    .membership
-                    .nodes()
-                    .map(|(id, _)| *id)
-                    .filter(|id| !stays(id))
-                    .collect();
+                let gone: Vec<NodeId> = self.membership.nodes().map(|(id, _)| *id).filter(|id| !stays(id)).collect();
                 self.former.extend(gone);
                 self.membership = StoredMembership::new(Some(entry.log_id), membership);
                 Answers::default()
@@ -166,9 +153,7 @@ impl RaftStateMachine<TypeConfig> for Machine {
                 state.apply(entry)
             })
             .collect();
-        self.shared
-            .bytes_since_snapshot
-            .fetch_add(bytes, Ordering::Relaxed);
+        self.shared.bytes_since_snapshot.fetch_add(bytes, Ordering::Relaxed);
         self.publish(&state);
         Ok(answers)
     }
@@ -194,22 +179,14 @@ impl RaftStateMachine<TypeConfig> for Machine {
         Ok(Box::default())
     }
 
-    async fn install_snapshot(
-        &mut self,
-        meta: &SnapshotMeta,
-        snapshot: Box<SnapshotFile>,
-    ) -> Result<(), StorageError> {
+    async fn install_snapshot(&mut self, meta: &SnapshotMeta, snapshot: Box<SnapshotFile>) -> Result<(), StorageError> {
         let machine = self.clone();
-        let restored = tokio::task::spawn_blocking(move || {
-            machine.restore(&machine.shared.snapshots.import(&snapshot)?)
-        })
-        .await;
+        let restored =
+            tokio::task::spawn_blocking(move || machine.restore(&machine.shared.snapshots.import(&snapshot)?)).await;
         restored
             .map_err(io::Error::other)
             .and_then(|done| done)
-            .map_err(|e| {
-                StorageIoError::read_snapshot(Some(meta.signature()), AnyError::new(&e)).into()
-            })
+            .map_err(|e| StorageIoError::read_snapshot(Some(meta.signature()), AnyError::new(&e)).into())
     }
 
     async fn get_current_snapshot(&mut self) -> Result<Option<CoreSnapshot>, StorageError> {
@@ -225,34 +202,20 @@ pub(crate) struct Builder {
 
 impl RaftSnapshotBuilder<TypeConfig> for Builder {
     async fn build_snapshot(&mut self) -> Result<CoreSnapshot, StorageError> {
-        let failed = |e: io::Error| {
-            StorageError::from(StorageIoError::write_snapshot(None, AnyError::new(&e)))
-        };
+        let failed = |e: io::Error| StorageError::from(StorageIoError::write_snapshot(None, AnyError::new(&e)));
         let Some((head, state)) = held(&self.captured).take() else {
-            return Err(failed(io::Error::other(
-                "a snapshot can be written out once",
-            )));
+            return Err(failed(io::Error::other("a snapshot can be written out once")));
         };
         let snapshots = Arc::clone(&self.snapshots);
         let written = tokio::task::spawn_blocking(move || snapshots.write(&head, state)).await;
-        let (head, file) = written
-            .map_err(io::Error::other)
-            .and_then(|written| written)
-            .map_err(failed)?;
-        Ok(CoreSnapshot {
-            meta: head.meta(),
-            snapshot: Box::new(file),
-        })
+        let (head, file) = written.map_err(io::Error::other).and_then(|written| written).map_err(failed)?;
+        Ok(CoreSnapshot { meta: head.meta(), snapshot: Box::new(file) })
     }
 }
 
 fn size(entry: &Entry) -> u64 {
     match &entry.payload {
-        EntryPayload::Normal(batch) => batch
-            .commands
-            .iter()
-            .map(|command| command.len() as u64)
-            .sum(),
+        EntryPayload::Normal(batch) => batch.commands.iter().map(|command| command.len() as u64).sum(),
         EntryPayload::Blank | EntryPayload::Membership(_) => 0,
     }
 }

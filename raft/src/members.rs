@@ -31,22 +31,12 @@ impl<S: StateMachine> Raft<S> {
         if !members.iter().any(|member| member.id == id) {
             return Err(MembershipError::NotAmongMembers { id });
         }
-        let members: BTreeMap<_, _> = members
-            .into_iter()
-            .map(|member| (member.id, member))
-            .collect();
-        self.core()
-            .initialize(members)
-            .await
-            .map_err(|error| match error {
-                RaftError::APIError(InitializeError::NotAllowed(_)) => {
-                    MembershipError::AlreadyBootstrapped
-                }
-                RaftError::APIError(InitializeError::NotInMembers(_)) => {
-                    MembershipError::NotAmongMembers { id }
-                }
-                RaftError::Fatal(_) => MembershipError::Stopped,
-            })
+        let members: BTreeMap<_, _> = members.into_iter().map(|member| (member.id, member)).collect();
+        self.core().initialize(members).await.map_err(|error| match error {
+            RaftError::APIError(InitializeError::NotAllowed(_)) => MembershipError::AlreadyBootstrapped,
+            RaftError::APIError(InitializeError::NotInMembers(_)) => MembershipError::NotAmongMembers { id },
+            RaftError::Fatal(_) => MembershipError::Stopped,
+        })
     }
 
     /// Adds a member that follows and does not vote; also renews the name or address of one that is there.
@@ -60,11 +50,7 @@ impl<S: StateMachine> Raft<S> {
         }
         let is_known = self.status().member(member.id).is_some();
         let nodes = BTreeMap::from([(member.id, member)]);
-        let change = if is_known {
-            ChangeMembers::SetNodes(nodes)
-        } else {
-            ChangeMembers::AddNodes(nodes)
-        };
+        let change = if is_known { ChangeMembers::SetNodes(nodes) } else { ChangeMembers::AddNodes(nodes) };
         self.change(change, true).await
     }
 
@@ -75,14 +61,11 @@ impl<S: StateMachine> Raft<S> {
     pub async fn promote(&self, id: NodeId) -> Result<(), MembershipError> {
         self.check_leader()?;
         let status = self.status();
-        status
-            .member(id)
-            .ok_or(MembershipError::UnknownMember { id })?;
+        status.member(id).ok_or(MembershipError::UnknownMember { id })?;
         if status.lag(id).is_none_or(|lag| lag > LAG_MAX) {
             return Err(MembershipError::Behind { id });
         }
-        self.change(ChangeMembers::AddVoterIds(BTreeSet::from([id])), true)
-            .await
+        self.change(ChangeMembers::AddVoterIds(BTreeSet::from([id])), true).await
     }
 
     /// Takes a voter's vote; it goes on following.
@@ -91,8 +74,7 @@ impl<S: StateMachine> Raft<S> {
     /// [`MembershipError::LastVoter`], [`MembershipError::UnknownMember`].
     pub async fn demote(&self, id: NodeId) -> Result<(), MembershipError> {
         self.check_removable(id)?;
-        self.change(ChangeMembers::RemoveVoters(BTreeSet::from([id])), true)
-            .await
+        self.change(ChangeMembers::RemoveVoters(BTreeSet::from([id])), true).await
     }
 
     /// Removes a member for good. A leader may remove itself: it leads until that is agreed on.
@@ -102,11 +84,7 @@ impl<S: StateMachine> Raft<S> {
     pub async fn remove(&self, id: NodeId) -> Result<(), MembershipError> {
         let is_voter = self.check_removable(id)?;
         let ids = BTreeSet::from([id]);
-        let change = if is_voter {
-            ChangeMembers::RemoveVoters(ids)
-        } else {
-            ChangeMembers::RemoveNodes(ids)
-        };
+        let change = if is_voter { ChangeMembers::RemoveVoters(ids) } else { ChangeMembers::RemoveNodes(ids) };
         self.change(change, false).await
     }
 
@@ -134,17 +112,12 @@ impl<S: StateMachine> Raft<S> {
             // The others do not vote for anybody until they have heard nothing of this leader for so long.
             tokio::time::sleep(lease + lease / 8).await;
             if self.status().lag(to.id) != Some(0) {
-                self.core()
-                    .trigger()
-                    .heartbeat()
-                    .await
-                    .map_err(|_stopped| MembershipError::Stopped)?;
+                self.core().trigger().heartbeat().await.map_err(|_stopped| MembershipError::Stopped)?;
                 continue;
             }
             // It may not answer, or not win: then it is asked again.
             let _ = client.elect(lease).await;
-            let won = leadership
-                .wait_for(|now| now.leader.as_ref().is_some_and(|leader| leader.id == to.id));
+            let won = leadership.wait_for(|now| now.leader.as_ref().is_some_and(|leader| leader.id == to.id));
             if tokio::time::timeout(lease, won).await.is_ok() {
                 return Ok(());
             }
@@ -156,22 +129,14 @@ impl<S: StateMachine> Raft<S> {
     }
 
     fn check_leader(&self) -> Result<(), MembershipError> {
-        if self.is_leader() {
-            Ok(())
-        } else {
-            Err(MembershipError::NotLeader {
-                leader: self.leader(),
-            })
-        }
+        if self.is_leader() { Ok(()) } else { Err(MembershipError::NotLeader { leader: self.leader() }) }
     }
 
     /// Whether it is a voter that may go, or a learner.
     fn check_removable(&self, id: NodeId) -> Result<bool, MembershipError> {
         self.check_leader()?;
         let status = self.status();
-        status
-            .member(id)
-            .ok_or(MembershipError::UnknownMember { id })?;
+        status.member(id).ok_or(MembershipError::UnknownMember { id })?;
         let is_voter = status.voters.iter().any(|voter| voter.id == id);
         if is_voter && status.voters.len() == 1 {
             return Err(MembershipError::LastVoter);
@@ -179,20 +144,9 @@ impl<S: StateMachine> Raft<S> {
         Ok(is_voter)
     }
 
-    async fn change(
-        &self,
-        change: ChangeMembers<NodeId, Member>,
-        retain: bool,
-    ) -> Result<(), MembershipError> {
-        match tokio::time::timeout(
-            CHANGE_TIMEOUT,
-            self.core().change_membership(change, retain),
-        )
-        .await
-        {
-            Ok(outcome) => outcome
-                .map(|_: ClientWriteResponse<TypeConfig>| ())
-                .map_err(refusal),
+    async fn change(&self, change: ChangeMembers<NodeId, Member>, retain: bool) -> Result<(), MembershipError> {
+        match tokio::time::timeout(CHANGE_TIMEOUT, self.core().change_membership(change, retain)).await {
+            Ok(outcome) => outcome.map(|_: ClientWriteResponse<TypeConfig>| ()).map_err(refusal),
             Err(_elapsed) => Err(MembershipError::Unknown),
         }
     }
@@ -201,10 +155,7 @@ impl<S: StateMachine> Raft<S> {
 impl Status {
     /// The member of that id.
     pub fn member(&self, id: NodeId) -> Option<&Member> {
-        self.voters
-            .iter()
-            .chain(&self.learners)
-            .find(|member| member.id == id)
+        self.voters.iter().chain(&self.learners).find(|member| member.id == id)
     }
 
     /// How many entries a member is behind the leader, as the leader knows.
@@ -220,9 +171,7 @@ fn pick_successor(status: &Status, to: Option<NodeId>) -> Result<Member, Members
         Some(id) => others().find(|voter| voter.id == id),
         None => others().min_by_key(|voter| status.lag(voter.id).unwrap_or(u64::MAX)),
     };
-    picked.cloned().ok_or(MembershipError::UnknownMember {
-        id: to.unwrap_or(status.id),
-    })
+    picked.cloned().ok_or(MembershipError::UnknownMember { id: to.unwrap_or(status.id) })
 }
 
 fn refusal(error: WriteError) -> MembershipError {
@@ -232,9 +181,7 @@ fn refusal(error: WriteError) -> MembershipError {
         RaftError::APIError(ClientWriteError::ChangeMembershipError(refused)) => match refused {
             ChangeMembershipError::InProgress(_) => MembershipError::Busy,
             ChangeMembershipError::EmptyMembership(_) => MembershipError::LastVoter,
-            ChangeMembershipError::LearnerNotFound(missing) => MembershipError::UnknownMember {
-                id: missing.node_id,
-            },
+            ChangeMembershipError::LearnerNotFound(missing) => MembershipError::UnknownMember { id: missing.node_id },
         },
         RaftError::Fatal(_) => MembershipError::Stopped,
     }

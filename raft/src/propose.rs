@@ -96,9 +96,7 @@ impl<R: Send + Sync + 'static> Proposer<R> {
             return Some(ProposeError::Stopped);
         }
         if !leadership.is_leader {
-            return Some(ProposeError::NotLeader {
-                leader: leadership.leader.clone(),
-            });
+            return Some(ProposeError::NotLeader { leader: leadership.leader.clone() });
         }
         self.log.is_disk_full().then_some(ProposeError::DiskFull)
     }
@@ -106,10 +104,7 @@ impl<R: Send + Sync + 'static> Proposer<R> {
     async fn propose(&mut self, commands: Arc<[Bytes]>, answers: Answers<R>) {
         let written = Written::watched();
         let core = self.core.clone();
-        let batch = Batch {
-            commands,
-            written: written.clone(),
-        };
+        let batch = Batch { commands, written: written.clone() };
         let mut outcome = Box::pin(async move { core.client_write(batch).await });
         let term = self.leadership.borrow().term;
         let mut leadership = self.leadership.clone();
@@ -149,12 +144,7 @@ fn deliver<R: Send + Sync + 'static>(outcome: Outcome, written: &Written, answer
         // leader, may stand in the log of a later one.
         Err(_error) if written.get() => refuse(answers, &ProposeError::Unknown),
         Err(RaftError::APIError(ClientWriteError::ForwardToLeader(forward))) => {
-            refuse(
-                answers,
-                &ProposeError::NotLeader {
-                    leader: forward.leader_node,
-                },
-            );
+            refuse(answers, &ProposeError::NotLeader { leader: forward.leader_node });
         }
         Err(RaftError::APIError(ClientWriteError::ChangeMembershipError(_))) => {
             refuse(answers, &ProposeError::Unknown);
@@ -170,5 +160,75 @@ fn responses<R: 'static>(answers: Option<Box<dyn Any + Send + Sync>>) -> Option<
 fn refuse<R>(answers: Answers<R>, error: &ProposeError) {
     for answer in answers {
         let _ = answer.send(Err(error.clone()));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use openraft::error::{Fatal, ForwardToLeader};
+    use openraft::{CommittedLeaderId, LogId};
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::consensus;
+
+    fn waiting(count: usize) -> (Answers<u64>, Vec<oneshot::Receiver<Result<u64, ProposeError>>>) {
+        (0..count).map(|_| oneshot::channel()).unzip()
+    }
+
+    #[expect(clippy::result_large_err, reason = "it is openraft's type")]
+    fn answered(responses: Vec<u64>) -> Outcome {
+        Ok(ClientWriteResponse {
+            log_id: LogId::new(CommittedLeaderId::new(1, 1), 1),
+            data: consensus::Answers { answers: Some(Box::new(responses)) },
+            membership: None,
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn each_proposer_gets_the_answer_at_its_place(responses in prop::collection::vec(any::<u64>(), 1..100), gone in any::<prop::sample::Index>()) {
+            let (answers, mut receivers) = waiting(responses.len());
+            // One that went away changes nothing for the others.
+            let gone = gone.index(responses.len());
+            receivers[gone].close();
+            deliver(answered(responses.clone()), &Written::watched(), answers);
+            for (at, (receiver, response)) in receivers.iter_mut().zip(responses).enumerate() {
+                if at != gone {
+                    prop_assert_eq!(receiver.try_recv().unwrap(), Ok(response));
+                }
+            }
+        }
+
+        #[test]
+        fn too_few_or_too_many_answers_are_given_to_nobody(count in 1usize..20, responses in prop::collection::vec(any::<u64>(), 0..20)) {
+            prop_assume!(count != responses.len());
+            let (answers, receivers) = waiting(count);
+            deliver(answered(responses), &Written::watched(), answers);
+            for mut receiver in receivers {
+                prop_assert_eq!(receiver.try_recv().unwrap(), Err(ProposeError::Unknown));
+            }
+        }
+    }
+
+    #[test]
+    fn a_failure_says_whether_the_command_can_have_an_effect() {
+        let forward = || RaftError::APIError(ClientWriteError::ForwardToLeader(ForwardToLeader::empty()));
+        let stopped = || RaftError::Fatal(Fatal::Stopped);
+        let cases = [
+            (forward(), false, ProposeError::NotLeader { leader: None }),
+            (forward(), true, ProposeError::Unknown),
+            (stopped(), false, ProposeError::Stopped),
+            (stopped(), true, ProposeError::Unknown),
+        ];
+        for (error, reached_the_log, expected) in cases {
+            let written = Written::watched();
+            if reached_the_log {
+                written.set();
+            }
+            let (answers, mut receivers) = waiting(1);
+            deliver(Err(error), &written, answers);
+            assert_eq!(receivers[0].try_recv().unwrap(), Err(expected));
+        }
     }
 }

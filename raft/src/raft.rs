@@ -5,19 +5,18 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use openraft::{ServerState, SnapshotPolicy};
-use store::Store;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::client::{Client, Network};
 use crate::consensus::Core;
 use crate::disk::{Disk, RealDisk};
-use crate::log::{Log, LogConfig, held};
+use crate::leadership::{contact_max, follow_leadership, role};
+use crate::log::{Log, held};
 use crate::machine::Machine;
 use crate::propose::{Proposal, Proposer};
 use crate::read::{Confirmer, Waiting};
 use crate::service::{LastContact, Service};
-use crate::snapshot::Snapshots;
+use crate::start::{Opened, core_config, open};
 use crate::types::{Config, Dial, Member, NodeId, StateMachine};
 use crate::wire::{MESSAGE_BYTES_MAX, RaftServer};
 use crate::{Leadership, ProposeError, ReadError, Role, StartError, Status};
@@ -50,9 +49,7 @@ struct Inner<S: StateMachine> {
 
 impl<S: StateMachine> Clone for Raft<S> {
     fn clone(&self) -> Self {
-        Raft {
-            inner: Arc::clone(&self.inner),
-        }
+        Raft { inner: Arc::clone(&self.inner) }
     }
 }
 
@@ -83,17 +80,9 @@ impl<S: StateMachine> Raft<S> {
         let settings = Arc::new(core_config(&config)?);
         let opening = config.clone();
         let opened = tokio::task::spawn_blocking(move || open(&disk, &opening, machine)).await;
-        let Opened {
-            id,
-            log,
-            snapshots,
-            machine,
-        } = opened.map_err(|e| StartError::Core(e.to_string()))??;
+        let Opened { id, log, snapshots, machine } = opened.map_err(|e| StartError::Core(e.to_string()))??;
 
-        let network = Network {
-            dial: Arc::new(dial),
-            snapshots: Arc::clone(&snapshots),
-        };
+        let network = Network { dial: Arc::new(dial), snapshots: Arc::clone(&snapshots) };
         let core = Core::new(id, settings, network.clone(), log.clone(), machine.clone());
         let core = core.await.map_err(|e| StartError::Core(e.to_string()))?;
         let last_contact = LastContact::default();
@@ -124,29 +113,10 @@ impl<S: StateMachine> Raft<S> {
         let (reads, asked) = mpsc::channel(READS_WAITING_MAX);
         let (paused, resumed) = watch::channel(false);
         let leadership = follow_leadership(&core, contact_max(&config));
-        let proposer = Proposer::new(
-            &config,
-            core.clone(),
-            log.clone(),
-            proposed,
-            leadership.clone(),
-            resumed.clone(),
-        );
+        let proposer = Proposer::new(&config, core.clone(), log.clone(), proposed, leadership.clone(), resumed.clone());
         tokio::spawn(proposer.run());
-        tokio::spawn(
-            Confirmer {
-                core: core.clone(),
-                inbox: asked,
-                paused: resumed,
-            }
-            .run(),
-        );
-        tokio::spawn(snapshot_by_size(
-            core.clone(),
-            machine.clone(),
-            leadership.clone(),
-            config.snapshot_every_bytes,
-        ));
+        tokio::spawn(Confirmer { core: core.clone(), inbox: asked, paused: resumed }.run());
+        tokio::spawn(snapshot_by_size(core.clone(), machine.clone(), leadership.clone(), config.snapshot_every_bytes));
         let applied = machine.applied();
         let inner = Inner {
             id,
@@ -163,9 +133,7 @@ impl<S: StateMachine> Raft<S> {
             last_contact,
             machine_type: PhantomData,
         };
-        Raft {
-            inner: Arc::new(inner),
-        }
+        Raft { inner: Arc::new(inner) }
     }
 
     /// This member's number.
@@ -176,11 +144,7 @@ impl<S: StateMachine> Raft<S> {
     /// This member, as the others should know it.
     pub fn member(&self) -> Member {
         let config = &self.inner.config;
-        Member {
-            id: self.inner.id,
-            name: config.name.clone(),
-            address: config.address.clone(),
-        }
+        Member { id: self.inner.id, name: config.name.clone(), address: config.address.clone() }
     }
 
     /// Whether this member is part of a cluster, or of one that was.
@@ -188,11 +152,7 @@ impl<S: StateMachine> Raft<S> {
     /// # Errors
     /// [`ReadError::Stopped`].
     pub async fn is_initialized(&self) -> Result<bool, ReadError> {
-        self.inner
-            .core
-            .is_initialized()
-            .await
-            .map_err(|_stopped| ReadError::Stopped)
+        self.inner.core.is_initialized().await.map_err(|_stopped| ReadError::Stopped)
     }
 
     /// Has a command agreed on and applied, and answers what the state machine answered to it. Commands that are proposed at
@@ -203,17 +163,10 @@ impl<S: StateMachine> Raft<S> {
     pub async fn propose(&self, command: Bytes) -> Result<S::Response, ProposeError> {
         let bytes_max = self.inner.config.command_bytes_max;
         if command.len() > bytes_max {
-            return Err(ProposeError::TooLarge {
-                bytes: command.len(),
-                bytes_max,
-            });
+            return Err(ProposeError::TooLarge { bytes: command.len(), bytes_max });
         }
         let (answer, answered) = oneshot::channel();
-        let sent = self
-            .inner
-            .proposals
-            .send(Proposal { command, answer })
-            .await;
+        let sent = self.inner.proposals.send(Proposal { command, answer }).await;
         sent.map_err(|_gone| ProposeError::Stopped)?;
         answered.await.unwrap_or(Err(ProposeError::Unknown))
     }
@@ -225,11 +178,7 @@ impl<S: StateMachine> Raft<S> {
     /// [`ReadError`]; one may always try again.
     pub async fn read_index(&self) -> Result<(), ReadError> {
         let (answer, answered) = oneshot::channel();
-        self.inner
-            .reads
-            .send(answer)
-            .await
-            .map_err(|_gone| ReadError::Stopped)?;
+        self.inner.reads.send(answer).await.map_err(|_gone| ReadError::Stopped)?;
         let index = answered.await.unwrap_or(Err(ReadError::Stopped))?;
         self.applied_at_least(index).await
     }
@@ -265,9 +214,7 @@ impl<S: StateMachine> Raft<S> {
         if leadership.is_leader {
             return Ok(self.applied());
         }
-        Err(ReadError::NotLeader {
-            leader: leadership.leader.clone(),
-        })
+        Err(ReadError::NotLeader { leader: leadership.leader.clone() })
     }
 
     /// The leader of the newest term, as far as this member knows.
@@ -295,9 +242,7 @@ impl<S: StateMachine> Raft<S> {
         let metrics = self.inner.core.metrics();
         let metrics = metrics.borrow();
         let membership = metrics.membership_config.membership();
-        let voters = membership
-            .voter_ids()
-            .collect::<std::collections::BTreeSet<_>>();
+        let voters = membership.voter_ids().collect::<std::collections::BTreeSet<_>>();
         let members = membership.nodes().map(|(_id, member)| member.clone());
         let (voters, learners) = members.partition(|member| voters.contains(&member.id));
         let role = role(metrics.state);
@@ -314,15 +259,11 @@ impl<S: StateMachine> Raft<S> {
             purged: metrics.purged.map_or(0, |log_id| log_id.index),
             last_contact: match role {
                 Role::Leader => metrics.millis_since_quorum_ack.map(Duration::from_millis),
-                Role::Learner | Role::Follower | Role::Candidate | Role::Stopped => {
-                    self.since_contact()
-                }
+                Role::Learner | Role::Follower | Role::Candidate | Role::Stopped => self.since_contact(),
             },
             voters,
             learners,
-            matched: matched
-                .map(|(id, log_id)| (*id, log_id.map_or(0, |log_id| log_id.index)))
-                .collect(),
+            matched: matched.map(|(id, log_id)| (*id, log_id.map_or(0, |log_id| log_id.index))).collect(),
             disk_full: self.inner.log.is_disk_full(),
         }
     }
@@ -332,12 +273,7 @@ impl<S: StateMachine> Raft<S> {
     /// # Errors
     /// [`ReadError::Stopped`].
     pub async fn snapshot_now(&self) -> Result<(), ReadError> {
-        self.inner
-            .core
-            .trigger()
-            .snapshot()
-            .await
-            .map_err(|_stopped| ReadError::Stopped)
+        self.inner.core.trigger().snapshot().await.map_err(|_stopped| ReadError::Stopped)
     }
 
     /// Stops this member and returns when its folder is free for another start. Proposals under way are answered with
@@ -345,10 +281,7 @@ impl<S: StateMachine> Raft<S> {
     pub async fn shutdown(&self) {
         // It reports only that its task has ended, which is what is wanted.
         let _ = self.inner.core.shutdown().await;
-        let (log, snapshots) = (
-            self.inner.log.clone(),
-            Arc::clone(&self.inner.network.snapshots),
-        );
+        let (log, snapshots) = (self.inner.log.clone(), Arc::clone(&self.inner.network.snapshots));
         let closed = tokio::task::spawn_blocking(move || {
             log.stop();
             snapshots.close();
@@ -375,9 +308,7 @@ impl<S: StateMachine> Raft<S> {
     /// Makes proposals and reads wait until what is answered is dropped.
     pub(crate) fn pause(&self) -> Pause {
         self.inner.paused.send_replace(true);
-        Pause {
-            paused: Arc::clone(&self.inner.paused),
-        }
+        Pause { paused: Arc::clone(&self.inner.paused) }
     }
 
     fn since_contact(&self) -> Option<Duration> {
@@ -397,144 +328,8 @@ impl Drop for Pause {
     }
 }
 
-struct Opened {
-    id: NodeId,
-    log: Log,
-    snapshots: Arc<Snapshots>,
-    machine: Machine,
-}
-
-/// Reads what is on the disk and checks that it fits together. Blocks.
-fn open<S: StateMachine>(
-    disk: &Arc<dyn Disk>,
-    config: &Config,
-    machine: S,
-) -> Result<Opened, StartError> {
-    let store = Store::open(config.dir.join("store"))?;
-    let id = node_id(&store)?;
-    let log_config = LogConfig {
-        segment_bytes: config.segment_bytes,
-        cache_bytes_max: config.cache_bytes_max,
-    };
-    let log_dir = config.dir.join("log");
-    let log = Log::open(Arc::clone(disk), &log_dir, id, &log_config)?;
-    let snapshots = Snapshots::open(Arc::clone(disk), config.dir.join("snapshot"), store)?;
-    let snapshots = Arc::new(snapshots);
-    log.fit(
-        snapshots
-            .current()
-            .and_then(|(head, _file)| head.last_log_id),
-        &log_dir,
-    )?;
-    let failed = |e: std::io::Error| StartError::Damaged {
-        path: config.dir.join("snapshot"),
-        reason: e.to_string(),
-    };
-    let machine = Machine::open(machine, Arc::clone(&snapshots)).map_err(failed)?;
-    Ok(Opened {
-        id,
-        log,
-        snapshots,
-        machine,
-    })
-}
-
-/// The number that was drawn at the first start.
-fn node_id(store: &Store) -> Result<NodeId, StartError> {
-    let tree = store.tree::<NodeId>("raft/id")?;
-    if let Some(id) = tree.get("id")? {
-        return Ok(id);
-    }
-    // 0 is left free, to mean "nobody" where a number must stand.
-    let id = rand::random_range(1..=NodeId::MAX);
-    tree.insert("id", &id)?;
-    store.commit();
-    Ok(id)
-}
-
-fn core_config(config: &Config) -> Result<openraft::Config, StartError> {
-    if config.command_bytes_max.max(config.batch_bytes_max) * 2 > MESSAGE_BYTES_MAX {
-        return Err(StartError::Config(format!(
-            "a command and a batch may have at most {} bytes",
-            MESSAGE_BYTES_MAX / 2
-        )));
-    }
-    let core = openraft::Config {
-        cluster_name: "tribune".into(),
-        heartbeat_interval: config.heartbeat_ms,
-        election_timeout_min: config.election_ms_min,
-        election_timeout_max: config.election_ms_max,
-        snapshot_policy: SnapshotPolicy::LogsSinceLast(config.snapshot_every_entries),
-        max_in_snapshot_log_to_keep: config.log_entries_kept,
-        ..openraft::Config::default()
-    };
-    core.validate()
-        .map_err(|e| StartError::Config(e.to_string()))
-}
-
-/// Tells who leads from what openraft reports, until it stops.
-fn follow_leadership(core: &Core, contact_max: Duration) -> watch::Receiver<Leadership> {
-    let mut metrics = core.metrics();
-    let now = leadership(&metrics.borrow_and_update(), contact_max);
-    let (sender, receiver) = watch::channel(now);
-    tokio::spawn(async move {
-        while metrics.changed().await.is_ok() {
-            let now = leadership(&metrics.borrow_and_update(), contact_max);
-            let is_stopped = now.is_stopped;
-            sender.send_if_modified(|before| std::mem::replace(before, now.clone()) != now);
-            if is_stopped || sender.is_closed() {
-                break;
-            }
-        }
-        sender.send_modify(|last| {
-            last.is_stopped = true;
-            last.is_leader = false;
-        });
-    });
-    receiver
-}
-
-/// A leader that no majority has answered for so long does not call itself one: it would only make its clients wait.
-fn contact_max(config: &Config) -> Duration {
-    Duration::from_millis(config.election_ms_max * 2)
-}
-
-fn leadership(
-    metrics: &openraft::RaftMetrics<NodeId, Member>,
-    contact_max: Duration,
-) -> Leadership {
-    let membership = metrics.membership_config.membership();
-    let contact = metrics.millis_since_quorum_ack.map(Duration::from_millis);
-    let is_leader =
-        metrics.state == ServerState::Leader && contact.is_some_and(|age| age <= contact_max);
-    let leader = metrics
-        .current_leader
-        .filter(|id| is_leader || *id != metrics.id);
-    Leadership {
-        term: metrics.current_term,
-        leader: leader.and_then(|id| membership.get_node(&id).cloned()),
-        is_leader,
-        is_stopped: metrics.state == ServerState::Shutdown || metrics.running_state.is_err(),
-    }
-}
-
-fn role(state: ServerState) -> Role {
-    match state {
-        ServerState::Learner => Role::Learner,
-        ServerState::Follower => Role::Follower,
-        ServerState::Candidate => Role::Candidate,
-        ServerState::Leader => Role::Leader,
-        ServerState::Shutdown => Role::Stopped,
-    }
-}
-
 /// openraft counts entries; ours are batches of very different sizes, so their bytes are watched, too.
-async fn snapshot_by_size(
-    core: Core,
-    machine: Machine,
-    mut leadership: watch::Receiver<Leadership>,
-    bytes_max: u64,
-) {
+async fn snapshot_by_size(core: Core, machine: Machine, mut leadership: watch::Receiver<Leadership>, bytes_max: u64) {
     loop {
         tokio::select! {
             () = tokio::time::sleep(SNAPSHOT_CHECK) => {}

@@ -39,13 +39,9 @@ impl Confirmer {
         match self.core.get_read_log_id().await {
             Ok((read, _applied)) => Ok(read.map_or(0, |log_id| log_id.index)),
             Err(RaftError::APIError(CheckIsLeaderError::ForwardToLeader(forward))) => {
-                Err(ReadError::NotLeader {
-                    leader: forward.leader_node,
-                })
+                Err(ReadError::NotLeader { leader: forward.leader_node })
             }
-            Err(RaftError::APIError(CheckIsLeaderError::QuorumNotEnough(_))) => {
-                Err(ReadError::NoQuorum)
-            }
+            Err(RaftError::APIError(CheckIsLeaderError::QuorumNotEnough(_))) => Err(ReadError::NoQuorum),
             Err(RaftError::Fatal(_)) => Err(ReadError::Stopped),
         }
     }

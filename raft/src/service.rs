@@ -38,16 +38,10 @@ impl Service {
         if envelope.to == self.id {
             return Ok(());
         }
-        Err(Status::failed_precondition(format!(
-            "this is server id {}, not {}",
-            self.id, envelope.to
-        )))
+        Err(Status::failed_precondition(format!("this is server id {}, not {}", self.id, envelope.to)))
     }
 
-    async fn receive(
-        &self,
-        stream: &mut Streaming<Envelope>,
-    ) -> Result<(Head, SnapshotFile), Status> {
+    async fn receive(&self, stream: &mut Streaming<Envelope>) -> Result<(Head, SnapshotFile), Status> {
         let snapshots = Arc::clone(&self.snapshots);
         let mut incoming = blocking(move || snapshots.begin()).await?;
         let mut offset = 0;
@@ -75,15 +69,8 @@ impl raft_server::Raft for Service {
     async fn append(&self, request: Request<Envelope>) -> Result<Response<Envelope>, Status> {
         let envelope = request.into_inner();
         self.meant(&envelope)?;
-        let answer = self
-            .core
-            .append_entries(unpack(&envelope)?)
-            .await
-            .map_err(stopped)?;
-        if matches!(
-            answer,
-            AppendEntriesResponse::Success | AppendEntriesResponse::PartialSuccess(_)
-        ) {
+        let answer = self.core.append_entries(unpack(&envelope)?).await.map_err(stopped)?;
+        if matches!(answer, AppendEntriesResponse::Success | AppendEntriesResponse::PartialSuccess(_)) {
             *held(&self.last_contact) = Some(Instant::now());
         }
         pack(envelope.to, &answer).map(Response::new)
@@ -96,30 +83,16 @@ impl raft_server::Raft for Service {
         pack(envelope.to, &answer).map(Response::new)
     }
 
-    async fn snapshot(
-        &self,
-        request: Request<Streaming<Envelope>>,
-    ) -> Result<Response<Envelope>, Status> {
+    async fn snapshot(&self, request: Request<Streaming<Envelope>>) -> Result<Response<Envelope>, Status> {
         let mut stream = request.into_inner();
-        let first = next(&mut stream)
-            .await?
-            .ok_or_else(|| Status::invalid_argument("an empty stream"))?;
+        let first = next(&mut stream).await?.ok_or_else(|| Status::invalid_argument("an empty stream"))?;
         self.meant(&first)?;
         let vote: Vote = unpack(&first)?;
-        let _turn = self
-            .receiving
-            .try_lock()
-            .map_err(|_busy| Status::resource_exhausted("another snapshot is on its way"))?;
+        let _turn =
+            self.receiving.try_lock().map_err(|_busy| Status::resource_exhausted("another snapshot is on its way"))?;
         let (head, file) = self.receive(&mut stream).await?;
-        let snapshot = CoreSnapshot {
-            meta: head.meta(),
-            snapshot: Box::new(file),
-        };
-        let answer = self
-            .core
-            .install_full_snapshot(vote, snapshot)
-            .await
-            .map_err(stopped)?;
+        let snapshot = CoreSnapshot { meta: head.meta(), snapshot: Box::new(file) };
+        let answer = self.core.install_full_snapshot(vote, snapshot).await.map_err(stopped)?;
         pack(first.to, &answer).map(Response::new)
     }
 
@@ -134,9 +107,7 @@ impl raft_server::Raft for Service {
 async fn next(stream: &mut Streaming<Envelope>) -> Result<Option<Envelope>, Status> {
     match tokio::time::timeout(PIECE_DEADLINE, stream.message()).await {
         Ok(message) => message,
-        Err(_elapsed) => Err(Status::deadline_exceeded(
-            "the next piece of the snapshot did not come",
-        )),
+        Err(_elapsed) => Err(Status::deadline_exceeded("the next piece of the snapshot did not come")),
     }
 }
 
@@ -148,14 +119,9 @@ async fn write_piece(incoming: Incoming, bytes: Bytes, offset: u64) -> Result<In
     .await
 }
 
-async fn blocking<T: Send + 'static>(
-    run: impl FnOnce() -> io::Result<T> + Send + 'static,
-) -> Result<T, Status> {
-    let done = tokio::task::spawn_blocking(run)
-        .await
-        .map_err(io::Error::other);
-    done.and_then(|result| result)
-        .map_err(|e| Status::internal(e.to_string()))
+async fn blocking<T: Send + 'static>(run: impl FnOnce() -> io::Result<T> + Send + 'static) -> Result<T, Status> {
+    let done = tokio::task::spawn_blocking(run).await.map_err(io::Error::other);
+    done.and_then(|result| result).map_err(|e| Status::internal(e.to_string()))
 }
 
 fn stopped(error: impl std::fmt::Display) -> Status {

@@ -72,9 +72,7 @@ struct Record {
 
 impl Record {
     fn write(&self, named: &Manifest) -> io::Result<()> {
-        self.manifest
-            .insert(CURRENT, named)
-            .map_err(io::Error::other)?;
+        self.manifest.insert(CURRENT, named).map_err(io::Error::other)?;
         self.store.commit();
         Ok(())
     }
@@ -91,15 +89,8 @@ pub(crate) struct Snapshots {
 
 impl Snapshots {
     /// Finds the current snapshot and removes what is left of others.
-    pub(crate) fn open(
-        disk: Arc<dyn Disk>,
-        dir: PathBuf,
-        store: Store,
-    ) -> Result<Snapshots, StartError> {
-        let failed = |source| StartError::Disk {
-            path: dir.clone(),
-            source,
-        };
+    pub(crate) fn open(disk: Arc<dyn Disk>, dir: PathBuf, store: Store) -> Result<Snapshots, StartError> {
+        let failed = |source| StartError::Disk { path: dir.clone(), source };
         disk.create_dir(&dir).map_err(failed)?;
         crate::log::sync_parents(&*disk, &dir).map_err(failed)?;
         let manifest = store.tree::<Manifest>("raft/snapshot")?;
@@ -108,12 +99,7 @@ impl Snapshots {
             None => None,
         };
         let record = Mutex::new(Some(Record { store, manifest }));
-        let snapshots = Snapshots {
-            disk,
-            dir: dir.clone(),
-            record,
-            current: Mutex::new(current),
-        };
+        let snapshots = Snapshots { disk, dir: dir.clone(), record, current: Mutex::new(current) };
         snapshots.sweep(true).map_err(failed)?;
         Ok(snapshots)
     }
@@ -129,18 +115,11 @@ impl Snapshots {
 
     pub(crate) fn current_snapshot(&self) -> Option<CoreSnapshot> {
         let (head, file) = self.current()?;
-        Some(CoreSnapshot {
-            meta: head.meta(),
-            snapshot: Box::new(file),
-        })
+        Some(CoreSnapshot { meta: head.meta(), snapshot: Box::new(file) })
     }
 
     /// Writes a state out and makes it current. Blocks.
-    pub(crate) fn write(
-        &self,
-        head: &Head,
-        state: Box<dyn Snapshot>,
-    ) -> io::Result<(Head, SnapshotFile)> {
+    pub(crate) fn write(&self, head: &Head, state: Box<dyn Snapshot>) -> io::Result<(Head, SnapshotFile)> {
         let incoming = self.begin()?;
         let written = self.write_to(&incoming, head, state);
         if written.is_err() {
@@ -149,18 +128,8 @@ impl Snapshots {
         written
     }
 
-    fn write_to(
-        &self,
-        incoming: &Incoming,
-        head: &Head,
-        state: Box<dyn Snapshot>,
-    ) -> io::Result<(Head, SnapshotFile)> {
-        let mut writer = Writer {
-            file: &*incoming.file,
-            offset: 0,
-            buffer: Vec::new(),
-            crc: crc32fast::Hasher::new(),
-        };
+    fn write_to(&self, incoming: &Incoming, head: &Head, state: Box<dyn Snapshot>) -> io::Result<(Head, SnapshotFile)> {
+        let mut writer = Writer { file: &*incoming.file, offset: 0, buffer: Vec::new(), crc: crc32fast::Hasher::new() };
         let encoded = rmp_serde::to_vec_named(head).map_err(io::Error::other)?;
         let length = u32::try_from(encoded.len()).map_err(io::Error::other)?;
         writer.write_all(MAGIC)?;
@@ -188,8 +157,7 @@ impl Snapshots {
     /// safe to drop the log up to there.
     pub(crate) fn receive(&self, incoming: &Incoming) -> io::Result<(Head, SnapshotFile)> {
         let bytes = incoming.file.len()?;
-        let received =
-            verify(&*incoming.file, bytes).and_then(|head| self.adopt(incoming, &head, bytes));
+        let received = verify(&*incoming.file, bytes).and_then(|head| self.adopt(incoming, &head, bytes));
         if received.is_err() {
             self.abandon(incoming);
         }
@@ -203,11 +171,7 @@ impl Snapshots {
         }
         let from = self.open_file(file)?;
         let incoming = self.begin()?;
-        let mut body = Body {
-            file: &*from,
-            at: 0,
-            end: file.bytes,
-        };
+        let mut body = Body { file: &*from, at: 0, end: file.bytes };
         let mut piece = vec![0; PIECE_BYTES];
         let mut offset = 0;
         loop {
@@ -223,23 +187,14 @@ impl Snapshots {
     }
 
     /// Makes it current, and answers what is current now: that is another one if that is newer.
-    fn adopt(
-        &self,
-        incoming: &Incoming,
-        head: &Head,
-        bytes: u64,
-    ) -> io::Result<(Head, SnapshotFile)> {
+    fn adopt(&self, incoming: &Incoming, head: &Head, bytes: u64) -> io::Result<(Head, SnapshotFile)> {
         if let Err(error) = incoming.file.sync() {
             self.disk.fatal("a snapshot could not be synced", &error);
             return Err(error);
         }
         // Held to the end, so that of two snapshots that are ready at once the newer one stays.
         let mut current = held(&self.current);
-        if let Some(newer) = current
-            .as_ref()
-            .filter(|(newer, _file)| newer.last_log_id > head.last_log_id)
-            .cloned()
-        {
+        if let Some(newer) = current.as_ref().filter(|(newer, _file)| newer.last_log_id > head.last_log_id).cloned() {
             drop(current);
             self.abandon(incoming);
             return Ok(newer);
@@ -249,15 +204,8 @@ impl Snapshots {
         let path = self.dir.join(&name);
         self.disk.rename(&incoming.path, &path)?;
         self.disk.sync_dir(&self.dir)?;
-        let named = Manifest {
-            file: name,
-            bytes,
-            index,
-        };
-        held(&self.record)
-            .as_ref()
-            .ok_or_else(|| io::Error::other("this member has stopped"))?
-            .write(&named)?;
+        let named = Manifest { file: name, bytes, index };
+        held(&self.record).as_ref().ok_or_else(|| io::Error::other("this member has stopped"))?.write(&named)?;
         let file = SnapshotFile { path, bytes };
         *current = Some((head.clone(), file.clone()));
         drop(current);
@@ -269,8 +217,7 @@ impl Snapshots {
     fn sweep(&self, at_start: bool) -> io::Result<()> {
         let current = self.current().map(|(_head, file)| file.path);
         for path in self.disk.list(&self.dir)? {
-            let is_old = path.extension().is_some_and(|e| e == "snapshot")
-                && Some(&path) != current.as_ref();
+            let is_old = path.extension().is_some_and(|e| e == "snapshot") && Some(&path) != current.as_ref();
             if is_old || (at_start && path.extension().is_some_and(|e| e == "tmp")) {
                 self.disk.remove(&path)?;
             }
@@ -292,14 +239,8 @@ impl Snapshots {
         let open = self.open_file(file)?;
         let head = verify(&*open, file.bytes)?;
         let begin = PREFIX_BYTES as u64 + u64::from(head_bytes(&*open)?);
-        let mut body = io::BufReader::with_capacity(
-            PIECE_BYTES,
-            Body {
-                file: &*open,
-                at: begin,
-                end: file.bytes - CRC_BYTES,
-            },
-        );
+        let mut body =
+            io::BufReader::with_capacity(PIECE_BYTES, Body { file: &*open, at: begin, end: file.bytes - CRC_BYTES });
         read(&head, &mut body)
     }
 }
@@ -310,25 +251,12 @@ pub(crate) struct Incoming {
     pub(crate) file: Box<dyn DiskFile>,
 }
 
-fn check(
-    disk: &dyn Disk,
-    dir: &Path,
-    named: &Manifest,
-) -> Result<(Head, SnapshotFile), StartError> {
+fn check(disk: &dyn Disk, dir: &Path, named: &Manifest) -> Result<(Head, SnapshotFile), StartError> {
     let path = dir.join(&named.file);
-    let damaged = |e: io::Error| StartError::Damaged {
-        path: path.clone(),
-        reason: e.to_string(),
-    };
+    let damaged = |e: io::Error| StartError::Damaged { path: path.clone(), reason: e.to_string() };
     let open = disk.open(&path).map_err(damaged)?;
     let head = verify(&*open, named.bytes).map_err(damaged)?;
-    Ok((
-        head,
-        SnapshotFile {
-            path: path.clone(),
-            bytes: named.bytes,
-        },
-    ))
+    Ok((head, SnapshotFile { path: path.clone(), bytes: named.bytes }))
 }
 
 /// Reads all of the file and compares its checksum.
@@ -338,11 +266,7 @@ fn verify(file: &dyn DiskFile, bytes: u64) -> io::Result<Head> {
         return wrong("the snapshot is cut short");
     }
     let mut crc = crc32fast::Hasher::new();
-    let mut body = Body {
-        file,
-        at: 0,
-        end: bytes - CRC_BYTES,
-    };
+    let mut body = Body { file, at: 0, end: bytes - CRC_BYTES };
     let mut piece = vec![0; PIECE_BYTES];
     loop {
         match body.read(&mut piece)? {
@@ -369,10 +293,7 @@ fn head_bytes(file: &dyn DiskFile) -> io::Result<u32> {
         return wrong("it is not a snapshot".into());
     }
     if rest[0] != VERSION {
-        return wrong(format!(
-            "the snapshot has version {}, this program reads {VERSION}",
-            rest[0]
-        ));
+        return wrong(format!("the snapshot has version {}, this program reads {VERSION}", rest[0]));
     }
     match u32::from_le_bytes([rest[1], rest[2], rest[3], rest[4]]) {
         length if length > HEAD_BYTES_MAX => wrong("the head of the snapshot is too long".into()),
@@ -429,3 +350,6 @@ impl Read for Body<'_> {
         Ok(length)
     }
 }
+
+#[cfg(test)]
+mod tests;

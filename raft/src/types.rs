@@ -95,11 +95,7 @@ pub struct Config {
 
 impl Config {
     /// A member in `dir`, reached at `address`, with defaults for one datacenter: a dead leader is replaced within a second.
-    pub fn new(
-        dir: impl Into<PathBuf>,
-        name: impl Into<String>,
-        address: impl Into<String>,
-    ) -> Config {
+    pub fn new(dir: impl Into<PathBuf>, name: impl Into<String>, address: impl Into<String>) -> Config {
         Config {
             dir: dir.into(),
             name: name.into(),

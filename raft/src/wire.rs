@@ -7,12 +7,7 @@ use tonic::Status;
 
 use crate::types::NodeId;
 
-#[expect(
-    unreachable_pub,
-    unused_qualifications,
-    clippy::allow_attributes,
-    reason = "generated"
-)]
+#[expect(unreachable_pub, unused_qualifications, clippy::allow_attributes, reason = "generated")]
 pub(crate) mod proto {
     tonic::include_proto!("tribune.raft.v1");
 }
@@ -28,20 +23,12 @@ pub(crate) const MESSAGE_BYTES_MAX: usize = 32 * 1024 * 1024;
 
 pub(crate) fn pack<T: Serialize>(to: NodeId, body: &T) -> Result<Envelope, Status> {
     let body = rmp_serde::to_vec_named(body).map_err(|e| Status::internal(e.to_string()))?;
-    Ok(Envelope {
-        version: VERSION,
-        to,
-        body: body.into(),
-    })
+    Ok(Envelope { version: VERSION, to, body: body.into() })
 }
 
 /// A piece of a stream, as it is.
 pub(crate) fn piece(to: NodeId, body: Bytes) -> Envelope {
-    Envelope {
-        version: VERSION,
-        to,
-        body,
-    }
+    Envelope { version: VERSION, to, body }
 }
 
 pub(crate) fn unpack<T: DeserializeOwned>(envelope: &Envelope) -> Result<T, Status> {

@@ -104,20 +104,13 @@ impl FaultDisk {
     pub fn flip(&self, path: &Path, offset: usize) -> io::Result<()> {
         let state = held(&self.state);
         let mut content = held(state.names.get(path).ok_or(ErrorKind::NotFound)?);
-        *content
-            .now
-            .get_mut(offset)
-            .ok_or(ErrorKind::UnexpectedEof)? ^= 0x10;
+        *content.now.get_mut(offset).ok_or(ErrorKind::UnexpectedEof)? ^= 0x10;
         content.synced = content.now.clone();
         Ok(())
     }
 
     fn file(&self, content: &Arc<Mutex<Content>>, life: u64) -> Box<dyn DiskFile> {
-        Box::new(FaultFile {
-            disk: self.clone(),
-            content: Arc::clone(content),
-            life,
-        })
+        Box::new(FaultFile { disk: self.clone(), content: Arc::clone(content), life })
     }
 }
 
@@ -134,8 +127,7 @@ impl Content {
     fn sync(&mut self) {
         self.synced.resize(self.now.len(), 0);
         for (offset, length) in self.dirty.drain(..) {
-            self.synced[offset..offset + length]
-                .copy_from_slice(&self.now[offset..offset + length]);
+            self.synced[offset..offset + length].copy_from_slice(&self.now[offset..offset + length]);
         }
     }
 
@@ -164,12 +156,7 @@ impl Disk for FaultDisk {
 
     fn list(&self, dir: &Path) -> io::Result<Vec<PathBuf>> {
         let state = held(&self.state);
-        Ok(state
-            .names
-            .keys()
-            .filter(|path| path.parent() == Some(dir))
-            .cloned()
-            .collect())
+        Ok(state.names.keys().filter(|path| path.parent() == Some(dir)).cloned().collect())
     }
 
     fn create(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
@@ -204,9 +191,7 @@ impl Disk for FaultDisk {
         if state.faults.sync_lies {
             return Ok(());
         }
-        state
-            .synced_names
-            .retain(|path, _| path.parent() != Some(dir));
+        state.synced_names.retain(|path, _| path.parent() != Some(dir));
         let now: Vec<_> = state
             .names
             .iter()
@@ -237,11 +222,7 @@ impl FaultFile {
         }
         let content = held(&self.content);
         let more = bytes.saturating_sub(content.now.len() as u64);
-        if state
-            .faults
-            .bytes_max
-            .is_some_and(|most| more > 0 && state.bytes + more > most)
-        {
+        if state.faults.bytes_max.is_some_and(|most| more > 0 && state.bytes + more > most) {
             return Err(ErrorKind::StorageFull.into());
         }
         state.bytes += more;
@@ -266,10 +247,7 @@ impl DiskFile for FaultFile {
     fn read_at(&self, into: &mut [u8], offset: u64) -> io::Result<()> {
         let content = self.alive(0)?;
         let offset = usize::try_from(offset).map_err(io::Error::other)?;
-        let bytes = content
-            .now
-            .get(offset..offset + into.len())
-            .ok_or(ErrorKind::UnexpectedEof)?;
+        let bytes = content.now.get(offset..offset + into.len()).ok_or(ErrorKind::UnexpectedEof)?;
         into.copy_from_slice(bytes);
         Ok(())
     }
@@ -284,11 +262,7 @@ impl DiskFile for FaultFile {
         let faults = {
             let mut state = held(&self.disk.state);
             state.counts.syncs += 1;
-            if state
-                .faults
-                .sync_fails_after
-                .is_some_and(|most| state.counts.syncs > most)
-            {
+            if state.faults.sync_fails_after.is_some_and(|most| state.counts.syncs > most) {
                 return Err(io::Error::other("the device did not answer"));
             }
             state.faults

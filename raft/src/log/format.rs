@@ -54,16 +54,9 @@ impl Header {
             return Err("the checksum of its header is wrong".into());
         }
         if bytes[8] != VERSION {
-            return Err(format!(
-                "it has version {}, this program reads {VERSION}",
-                bytes[8]
-            ));
+            return Err(format!("it has version {}, this program reads {VERSION}", bytes[8]));
         }
-        Ok(Header {
-            number: u64_at(bytes, 16),
-            salt: u64_at(bytes, 24),
-            node: u64_at(bytes, 32),
-        })
+        Ok(Header { number: u64_at(bytes, 16), salt: u64_at(bytes, 24), node: u64_at(bytes, 32) })
     }
 }
 
@@ -102,9 +95,7 @@ pub(crate) struct FrameWriter {
 
 impl FrameWriter {
     pub(crate) fn new() -> FrameWriter {
-        FrameWriter {
-            bytes: vec![0; FRAME_HEADER_BYTES],
-        }
+        FrameWriter { bytes: vec![0; FRAME_HEADER_BYTES] }
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -119,11 +110,7 @@ impl FrameWriter {
     /// Adds an entry; answers where in the frame its payload begins.
     pub(crate) fn entry(&mut self, log_id: &LogId, payload: &[u8]) -> usize {
         self.header(1, LOG_ID_BYTES + payload.len());
-        for number in [
-            log_id.leader_id.term,
-            log_id.leader_id.node_id,
-            log_id.index,
-        ] {
+        for number in [log_id.leader_id.term, log_id.leader_id.node_id, log_id.index] {
             self.bytes.extend_from_slice(&number.to_le_bytes());
         }
         let at = self.bytes.len();
@@ -194,10 +181,7 @@ pub(crate) fn frame_at(segment: &[u8], at: usize, salt: u64, number: u64) -> Opt
     if frame_crc(whole) != u32_at(header, 4) {
         return None;
     }
-    Some(Frame {
-        body: &whole[FRAME_HEADER_BYTES..],
-        bytes: whole.len().next_multiple_of(8),
-    })
+    Some(Frame { body: &whole[FRAME_HEADER_BYTES..], bytes: whole.len().next_multiple_of(8) })
 }
 
 /// A whole frame of a higher number, anywhere after `at`: the one at `at` had been synced then.
@@ -205,10 +189,7 @@ pub(crate) fn later_frame(segment: &[u8], at: usize, salt: u64, number: u64) -> 
     let mut offset = at + 8;
     while offset + FRAME_HEADER_BYTES <= segment.len() {
         let found = u64_at(segment, offset + 16);
-        if u64_at(segment, offset + 8) == salt
-            && found > number
-            && frame_at(segment, offset, salt, found).is_some()
-        {
+        if u64_at(segment, offset + 8) == salt && found > number && frame_at(segment, offset, salt, found).is_some() {
             return Some(found);
         }
         offset += 8;
@@ -221,14 +202,9 @@ pub(crate) fn records(body: &[u8]) -> Result<Vec<Record>, String> {
     let mut records = Vec::new();
     let mut at = 0;
     while at < body.len() {
-        let header = body
-            .get(at..at + RECORD_HEADER_BYTES)
-            .ok_or("a record is cut short")?;
+        let header = body.get(at..at + RECORD_HEADER_BYTES).ok_or("a record is cut short")?;
         if header[1] != VERSION {
-            return Err(format!(
-                "a record has version {}, this program reads {VERSION}",
-                header[1]
-            ));
+            return Err(format!("a record has version {}, this program reads {VERSION}", header[1]));
         }
         let length = u32_at(header, 4) as usize;
         at += RECORD_HEADER_BYTES;
@@ -257,11 +233,7 @@ fn entry(payload: &[u8], at: usize) -> Result<Record, String> {
     }
     let leader = openraft::CommittedLeaderId::new(u64_at(payload, 0), u64_at(payload, 8));
     let log_id = LogId::new(leader, u64_at(payload, 16));
-    Ok(Record::Entry {
-        log_id,
-        at: at + LOG_ID_BYTES,
-        bytes: payload.len() - LOG_ID_BYTES,
-    })
+    Ok(Record::Entry { log_id, at: at + LOG_ID_BYTES, bytes: payload.len() - LOG_ID_BYTES })
 }
 
 fn named<'a, T: Deserialize<'a>>(payload: &'a [u8]) -> Result<T, String> {
@@ -351,11 +323,7 @@ mod tests {
 
     #[test]
     fn a_header_is_read_and_a_damaged_one_refused() {
-        let header = Header {
-            number: 7,
-            salt: 8,
-            node: 9,
-        };
+        let header = Header { number: 7, salt: 8, node: 9 };
         let bytes = header.encode();
         assert_eq!(Header::decode(&bytes), Ok(header));
         for at in 0..HEADER_BYTES {

@@ -51,10 +51,7 @@ impl Index {
     }
 
     pub(crate) fn last_log_id(&self) -> Option<LogId> {
-        self.slots
-            .back()
-            .map(|slot| slot.log_id)
-            .or(self.state.purged)
+        self.slots.back().map(|slot| slot.log_id).or(self.state.purged)
     }
 
     /// Adds an entry that was read from the disk at start; one of the same index was replaced by it. Fails on a hole, except
@@ -65,12 +62,7 @@ impl Index {
             self.first = log_id.index;
         }
         self.expect_next(log_id)?;
-        self.slots.push_back(Slot {
-            log_id,
-            bytes: place.bytes,
-            place: Some(place),
-            cached: None,
-        });
+        self.slots.push_back(Slot { log_id, bytes: place.bytes, place: Some(place), cached: None });
         self.cached_from = self.end();
         Ok(())
     }
@@ -85,11 +77,7 @@ impl Index {
 
     /// Whether nothing is missing between what was purged and the first entry.
     pub(crate) fn is_complete(&self) -> bool {
-        self.slots.is_empty()
-            || self
-                .state
-                .purged
-                .is_none_or(|purged| self.first <= purged.index + 1)
+        self.slots.is_empty() || self.state.purged.is_none_or(|purged| self.first <= purged.index + 1)
     }
 
     /// Adds an entry that is about to be written.
@@ -97,12 +85,7 @@ impl Index {
         self.truncate(entry.log_id.index);
         self.expect_next(entry.log_id)?;
         self.cached_bytes += bytes;
-        self.slots.push_back(Slot {
-            log_id: entry.log_id,
-            bytes,
-            place: None,
-            cached: Some(entry),
-        });
+        self.slots.push_back(Slot { log_id: entry.log_id, bytes, place: None, cached: Some(entry) });
         Ok(())
     }
 
@@ -114,11 +97,7 @@ impl Index {
         if log_id.index == self.end() {
             return Ok(());
         }
-        Err(format!(
-            "entry {} follows entry {}",
-            log_id.index,
-            self.end().saturating_sub(1)
-        ))
+        Err(format!("entry {} follows entry {}", log_id.index, self.end().saturating_sub(1)))
     }
 
     /// The entry was written. From now on the cache may forget it.
@@ -160,11 +139,7 @@ impl Index {
 
     /// Removes the entries up to `upto`, which may lie beyond the last.
     pub(crate) fn purge(&mut self, upto: LogId) {
-        if self
-            .state
-            .purged
-            .is_some_and(|purged| purged.index >= upto.index)
-        {
+        if self.state.purged.is_some_and(|purged| purged.index >= upto.index) {
             return;
         }
         self.state.purged = Some(upto);
@@ -182,8 +157,7 @@ impl Index {
 
     /// Whether another entry than this one, which was agreed on, stands at its index.
     pub(crate) fn contradicts(&self, agreed: LogId) -> bool {
-        self.slot(agreed.index)
-            .is_some_and(|slot| slot.log_id != agreed)
+        self.slot(agreed.index).is_some_and(|slot| slot.log_id != agreed)
     }
 
     /// The entries of a range that are there, in order; no more than `bytes_max` of payload, but at least one.
@@ -213,12 +187,10 @@ impl Index {
     }
 
     fn slot(&self, index: u64) -> Option<&Slot> {
-        self.slots
-            .get(usize::try_from(index.checked_sub(self.first)?).ok()?)
+        self.slots.get(usize::try_from(index.checked_sub(self.first)?).ok()?)
     }
 
     fn slot_mut(&mut self, index: u64) -> Option<&mut Slot> {
-        self.slots
-            .get_mut(usize::try_from(index.checked_sub(self.first)?).ok()?)
+        self.slots.get_mut(usize::try_from(index.checked_sub(self.first)?).ok()?)
     }
 }

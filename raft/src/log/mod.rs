@@ -26,9 +26,7 @@ use self::index::{Found, Index, Place};
 pub(crate) use self::writer::sync_parents;
 use self::writer::{Encoded, Request, Writer};
 use crate::StartError;
-use crate::consensus::{
-    Entry, EntryPayload, LogId, StorageError, StorageIoError, TypeConfig, Vote,
-};
+use crate::consensus::{Entry, EntryPayload, LogId, StorageError, StorageIoError, TypeConfig, Vote};
 use crate::disk::Disk;
 use crate::types::NodeId;
 
@@ -57,16 +55,8 @@ struct Shared {
 
 impl Log {
     /// Reads the log in `dir` and starts its thread.
-    pub(crate) fn open(
-        disk: Arc<dyn Disk>,
-        dir: &Path,
-        node: NodeId,
-        config: &LogConfig,
-    ) -> Result<Log, StartError> {
-        let failed = |source| StartError::Disk {
-            path: dir.to_owned(),
-            source,
-        };
+    pub(crate) fn open(disk: Arc<dyn Disk>, dir: &Path, node: NodeId, config: &LogConfig) -> Result<Log, StartError> {
+        let failed = |source| StartError::Disk { path: dir.to_owned(), source };
         let recovered = recover::recover(&*disk, dir, node)?;
         sync_parents(&*disk, dir).map_err(failed)?;
         let mut index = recovered.index;
@@ -87,20 +77,10 @@ impl Log {
             stopping: Arc::clone(&stopping),
         };
         let (requests, inbox) = channel();
-        let thread = thread::Builder::new()
-            .name("raft-log".into())
-            .spawn(move || writer.run(&inbox))
-            .map_err(failed)?;
+        let thread =
+            thread::Builder::new().name("raft-log".into()).spawn(move || writer.run(&inbox)).map_err(failed)?;
         let thread = Mutex::new(Some(thread));
-        Ok(Log {
-            shared: Arc::new(Shared {
-                index,
-                requests,
-                disk_full,
-                stopping,
-                thread,
-            }),
-        })
+        Ok(Log { shared: Arc::new(Shared { index, requests, disk_full, stopping, thread }) })
     }
 
     /// The disk has no room for another segment.
@@ -119,10 +99,7 @@ impl Log {
         let mut index = held(&self.shared.index);
         if index.state.purged > snapshot {
             let reason = "entries were dropped that the snapshot does not hold".into();
-            return Err(StartError::Damaged {
-                path: dir.to_owned(),
-                reason,
-            });
+            return Err(StartError::Damaged { path: dir.to_owned(), reason });
         }
         let Some(snapshot) = snapshot else {
             return Ok(());
@@ -134,13 +111,9 @@ impl Log {
         index.purge(snapshot);
         drop(index);
         let (tx, rx) = channel();
-        let failed = |source| StartError::Disk {
-            path: dir.to_owned(),
-            source,
-        };
+        let failed = |source| StartError::Disk { path: dir.to_owned(), source };
         let stopped = |_gone| failed(io::Error::other("the log has stopped"));
-        self.send(Request::Truncate(0, Box::new(|| ())))
-            .map_err(failed)?;
+        self.send(Request::Truncate(0, Box::new(|| ()))).map_err(failed)?;
         let done = Box::new(move || {
             // It is waited for below.
             let _ = tx.send(());
@@ -155,10 +128,7 @@ impl Log {
     }
 
     fn send(&self, request: Request) -> io::Result<()> {
-        self.shared
-            .requests
-            .send(request)
-            .map_err(|_gone| io::Error::other("the log has stopped"))
+        self.shared.requests.send(request).map_err(|_gone| io::Error::other("the log has stopped"))
     }
 
     async fn wait(&self, request: impl FnOnce(writer::Done) -> Request) -> io::Result<()> {
@@ -168,15 +138,10 @@ impl Log {
             let _ = tx.send(());
         });
         self.send(request(done))?;
-        rx.await
-            .map_err(|_gone| io::Error::other("the log has stopped"))
+        rx.await.map_err(|_gone| io::Error::other("the log has stopped"))
     }
 
-    async fn read(
-        &self,
-        range: impl RangeBounds<u64>,
-        bytes_max: usize,
-    ) -> Result<Vec<Entry>, StorageError> {
+    async fn read(&self, range: impl RangeBounds<u64>, bytes_max: usize) -> Result<Vec<Entry>, StorageError> {
         let start = match range.start_bound() {
             Bound::Included(at) => *at,
             Bound::Excluded(at) => at + 1,
@@ -189,19 +154,10 @@ impl Log {
         };
         let found = held(&self.shared.index).find(start..end, bytes_max);
         if found.iter().all(|entry| matches!(entry, Found::Cached(_))) {
-            return found
-                .into_iter()
-                .map(load)
-                .collect::<io::Result<_>>()
-                .map_err(read_failed);
+            return found.into_iter().map(load).collect::<io::Result<_>>().map_err(read_failed);
         }
-        let read = tokio::task::spawn_blocking(move || {
-            found.into_iter().map(load).collect::<io::Result<_>>()
-        });
-        read.await
-            .map_err(io::Error::other)
-            .and_then(|entries| entries)
-            .map_err(read_failed)
+        let read = tokio::task::spawn_blocking(move || found.into_iter().map(load).collect::<io::Result<_>>());
+        read.await.map_err(io::Error::other).and_then(|entries| entries).map_err(read_failed)
     }
 }
 
@@ -227,18 +183,10 @@ impl RaftLogReader<TypeConfig> for Log {
         &mut self,
         range: RB,
     ) -> Result<Vec<Entry>, StorageError> {
-        self.read(
-            (range.start_bound().cloned(), range.end_bound().cloned()),
-            usize::MAX,
-        )
-        .await
+        self.read((range.start_bound().cloned(), range.end_bound().cloned()), usize::MAX).await
     }
 
-    async fn limited_get_log_entries(
-        &mut self,
-        start: u64,
-        end: u64,
-    ) -> Result<Vec<Entry>, StorageError> {
+    async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> Result<Vec<Entry>, StorageError> {
         self.read(start..end, READ_BYTES_MAX).await
     }
 }
@@ -248,10 +196,7 @@ impl RaftLogStorage<TypeConfig> for Log {
 
     async fn get_log_state(&mut self) -> Result<LogState<TypeConfig>, StorageError> {
         let index = held(&self.shared.index);
-        Ok(LogState {
-            last_purged_log_id: index.state.purged,
-            last_log_id: index.last_log_id(),
-        })
+        Ok(LogState { last_purged_log_id: index.state.purged, last_log_id: index.last_log_id() })
     }
 
     async fn get_log_reader(&mut self) -> Log {
@@ -260,9 +205,7 @@ impl RaftLogStorage<TypeConfig> for Log {
 
     async fn save_vote(&mut self, vote: &Vote) -> Result<(), StorageError> {
         let vote = *vote;
-        self.wait(|done| Request::Vote(vote, done))
-            .await
-            .map_err(write_failed)?;
+        self.wait(|done| Request::Vote(vote, done)).await.map_err(write_failed)?;
         held(&self.shared.index).state.vote = Some(vote);
         Ok(())
     }
@@ -274,8 +217,7 @@ impl RaftLogStorage<TypeConfig> for Log {
     async fn save_committed(&mut self, committed: Option<LogId>) -> Result<(), StorageError> {
         if let Some(committed) = committed {
             held(&self.shared.index).state.committed = Some(committed);
-            self.send(Request::Committed(committed))
-                .map_err(write_failed)?;
+            self.send(Request::Committed(committed)).map_err(write_failed)?;
         }
         Ok(())
     }
@@ -284,11 +226,7 @@ impl RaftLogStorage<TypeConfig> for Log {
         Ok(held(&self.shared.index).state.committed)
     }
 
-    async fn append<I>(
-        &mut self,
-        entries: I,
-        callback: LogFlushed<TypeConfig>,
-    ) -> Result<(), StorageError>
+    async fn append<I>(&mut self, entries: I, callback: LogFlushed<TypeConfig>) -> Result<(), StorageError>
     where
         I: IntoIterator<Item = Entry> + OptionalSend,
         I::IntoIter: OptionalSend,
@@ -305,25 +243,17 @@ impl RaftLogStorage<TypeConfig> for Log {
             encoded.push(Encoded { log_id, payload });
         }
         let done = Box::new(move || callback.log_io_completed(Ok(())));
-        self.send(Request::Append {
-            entries: encoded,
-            done,
-        })
-        .map_err(write_failed)
+        self.send(Request::Append { entries: encoded, done }).map_err(write_failed)
     }
 
     async fn truncate(&mut self, log_id: LogId) -> Result<(), StorageError> {
         held(&self.shared.index).truncate(log_id.index);
-        self.wait(|done| Request::Truncate(log_id.index, done))
-            .await
-            .map_err(write_failed)
+        self.wait(|done| Request::Truncate(log_id.index, done)).await.map_err(write_failed)
     }
 
     async fn purge(&mut self, log_id: LogId) -> Result<(), StorageError> {
         held(&self.shared.index).purge(log_id);
-        self.wait(|done| Request::Purge(log_id, done))
-            .await
-            .map_err(write_failed)
+        self.wait(|done| Request::Purge(log_id, done)).await.map_err(write_failed)
     }
 }
 
@@ -336,12 +266,8 @@ pub(crate) fn encode(payload: &EntryPayload) -> io::Result<Bytes> {
 
 fn decode(bytes: &[u8]) -> io::Result<EntryPayload> {
     match bytes.split_first() {
-        Some((&format::VERSION, payload)) => {
-            rmp_serde::from_slice(payload).map_err(io::Error::other)
-        }
-        Some((version, _payload)) => {
-            Err(io::Error::other(format!("an entry has version {version}")))
-        }
+        Some((&format::VERSION, payload)) => rmp_serde::from_slice(payload).map_err(io::Error::other),
+        Some((version, _payload)) => Err(io::Error::other(format!("an entry has version {version}"))),
         None => Err(io::Error::other("an entry is empty")),
     }
 }
@@ -349,10 +275,7 @@ fn decode(bytes: &[u8]) -> io::Result<EntryPayload> {
 fn load(found: Found) -> io::Result<Entry> {
     match found {
         Found::Cached(entry) => Ok(entry),
-        Found::OnDisk(log_id, place) => Ok(Entry {
-            log_id,
-            payload: decode(&read_place(&place)?)?,
-        }),
+        Found::OnDisk(log_id, place) => Ok(Entry { log_id, payload: decode(&read_place(&place)?)? }),
     }
 }
 
@@ -360,9 +283,7 @@ fn read_place(place: &Place) -> io::Result<Vec<u8>> {
     let mut bytes = vec![0; place.bytes];
     place.file.read_at(&mut bytes, place.offset)?;
     if crc32fast::hash(&bytes) != place.crc {
-        return Err(io::Error::other(
-            "an entry of the log cannot be read: its checksum is wrong",
-        ));
+        return Err(io::Error::other("an entry of the log cannot be read: its checksum is wrong"));
     }
     Ok(bytes)
 }

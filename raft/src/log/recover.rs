@@ -4,9 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::format::{
-    FRAME_HEADER_BYTES, Frame, HEADER_BYTES, Header, Record, frame_at, later_frame, records,
-};
+use super::format::{FRAME_HEADER_BYTES, Frame, HEADER_BYTES, Header, Record, frame_at, later_frame, records};
 use super::index::{Index, Place};
 use crate::StartError;
 use crate::disk::{Disk, DiskFile};
@@ -39,10 +37,7 @@ pub(crate) fn segment_path(dir: &Path, number: u64) -> PathBuf {
 
 /// Reads all segments in `dir`. What was left over from an interrupted change of files is removed.
 pub(crate) fn recover(disk: &dyn Disk, dir: &Path, node: NodeId) -> Result<Recovered, StartError> {
-    let mut recovered = Recovered {
-        segments: Vec::new(),
-        index: Index::default(),
-    };
+    let mut recovered = Recovered { segments: Vec::new(), index: Index::default() };
     let paths = segment_paths(disk, dir)?;
     for (at, path) in paths.iter().enumerate() {
         let is_last = at + 1 == paths.len();
@@ -53,10 +48,7 @@ pub(crate) fn recover(disk: &dyn Disk, dir: &Path, node: NodeId) -> Result<Recov
 }
 
 fn segment_paths(disk: &dyn Disk, dir: &Path) -> Result<Vec<PathBuf>, StartError> {
-    let failed = |source| StartError::Disk {
-        path: dir.to_owned(),
-        source,
-    };
+    let failed = |source| StartError::Disk { path: dir.to_owned(), source };
     disk.create_dir(dir).map_err(failed)?;
     let mut paths = Vec::new();
     for path in disk.list(dir).map_err(failed)? {
@@ -72,21 +64,9 @@ fn segment_paths(disk: &dyn Disk, dir: &Path) -> Result<Vec<PathBuf>, StartError
 }
 
 impl Recovered {
-    fn read(
-        &mut self,
-        disk: &dyn Disk,
-        path: &Path,
-        node: NodeId,
-        is_last: bool,
-    ) -> Result<(), StartError> {
-        let failed = |source| StartError::Disk {
-            path: path.to_owned(),
-            source,
-        };
-        let damaged = |reason| StartError::Damaged {
-            path: path.to_owned(),
-            reason,
-        };
+    fn read(&mut self, disk: &dyn Disk, path: &Path, node: NodeId, is_last: bool) -> Result<(), StartError> {
+        let failed = |source| StartError::Disk { path: path.to_owned(), source };
+        let damaged = |reason| StartError::Damaged { path: path.to_owned(), reason };
         let file: Arc<dyn DiskFile> = Arc::from(disk.open(path).map_err(failed)?);
         let bytes = file.len().map_err(failed)?;
         let mut content = vec![0; usize::try_from(bytes).unwrap_or(usize::MAX)];
@@ -95,15 +75,7 @@ impl Recovered {
         let header = Header::decode(&content).map_err(damaged)?;
         self.check_header(&header, path, node).map_err(damaged)?;
         let end = HEADER_BYTES as u64;
-        let mut segment = Segment {
-            path: path.to_owned(),
-            file,
-            header,
-            frames: 0,
-            end,
-            bytes,
-            last_index: None,
-        };
+        let mut segment = Segment { path: path.to_owned(), file, header, frames: 0, end, bytes, last_index: None };
         self.read_frames(&mut segment, &content).map_err(damaged)?;
         if is_last {
             rewrite_last_frame(&segment, &content).map_err(failed)?;
@@ -114,22 +86,15 @@ impl Recovered {
 
     fn check_header(&self, header: &Header, path: &Path, node: NodeId) -> Result<(), String> {
         if header.node != node {
-            return Err(format!(
-                "it belongs to server id {}, this server is {node}",
-                header.node
-            ));
+            return Err(format!("it belongs to server id {}, this server is {node}", header.node));
         }
         if segment_path(path.parent().unwrap_or(Path::new("")), header.number) != path {
-            return Err(format!(
-                "its name does not fit its number {}",
-                header.number
-            ));
+            return Err(format!("its name does not fit its number {}", header.number));
         }
         match self.segments.last() {
-            Some(before) if before.header.number + 1 != header.number => Err(format!(
-                "the file of number {} before it is missing",
-                header.number - 1
-            )),
+            Some(before) if before.header.number + 1 != header.number => {
+                Err(format!("the file of number {} before it is missing", header.number - 1))
+            }
             Some(_) | None => Ok(()),
         }
     }
@@ -150,10 +115,9 @@ impl Recovered {
         }
         let at = usize::try_from(segment.end).map_err(|e| e.to_string())?;
         match later_frame(content, at, salt, segment.frames) {
-            Some(later) => Err(format!(
-                "write {} at byte {at} cannot be read, but the later write {later} can",
-                segment.frames
-            )),
+            Some(later) => {
+                Err(format!("write {} at byte {at} cannot be read, but the later write {later} can", segment.frames))
+            }
             None => Ok(()),
         }
     }
@@ -162,15 +126,9 @@ impl Recovered {
         for record in records(frame.body)? {
             match record {
                 Record::State(state) => {
-                    let frames = self
-                        .segments
-                        .last()
-                        .map_or(state.frames_before, |before| before.frames);
+                    let frames = self.segments.last().map_or(state.frames_before, |before| before.frames);
                     if frames != state.frames_before {
-                        return Err(format!(
-                            "the file before it has {frames} writes, of {}",
-                            state.frames_before
-                        ));
+                        return Err(format!("the file before it has {frames} writes, of {}", state.frames_before));
                     }
                     self.index.recover_state(state);
                 }
@@ -181,12 +139,7 @@ impl Recovered {
                 Record::Entry { log_id, at, bytes } => {
                     let crc = crc32fast::hash(&frame.body[at..at + bytes]);
                     let offset = segment.end + (FRAME_HEADER_BYTES + at) as u64;
-                    let place = Place {
-                        file: Arc::clone(&segment.file),
-                        offset,
-                        bytes,
-                        crc,
-                    };
+                    let place = Place { file: Arc::clone(&segment.file), offset, bytes, crc };
                     self.index.recover(log_id, place)?;
                     segment.last_index = segment.last_index.max(Some(log_id.index));
                 }
@@ -196,12 +149,7 @@ impl Recovered {
     }
 
     fn check(&self, dir: &Path) -> Result<(), StartError> {
-        let damaged = |reason: &str| {
-            Err(StartError::Damaged {
-                path: dir.to_owned(),
-                reason: reason.into(),
-            })
-        };
+        let damaged = |reason: &str| Err(StartError::Damaged { path: dir.to_owned(), reason: reason.into() });
         if !self.index.is_complete() {
             return damaged("entries are missing between the snapshot and the log");
         }
@@ -223,9 +171,7 @@ fn rewrite_last_frame(segment: &Segment, content: &[u8]) -> std::io::Result<()> 
             break;
         };
         if number + 1 == segment.frames {
-            segment
-                .file
-                .write_at(&content[at..at + frame.bytes], at as u64)?;
+            segment.file.write_at(&content[at..at + frame.bytes], at as u64)?;
         }
         at += frame.bytes;
     }

@@ -23,10 +23,7 @@ use crate::snapshot::Snapshots;
 use crate::types::{Snapshot, StateMachine};
 
 const NODE: NodeId = 42;
-const CONFIG: LogConfig = LogConfig {
-    segment_bytes: 16 * 1024,
-    cache_bytes_max: 4 * 1024,
-};
+const CONFIG: LogConfig = LogConfig { segment_bytes: 16 * 1024, cache_bytes_max: 4 * 1024 };
 
 fn dir() -> PathBuf {
     PathBuf::from("/raft/log")
@@ -42,10 +39,7 @@ fn log_id(term: u64, index: u64) -> LogId {
 
 fn entry(term: u64, index: u64, payload: &str) -> Entry {
     let commands = vec![Bytes::copy_from_slice(payload.as_bytes())].into();
-    let mut entry = Entry::from_app_data(Batch {
-        commands,
-        ..Batch::default()
-    });
+    let mut entry = Entry::from_app_data(Batch { commands, ..Batch::default() });
     entry.log_id = log_id(term, index);
     entry
 }
@@ -59,15 +53,8 @@ fn text(entry: &Entry) -> String {
 
 /// Waits for what cannot take long, on whatever runtime there is.
 fn run<T>(future: impl Future<Output = T>) -> T {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap();
-    runtime.block_on(async {
-        tokio::time::timeout(Duration::from_secs(20), future)
-            .await
-            .expect("in time")
-    })
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async { tokio::time::timeout(Duration::from_secs(20), future).await.expect("in time") })
 }
 
 struct Nothing;
@@ -105,11 +92,7 @@ impl RaftLogReader<TypeConfig> for Filled {
         self.0.try_get_log_entries(range).await
     }
 
-    async fn limited_get_log_entries(
-        &mut self,
-        start: u64,
-        end: u64,
-    ) -> Result<Vec<Entry>, StorageError> {
+    async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> Result<Vec<Entry>, StorageError> {
         self.0.limited_get_log_entries(start, end).await
     }
 }
@@ -141,24 +124,16 @@ impl RaftLogStorage<TypeConfig> for Filled {
         self.0.read_committed().await
     }
 
-    async fn append<I>(
-        &mut self,
-        entries: I,
-        callback: LogFlushed<TypeConfig>,
-    ) -> Result<(), StorageError>
+    async fn append<I>(&mut self, entries: I, callback: LogFlushed<TypeConfig>) -> Result<(), StorageError>
     where
         I: IntoIterator<Item = Entry> + OptionalSend,
         I::IntoIter: OptionalSend,
     {
         let mut entries: Vec<Entry> = entries.into_iter().collect();
-        if let (Some(last), Some(first)) =
-            (self.0.get_log_state().await?.last_log_id, entries.first())
-        {
+        if let (Some(last), Some(first)) = (self.0.get_log_state().await?.last_log_id, entries.first()) {
             let missing = last.index + 1..first.log_id.index;
-            let blanks = missing.map(|index| Entry {
-                log_id: LogId::new(last.leader_id, index),
-                payload: Payload::Blank,
-            });
+            let blanks =
+                missing.map(|index| Entry { log_id: LogId::new(last.leader_id, index), payload: Payload::Blank });
             entries.splice(0..0, blanks.collect::<Vec<_>>());
         }
         self.0.append(entries, callback).await
@@ -191,23 +166,14 @@ impl StoreBuilder<TypeConfig, Filled, Machine, TempDir> for Builder {
 
 #[test]
 fn the_contract_of_openraft_is_kept() {
-    Suite::test_all(Builder {
-        disk: Arc::new(RealDisk),
-    })
-    .unwrap();
+    Suite::test_all(Builder { disk: Arc::new(RealDisk) }).unwrap();
 }
 
 #[test]
 fn the_contract_is_kept_on_a_disk_that_completes_late() {
     let disk = FaultDisk::new();
-    disk.set(Faults {
-        sync_us: 2_000,
-        ..Faults::default()
-    });
-    Suite::test_all(Builder {
-        disk: Arc::new(disk),
-    })
-    .unwrap();
+    disk.set(Faults { sync_us: 2_000, ..Faults::default() });
+    Suite::test_all(Builder { disk: Arc::new(disk) }).unwrap();
 }
 
 /// A writer's life, as a model: what was acknowledged must be there after any power cut.
@@ -228,22 +194,11 @@ fn live_through_power_cuts(disk: &FaultDisk, seed: u64, lives: u32) -> Result<()
         compare(&mut log, &mut model).map_err(|e| format!("life {life}: {e}"))?;
         run(live(&mut log, &mut model, &mut luck, u64::from(life) + 1));
         // What was asked for and not waited for: each may or may not be there.
-        let next = model
-            .entries
-            .keys()
-            .last()
-            .copied()
-            .or(model.purged)
-            .map_or(0, |last| last + 1);
+        let next = model.entries.keys().last().copied().or(model.purged).map_or(0, |last| last + 1);
         run(async {
-            let tail: Vec<Entry> = (next..next + 3)
-                .map(|index| entry(1_000, index, "unacknowledged"))
-                .collect();
-            let _ = tokio::time::timeout(
-                Duration::from_micros(luck.random_range(0..200)),
-                log.blocking_append(tail),
-            )
-            .await;
+            let tail: Vec<Entry> = (next..next + 3).map(|index| entry(1_000, index, "unacknowledged")).collect();
+            let _ =
+                tokio::time::timeout(Duration::from_micros(luck.random_range(0..200)), log.blocking_append(tail)).await;
         });
         disk.cut_power(luck.random());
         drop(log);
@@ -276,17 +231,11 @@ async fn live(log: &mut Log, model: &mut Model, luck: &mut StdRng, term: u64) {
             _ => {
                 let count = luck.random_range(1..5);
                 let length = luck.random_range(0..2_000);
-                let texts = (next..next + count)
-                    .map(|index| (index, format!("{term}-{index}-{}", "x".repeat(length))));
+                let texts = (next..next + count).map(|index| (index, format!("{term}-{index}-{}", "x".repeat(length))));
                 let texts: Vec<_> = texts.collect();
-                let entries: Vec<_> = texts
-                    .iter()
-                    .map(|(index, text)| entry(term, *index, text))
-                    .collect();
+                let entries: Vec<_> = texts.iter().map(|(index, text)| entry(term, *index, text)).collect();
                 log.blocking_append(entries).await.unwrap();
-                model
-                    .entries
-                    .extend(texts.into_iter().map(|(index, text)| (index, (term, text))));
+                model.entries.extend(texts.into_iter().map(|(index, text)| (index, (term, text))));
             }
         }
     }
@@ -300,35 +249,18 @@ fn compare(log: &mut Log, model: &mut Model) -> Result<(), String> {
         return Err(format!("vote {vote:?}, expected {:?}", model.vote));
     }
     if state.last_purged_log_id.map(|purged| purged.index) != model.purged {
-        return Err(format!(
-            "purged {:?}, expected {:?}",
-            state.last_purged_log_id, model.purged
-        ));
+        return Err(format!("purged {:?}, expected {:?}", state.last_purged_log_id, model.purged));
     }
     let found = run(log.try_get_log_entries(..)).map_err(|e| e.to_string())?;
-    let mut found: BTreeMap<u64, (u64, String)> = found
-        .iter()
-        .map(|entry| {
-            (
-                entry.log_id.index,
-                (entry.log_id.leader_id.term, text(entry)),
-            )
-        })
-        .collect();
-    let unacknowledged = found
-        .iter()
-        .find(|(_, (_, text))| text == "unacknowledged")
-        .map(|(index, _)| *index);
+    let mut found: BTreeMap<u64, (u64, String)> =
+        found.iter().map(|entry| (entry.log_id.index, (entry.log_id.leader_id.term, text(entry)))).collect();
+    let unacknowledged = found.iter().find(|(_, (_, text))| text == "unacknowledged").map(|(index, _)| *index);
     if let Some(index) = unacknowledged {
         found.split_off(&index);
         run(log.truncate(log_id(1_000, index))).map_err(|e| e.to_string())?;
     }
     if found != model.entries {
-        let missing = model
-            .entries
-            .keys()
-            .filter(|index| !found.contains_key(index))
-            .count();
+        let missing = model.entries.keys().filter(|index| !found.contains_key(index)).count();
         return Err(format!("{missing} entries are missing or others are there"));
     }
     Ok(())
@@ -338,8 +270,7 @@ fn compare(log: &mut Log, model: &mut Model) -> Result<(), String> {
 fn whatever_was_acknowledged_survives_power_cuts() {
     for seed in 0..250 {
         let disk = FaultDisk::new();
-        live_through_power_cuts(&disk, seed, 5)
-            .unwrap_or_else(|reason| panic!("seed {seed}: {reason}"));
+        live_through_power_cuts(&disk, seed, 5).unwrap_or_else(|reason| panic!("seed {seed}: {reason}"));
         assert_eq!(disk.counts().fatals, 0);
     }
 }
@@ -348,10 +279,7 @@ fn whatever_was_acknowledged_survives_power_cuts() {
 fn a_disk_whose_sync_does_nothing_is_caught() {
     let caught = (0..20).filter(|seed| {
         let disk = FaultDisk::new();
-        disk.set(Faults {
-            sync_lies: true,
-            ..Faults::default()
-        });
+        disk.set(Faults { sync_lies: true, ..Faults::default() });
         live_through_power_cuts(&disk, *seed, 5).is_err()
     });
     assert!(caught.count() >= 15, "the check must see a disk that lies");
@@ -398,9 +326,7 @@ fn a_damaged_write_with_a_later_one_in_the_same_file_is_refused() {
     let files = disk.list(&dir()).unwrap();
     assert_eq!(files.len(), 1);
     disk.flip(&files[0], 400).unwrap();
-    let Err(StartError::Damaged { reason, .. }) = open(&disk) else {
-        panic!("it must be refused")
-    };
+    let Err(StartError::Damaged { reason, .. }) = open(&disk) else { panic!("it must be refused") };
     assert!(reason.contains("later write"), "{reason}");
 }
 
@@ -419,21 +345,14 @@ fn a_missing_file_and_another_members_file_are_refused() {
     assert!(files.len() >= 3);
     for file in &files[..2] {
         disk.remove(file).unwrap();
-        assert!(
-            matches!(open(&disk), Err(StartError::Damaged { .. })),
-            "{}",
-            file.display()
-        );
+        assert!(matches!(open(&disk), Err(StartError::Damaged { .. })), "{}", file.display());
     }
 }
 
 #[test]
 fn votes_and_entries_that_wait_together_share_a_sync() {
     let disk = FaultDisk::new();
-    disk.set(Faults {
-        sync_us: 20_000,
-        ..Faults::default()
-    });
+    disk.set(Faults { sync_us: 20_000, ..Faults::default() });
     let log = open(&disk).unwrap();
     run(async {
         let votes = (0..16).map(|term| {
@@ -457,10 +376,7 @@ fn a_failed_sync_ends_everything_and_acknowledges_nothing() {
     let disk = FaultDisk::new();
     let mut log = open(&disk).unwrap();
     run(log.blocking_append([entry(1, 0, "kept")])).unwrap();
-    disk.set(Faults {
-        sync_fails_after: Some(disk.counts().syncs),
-        ..Faults::default()
-    });
+    disk.set(Faults { sync_fails_after: Some(disk.counts().syncs), ..Faults::default() });
     assert!(run(log.blocking_append([entry(1, 1, "lost")])).is_err());
     assert_eq!(disk.counts().fatals, 1);
     assert!(run(log.save_vote(&Vote::new(2, NODE))).is_err());
@@ -470,10 +386,7 @@ fn a_failed_sync_ends_everything_and_acknowledges_nothing() {
 #[test]
 fn a_full_disk_makes_the_log_wait_and_go_on() {
     let disk = FaultDisk::new();
-    disk.set(Faults {
-        bytes_max: Some(CONFIG.segment_bytes + 100),
-        ..Faults::default()
-    });
+    disk.set(Faults { bytes_max: Some(CONFIG.segment_bytes + 100), ..Faults::default() });
     let mut log = open(&disk).unwrap();
     let writer = thread::spawn({
         let mut log = log.clone();
@@ -495,10 +408,7 @@ fn a_full_disk_makes_the_log_wait_and_go_on() {
 #[test]
 fn a_full_disk_does_not_hold_up_the_end() {
     let disk = FaultDisk::new();
-    disk.set(Faults {
-        bytes_max: Some(10),
-        ..Faults::default()
-    });
+    disk.set(Faults { bytes_max: Some(10), ..Faults::default() });
     let mut log = open(&disk).unwrap();
     let stopper = log.clone();
     let stop = thread::spawn(move || {
@@ -517,8 +427,7 @@ fn old_entries_are_read_from_the_disk_and_the_files_are_used_again() {
     let path = folder.path().join("log");
     let mut log = Log::open(Arc::new(RealDisk), &path, NODE, &CONFIG).unwrap();
     for index in 0..400 {
-        run(log.blocking_append([entry(1, index, &format!("{index}-{}", "v".repeat(500)))]))
-            .unwrap();
+        run(log.blocking_append([entry(1, index, &format!("{index}-{}", "v".repeat(500)))])).unwrap();
         if index % 50 == 49 {
             run(log.purge(log_id(1, index - 20))).unwrap();
         }
@@ -541,19 +450,11 @@ fn an_entry_larger_than_a_segment_is_kept() {
     let disk = FaultDisk::new();
     let mut log = open(&disk).unwrap();
     let large = "l".repeat(100_000);
-    run(log.blocking_append([
-        entry(1, 0, "small"),
-        entry(1, 1, &large),
-        entry(1, 2, "small"),
-    ]))
-    .unwrap();
+    run(log.blocking_append([entry(1, 0, "small"), entry(1, 1, &large), entry(1, 2, "small")])).unwrap();
     log.stop();
     let mut log = open(&disk).unwrap();
     let found = run(log.try_get_log_entries(..)).unwrap();
-    assert_eq!(
-        found.iter().map(text).collect::<Vec<_>>(),
-        ["small", &large, "small"]
-    );
+    assert_eq!(found.iter().map(text).collect::<Vec<_>>(), ["small", &large, "small"]);
 }
 
 #[test]
@@ -567,11 +468,7 @@ fn a_reader_takes_no_more_than_fits_into_a_message() {
     assert_eq!(run(log.limited_get_log_entries(0, 4)).unwrap().len(), 2);
     let huge = "m".repeat(READ_BYTES_MAX * 2);
     run(log.blocking_append([entry(1, 4, &huge)])).unwrap();
-    assert_eq!(
-        run(log.limited_get_log_entries(4, 5)).unwrap().len(),
-        1,
-        "at least one"
-    );
+    assert_eq!(run(log.limited_get_log_entries(4, 5)).unwrap().len(), 1, "at least one");
 }
 
 #[test]
@@ -582,29 +479,16 @@ fn a_snapshot_that_contradicts_the_log_wins() {
         run(log.blocking_append([entry(1, index, "old")])).unwrap();
     }
     log.fit(Some(log_id(1, 5)), &dir()).unwrap();
-    assert_eq!(
-        run(log.try_get_log_entries(..)).unwrap().len(),
-        10,
-        "it agrees: nothing is touched"
-    );
+    assert_eq!(run(log.try_get_log_entries(..)).unwrap().len(), 10, "it agrees: nothing is touched");
     log.fit(Some(log_id(3, 5)), &dir()).unwrap();
     for _ in 0..2 {
         let state = run(log.get_log_state()).unwrap();
-        assert_eq!(
-            (state.last_purged_log_id, state.last_log_id),
-            (Some(log_id(3, 5)), Some(log_id(3, 5)))
-        );
+        assert_eq!((state.last_purged_log_id, state.last_log_id), (Some(log_id(3, 5)), Some(log_id(3, 5))));
         log.stop();
         log = open(&disk).unwrap();
     }
-    assert!(matches!(
-        log.fit(Some(log_id(1, 2)), &dir()),
-        Err(StartError::Damaged { .. })
-    ));
-    assert!(matches!(
-        log.fit(None, &dir()),
-        Err(StartError::Damaged { .. })
-    ));
+    assert!(matches!(log.fit(Some(log_id(1, 2)), &dir()), Err(StartError::Damaged { .. })));
+    assert!(matches!(log.fit(None, &dir()), Err(StartError::Damaged { .. })));
 }
 
 proptest! {
@@ -623,16 +507,10 @@ proptest! {
 #[test]
 fn the_first_version_is_read() {
     let written = b"\x01\x81\xa6Normal\x81\xa8commands\x91\xc4\x03abc";
-    let Payload::Normal(batch) = decode(written).unwrap() else {
-        panic!("a batch")
-    };
+    let Payload::Normal(batch) = decode(written).unwrap() else { panic!("a batch") };
     assert_eq!(&batch.commands[..], [Bytes::from_static(b"abc")]);
     assert_eq!(
-        &encode(&EntryPayload::Normal(Batch {
-            commands: batch.commands,
-            ..Batch::default()
-        }))
-        .unwrap()[..],
+        &encode(&EntryPayload::Normal(Batch { commands: batch.commands, ..Batch::default() })).unwrap()[..],
         written
     );
     let later = b"\x02\x81\xa6Normal\x81\xa8commands\x91\xc4\x03abc";

@@ -156,12 +156,7 @@ impl Writer {
         segment.file.sync()?;
         segment.frames += 1;
         segment.end += frame.len() as u64;
-        place(
-            &self.index,
-            segment,
-            offset,
-            std::mem::take(&mut gathered.entries),
-        );
+        place(&self.index, segment, offset, std::mem::take(&mut gathered.entries));
         for done in gathered.done.drain(..) {
             done();
         }
@@ -174,11 +169,7 @@ impl Writer {
     /// Begins a new segment if the frame does not fit into the one that grows. Waits while the disk is full.
     fn make_room(&mut self, bytes: usize) -> io::Result<()> {
         let bytes = bytes as u64;
-        if self
-            .segments
-            .back()
-            .is_some_and(|segment| segment.end + bytes <= segment.bytes)
-        {
+        if self.segments.back().is_some_and(|segment| segment.end + bytes <= segment.bytes) {
             return Ok(());
         }
         loop {
@@ -207,19 +198,10 @@ impl Writer {
 
     /// A segment gets its name when its head is on the disk, so one that has a name is whole.
     fn begin_segment(&mut self, room: u64) -> io::Result<()> {
-        let number = self
-            .segments
-            .back()
-            .map_or(1, |segment| segment.header.number + 1);
-        let header = Header {
-            number,
-            salt: rand::random(),
-            node: self.node,
-        };
-        let state = State {
-            frames_before: self.segments.back().map_or(0, |segment| segment.frames),
-            ..self.state.clone()
-        };
+        let number = self.segments.back().map_or(1, |segment| segment.header.number + 1);
+        let header = Header { number, salt: rand::random(), node: self.node };
+        let state =
+            State { frames_before: self.segments.back().map_or(0, |segment| segment.frames), ..self.state.clone() };
         let mut first = FrameWriter::new();
         first.state(&state);
         let first = first.finish(header.salt, 0);
@@ -232,15 +214,7 @@ impl Writer {
         let path = segment_path(&self.dir, number);
         self.disk.rename(&temporary, &path)?;
         self.disk.sync_dir(&self.dir)?;
-        self.segments.push_back(Segment {
-            path,
-            file,
-            header,
-            frames: 1,
-            end,
-            bytes,
-            last_index: None,
-        });
+        self.segments.push_back(Segment { path, file, header, frames: 1, end, bytes, last_index: None });
         Ok(())
     }
 
@@ -263,11 +237,7 @@ impl Writer {
 
     /// Drops the segments whose entries are all purged. What else was in them stands at the head of those that stay.
     fn drop_segments(&mut self, upto: LogId) -> io::Result<()> {
-        while self.segments.len() > 1
-            && self.segments[0]
-                .last_index
-                .is_none_or(|last| last <= upto.index)
-        {
+        while self.segments.len() > 1 && self.segments[0].last_index.is_none_or(|last| last <= upto.index) {
             let Some(mut segment) = self.segments.pop_front() else {
                 break;
             };

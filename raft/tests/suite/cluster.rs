@@ -49,10 +49,7 @@ async fn proposals_at_the_same_time_share_entries_and_get_their_own_answers() {
         assert_eq!(values[usize::try_from(place).unwrap()], value);
     }
     let entries = raft.status().last_log - before;
-    assert!(
-        entries < 64 * 20 / 4,
-        "{entries} entries for 1280 proposals"
-    );
+    assert!(entries < 64 * 20 / 4, "{entries} entries for 1280 proposals");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -60,36 +57,12 @@ async fn followers_refuse_and_name_the_leader() {
     let cluster = Cluster::start(3).await;
     let leader = cluster.leader().await;
     let expected = Some(cluster.nodes[leader].raft().member());
-    for (at, node) in cluster
-        .nodes
-        .iter()
-        .enumerate()
-        .filter(|(at, _)| *at != leader)
-    {
-        eventually("the follower knows the leader", || {
-            node.raft().leader() == expected
-        })
-        .await;
+    for (at, node) in cluster.nodes.iter().enumerate().filter(|(at, _)| *at != leader) {
+        eventually("the follower knows the leader", || node.raft().leader() == expected).await;
         let refused = node.raft().propose(Bytes::from_static(b"x")).await;
-        assert_eq!(
-            refused,
-            Err(ProposeError::NotLeader {
-                leader: expected.clone()
-            }),
-            "node {at}"
-        );
-        assert_eq!(
-            node.raft().read_index().await,
-            Err(ReadError::NotLeader {
-                leader: expected.clone()
-            })
-        );
-        assert_eq!(
-            node.raft().leader_applied(),
-            Err(ReadError::NotLeader {
-                leader: expected.clone()
-            })
-        );
+        assert_eq!(refused, Err(ProposeError::NotLeader { leader: expected.clone() }), "node {at}");
+        assert_eq!(node.raft().read_index().await, Err(ReadError::NotLeader { leader: expected.clone() }));
+        assert_eq!(node.raft().leader_applied(), Err(ReadError::NotLeader { leader: expected.clone() }));
         assert_eq!(node.raft().status().role, Role::Follower);
         assert!(node.raft().status().last_contact.is_some());
     }
@@ -144,40 +117,19 @@ async fn a_cut_off_leader_answers_unknown_or_not_leader_and_confirms_no_read() {
     let old = cluster.leader().await;
     cluster.propose("before").await;
     cluster.cut(old);
-    let lost = cluster.nodes[old]
-        .raft()
-        .propose(Bytes::from_static(b"lost?"))
-        .await;
-    assert!(
-        matches!(
-            lost,
-            Err(ProposeError::Unknown | ProposeError::NotLeader { .. })
-        ),
-        "{lost:?}"
-    );
+    let lost = cluster.nodes[old].raft().propose(Bytes::from_static(b"lost?")).await;
+    assert!(matches!(lost, Err(ProposeError::Unknown | ProposeError::NotLeader { .. })), "{lost:?}");
     let read = cluster.nodes[old].raft().read_index().await;
-    assert!(
-        matches!(read, Err(ReadError::NoQuorum | ReadError::NotLeader { .. })),
-        "{read:?}"
-    );
+    assert!(matches!(read, Err(ReadError::NoQuorum | ReadError::NotLeader { .. })), "{read:?}");
 
     let new = cluster.leader().await;
     assert_ne!(new, old);
     cluster.propose("after").await;
     cluster.heal();
     let values = cluster.agree().await;
-    assert!(
-        values.contains(&Bytes::from_static(b"before"))
-            && values.contains(&Bytes::from_static(b"after"))
-    );
-    let refused = cluster.nodes[old]
-        .raft()
-        .propose(Bytes::from_static(b"x"))
-        .await;
-    assert!(
-        matches!(refused, Err(ProposeError::NotLeader { .. })),
-        "{refused:?}"
-    );
+    assert!(values.contains(&Bytes::from_static(b"before")) && values.contains(&Bytes::from_static(b"after")));
+    let refused = cluster.nodes[old].raft().propose(Bytes::from_static(b"x")).await;
+    assert!(matches!(refused, Err(ProposeError::NotLeader { .. })), "{refused:?}");
 }
 
 /// Every value that was answered stands in the log once; every value that was refused does not; the others may or may not.
@@ -186,11 +138,7 @@ async fn under_changes_of_leadership_every_answer_is_true() {
     let mut cluster = Cluster::start_with(3, |config| config.propose_timeout_ms = 1_000).await;
     let (mut kept, mut refused) = (Vec::new(), Vec::new());
     for round in 0..4 {
-        let handles: Vec<_> = cluster
-            .nodes
-            .iter()
-            .map(|node| node.raft().clone())
-            .collect();
+        let handles: Vec<_> = cluster.nodes.iter().map(|node| node.raft().clone()).collect();
         let mut tasks = Vec::new();
         for (at, raft) in handles.into_iter().enumerate() {
             tasks.push(tokio::spawn(async move {
@@ -227,11 +175,7 @@ async fn under_changes_of_leadership_every_answer_is_true() {
     cluster.propose("end").await;
     let values = cluster.agree().await;
     for value in &kept {
-        assert_eq!(
-            values.iter().filter(|v| *v == value).count(),
-            1,
-            "{value:?} was answered"
-        );
+        assert_eq!(values.iter().filter(|v| *v == value).count(), 1, "{value:?} was answered");
     }
     for value in &refused {
         assert!(!values.contains(value), "{value:?} was refused");
@@ -273,18 +217,9 @@ async fn after_shutdown_everything_says_so() {
     let raft = cluster.nodes[0].raft().clone();
     let mut watch = raft.watch();
     cluster.stop(0).await;
-    watch
-        .wait_for(|now| now.is_stopped && !now.is_leader)
-        .await
-        .unwrap();
-    assert_eq!(
-        raft.propose(Bytes::from_static(b"x")).await,
-        Err(ProposeError::Stopped)
-    );
+    watch.wait_for(|now| now.is_stopped && !now.is_leader).await.unwrap();
+    assert_eq!(raft.propose(Bytes::from_static(b"x")).await, Err(ProposeError::Stopped));
     assert_eq!(raft.read_index().await, Err(ReadError::Stopped));
-    assert_eq!(
-        raft.applied_at_least(1_000_000).await,
-        Err(ReadError::Stopped)
-    );
+    assert_eq!(raft.applied_at_least(1_000_000).await, Err(ReadError::Stopped));
     assert_eq!(raft.status().role, Role::Stopped);
 }

@@ -80,12 +80,7 @@ impl Net {
     }
 
     fn stops(&self, address: &str) -> u64 {
-        self.stops
-            .lock()
-            .unwrap()
-            .get(address)
-            .copied()
-            .unwrap_or(0)
+        self.stops.lock().unwrap().get(address).copied().unwrap_or(0)
     }
 }
 
@@ -110,13 +105,7 @@ impl Dial for NetDial {
                     let stream = TcpStream::connect(&to).await?;
                     stream.set_nodelay(true)?;
                     let stops = net.stops(&to);
-                    Ok(TokioIo::new(Link {
-                        net,
-                        from,
-                        to,
-                        stops,
-                        stream,
-                    }))
+                    Ok(TokioIo::new(Link { net, from, to, stops, stream }))
                 }
             });
             Endpoint::from_static("http://member").connect_with_connector_lazy(connector)
@@ -143,22 +132,14 @@ impl Link {
 }
 
 impl AsyncRead for Link {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         self.check()?;
         Pin::new(&mut self.stream).poll_read(cx, buf)
     }
 }
 
 impl AsyncWrite for Link {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         self.check()?;
         Pin::new(&mut self.stream).poll_write(cx, buf)
     }
@@ -208,19 +189,11 @@ impl Cluster {
     }
 
     pub(crate) async fn start_with(size: usize, adjust: fn(&mut Config)) -> Cluster {
-        let mut cluster = Cluster {
-            nodes: Vec::new(),
-            net: Net::default(),
-            adjust,
-        };
+        let mut cluster = Cluster { nodes: Vec::new(), net: Net::default(), adjust };
         for _ in 0..size {
             cluster.add_node().await;
         }
-        let members = cluster
-            .nodes
-            .iter()
-            .map(|node| node.raft().member())
-            .collect();
+        let members = cluster.nodes.iter().map(|node| node.raft().member()).collect();
         cluster.nodes[0].raft().bootstrap(members).await.unwrap();
         cluster.leader().await;
         cluster
@@ -231,12 +204,7 @@ impl Cluster {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let dir = tempfile::tempdir().unwrap();
-        self.nodes.push(Node {
-            dir,
-            address,
-            ledger: Ledger::default(),
-            running: None,
-        });
+        self.nodes.push(Node { dir, address, ledger: Ledger::default(), running: None });
         let at = self.nodes.len() - 1;
         self.serve(at, listener).await;
         at
@@ -262,21 +230,11 @@ impl Cluster {
         let address = node.address.to_string();
         let mut config = Config::new(node.dir.path(), format!("node-{at}"), address.clone());
         (self.adjust)(&mut config);
-        let dial = NetDial {
-            net: self.net.clone(),
-            from: address,
-            channels: Mutex::default(),
-        };
-        let (raft, service) = Raft::start(config, node.ledger.clone(), dial)
-            .await
-            .unwrap();
+        let dial = NetDial { net: self.net.clone(), from: address, channels: Mutex::default() };
+        let (raft, service) = Raft::start(config, node.ledger.clone(), dial).await.unwrap();
         let incoming = tokio_stream::wrappers::TcpListenerStream::new(listener);
         let server = tokio::spawn(async move {
-            Server::builder()
-                .add_service(service)
-                .serve_with_incoming(incoming)
-                .await
-                .unwrap();
+            Server::builder().add_service(service).serve_with_incoming(incoming).await.unwrap();
         });
         node.running = Some((raft, server));
     }
@@ -284,13 +242,7 @@ impl Cluster {
     /// Stops a server: its connections break, its log is closed.
     pub(crate) async fn stop(&mut self, at: usize) {
         let (raft, server) = self.nodes[at].running.take().expect("a running node");
-        *self
-            .net
-            .stops
-            .lock()
-            .unwrap()
-            .entry(self.nodes[at].address.to_string())
-            .or_default() += 1;
+        *self.net.stops.lock().unwrap().entry(self.nodes[at].address.to_string()).or_default() += 1;
         server.abort();
         let _ = server.await;
         raft.shutdown().await;
@@ -298,11 +250,7 @@ impl Cluster {
 
     /// Cuts a server off from all others, in both directions.
     pub(crate) fn cut(&self, at: usize) {
-        self.net
-            .cut
-            .lock()
-            .unwrap()
-            .insert(self.nodes[at].address.to_string());
+        self.net.cut.lock().unwrap().insert(self.nodes[at].address.to_string());
     }
 
     pub(crate) fn heal(&self) {
@@ -338,11 +286,7 @@ impl Cluster {
     pub(crate) async fn propose(&self, value: &str) -> u64 {
         for _ in 0..600 {
             let at = self.leader().await;
-            match self.nodes[at]
-                .raft()
-                .propose(Bytes::copy_from_slice(value.as_bytes()))
-                .await
-            {
+            match self.nodes[at].raft().propose(Bytes::copy_from_slice(value.as_bytes())).await {
                 Ok(place) => return place,
                 Err(ProposeError::TooLarge { .. }) => panic!("too large"),
                 Err(_) => tokio::time::sleep(Duration::from_millis(25)).await,
@@ -357,16 +301,22 @@ impl Cluster {
         let index = self.nodes[leader].raft().applied();
         for at in self.reachable() {
             let reached = self.nodes[at].raft().applied_at_least(index);
-            tokio::time::timeout(Duration::from_secs(30), reached)
-                .await
-                .expect("caught up")
-                .unwrap();
+            tokio::time::timeout(Duration::from_secs(30), reached).await.expect("caught up").unwrap();
         }
         let expected = self.nodes[leader].values();
         for at in self.reachable() {
             assert_eq!(self.nodes[at].values(), expected, "node {at}");
         }
         expected
+    }
+}
+
+/// Dials nobody: for a server that is alone.
+pub(crate) struct Nobody;
+
+impl Dial for Nobody {
+    fn channel(&self, _to: &Member) -> Channel {
+        Endpoint::from_static("http://127.0.0.1:9").connect_lazy()
     }
 }
 

@@ -14,10 +14,7 @@ async fn a_cluster_is_bootstrapped_once_and_with_its_own_members() {
     let stranger = cluster.add_node().await;
     let raft = cluster.nodes[stranger].raft();
     assert!(!raft.is_initialized().await.unwrap());
-    assert_eq!(
-        raft.bootstrap(members).await,
-        Err(MembershipError::NotAmongMembers { id: raft.id() })
-    );
+    assert_eq!(raft.bootstrap(members).await, Err(MembershipError::NotAmongMembers { id: raft.id() }));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -30,16 +27,10 @@ async fn a_member_is_added_promoted_removed_and_never_taken_back() {
         let at = cluster.add_node().await;
         let member = cluster.nodes[at].raft().member();
         let leader = cluster.nodes[0].raft();
-        assert_eq!(
-            leader.promote(member.id).await,
-            Err(MembershipError::UnknownMember { id: member.id })
-        );
+        assert_eq!(leader.promote(member.id).await, Err(MembershipError::UnknownMember { id: member.id }));
         leader.add_learner(member.clone()).await.unwrap();
         cluster.agree().await;
-        eventually("the learner is seen to have caught up", || {
-            leader.status().lag(member.id) == Some(0)
-        })
-        .await;
+        eventually("the learner is seen to have caught up", || leader.status().lag(member.id) == Some(0)).await;
         leader.promote(member.id).await.unwrap();
     }
     assert_eq!(cluster.nodes[0].raft().status().voters.len(), 3);
@@ -54,10 +45,7 @@ async fn a_member_is_added_promoted_removed_and_never_taken_back() {
 
     // The leader that remembers it may be another one, after a snapshot and a restart.
     cluster.nodes[0].raft().snapshot_now().await.unwrap();
-    eventually("a snapshot", || {
-        cluster.nodes[0].raft().status().snapshot > 0
-    })
-    .await;
+    eventually("a snapshot", || cluster.nodes[0].raft().status().snapshot > 0).await;
     cluster.stop(0).await;
     cluster.start_node(0).await;
     let leader = cluster.leader().await;
@@ -73,21 +61,12 @@ async fn the_last_voter_stays_and_a_leader_may_remove_itself() {
     raft.remove(raft.id()).await.unwrap();
     eventually("it steps down", || !raft.is_leader()).await;
     let next = (0..3).filter(|at| *at != leader).collect::<Vec<_>>();
-    eventually("another leads", || {
-        next.iter().any(|at| cluster.nodes[*at].raft().is_leader())
-    })
-    .await;
+    eventually("another leads", || next.iter().any(|at| cluster.nodes[*at].raft().is_leader())).await;
 
     let single = Cluster::start(1).await;
     let raft = single.nodes[0].raft();
-    assert_eq!(
-        raft.remove(raft.id()).await,
-        Err(MembershipError::LastVoter)
-    );
-    assert_eq!(
-        raft.remove(7).await,
-        Err(MembershipError::UnknownMember { id: 7 })
-    );
+    assert_eq!(raft.remove(raft.id()).await, Err(MembershipError::LastVoter));
+    assert_eq!(raft.remove(7).await, Err(MembershipError::UnknownMember { id: 7 }));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -108,27 +87,14 @@ async fn leadership_is_handed_over_under_load() {
     });
     let heir = (leader + 1) % 3;
     let id = cluster.nodes[heir].raft().id();
-    cluster.nodes[leader]
-        .raft()
-        .transfer_leader(Some(id))
-        .await
-        .unwrap();
-    assert_eq!(
-        cluster.nodes[leader]
-            .raft()
-            .leader()
-            .map(|member| member.id),
-        Some(id)
-    );
+    cluster.nodes[leader].raft().transfer_leader(Some(id)).await.unwrap();
+    assert_eq!(cluster.nodes[leader].raft().leader().map(|member| member.id), Some(id));
     eventually("it leads", || cluster.nodes[heir].raft().is_leader()).await;
     let kept = load.await.unwrap();
     cluster.propose("end").await;
     let values = cluster.agree().await;
     assert!(kept.iter().all(|value| values.contains(value)));
-    let refused = cluster.nodes[heir]
-        .raft()
-        .transfer_leader(Some(12345))
-        .await;
+    let refused = cluster.nodes[heir].raft().transfer_leader(Some(12345)).await;
     assert_eq!(refused, Err(MembershipError::UnknownMember { id: 12345 }));
 }
 
@@ -147,10 +113,7 @@ async fn a_follower_that_was_away_too_long_gets_a_snapshot() {
         cluster.propose(&format!("{number}-{filler}")).await;
     }
     let leader = cluster.leader().await;
-    eventually("the log was purged", || {
-        cluster.nodes[leader].raft().status().purged > 100
-    })
-    .await;
+    eventually("the log was purged", || cluster.nodes[leader].raft().status().purged > 100).await;
     cluster.start_node(away).await;
     let values = cluster.agree().await;
     assert!(values.len() >= 200);
@@ -188,10 +151,7 @@ async fn a_wiped_server_comes_back_as_another_member() {
     let leader = cluster.leader().await;
     let leader = cluster.nodes[leader].raft().clone();
     leader.add_learner(member.clone()).await.unwrap();
-    eventually("it has caught up", || {
-        leader.status().lag(member.id) == Some(0)
-    })
-    .await;
+    eventually("it has caught up", || leader.status().lag(member.id) == Some(0)).await;
     leader.promote(member.id).await.unwrap();
     leader.remove(before).await.unwrap();
     assert!(cluster.agree().await.len() >= 70);
@@ -207,9 +167,7 @@ async fn snapshots_under_load_lose_nothing() {
     .await;
     for round in 0..3 {
         for number in 0..100 {
-            cluster
-                .propose(&format!("{round}-{number}-{}", "y".repeat(300)))
-                .await;
+            cluster.propose(&format!("{round}-{number}-{}", "y".repeat(300))).await;
         }
         cluster.stop(0).await;
         cluster.start_node(0).await;
@@ -219,10 +177,7 @@ async fn snapshots_under_load_lose_nothing() {
     let unique: std::collections::BTreeSet<_> = values.iter().cloned().collect();
     assert_eq!(unique.len(), 300);
     let log = cluster.nodes[0].dir.path().join("log");
-    let bytes: u64 = std::fs::read_dir(log)
-        .unwrap()
-        .map(|entry| entry.unwrap().metadata().unwrap().len())
-        .sum();
+    let bytes: u64 = std::fs::read_dir(log).unwrap().map(|entry| entry.unwrap().metadata().unwrap().len()).sum();
     assert!(bytes < 300 * 1024, "{bytes} bytes of log are kept");
 }
 
@@ -230,10 +185,7 @@ async fn snapshots_under_load_lose_nothing() {
 async fn a_member_is_renamed_by_adding_it_again() {
     let cluster = Cluster::start(1).await;
     let raft = cluster.nodes[0].raft();
-    let renamed = Member {
-        name: "renamed".into(),
-        ..raft.member()
-    };
+    let renamed = Member { name: "renamed".into(), ..raft.member() };
     raft.add_learner(renamed.clone()).await.unwrap();
     assert_eq!(raft.status().voters, vec![renamed]);
 }

@@ -1,0 +1,69 @@
+//! What happens before openraft runs: settings are checked, the disk is read, and what was found must fit together.
+
+use std::sync::Arc;
+
+use openraft::SnapshotPolicy;
+use store::Store;
+
+use crate::StartError;
+use crate::disk::Disk;
+use crate::log::{Log, LogConfig};
+use crate::machine::Machine;
+use crate::snapshot::Snapshots;
+use crate::types::{Config, NodeId, StateMachine};
+use crate::wire::MESSAGE_BYTES_MAX;
+
+/// What a member has on its disk.
+pub(crate) struct Opened {
+    pub(crate) id: NodeId,
+    pub(crate) log: Log,
+    pub(crate) snapshots: Arc<Snapshots>,
+    pub(crate) machine: Machine,
+}
+
+/// Reads what is on the disk and checks that it fits together. Blocks.
+pub(crate) fn open<S: StateMachine>(disk: &Arc<dyn Disk>, config: &Config, machine: S) -> Result<Opened, StartError> {
+    let store = Store::open(config.dir.join("store"))?;
+    let id = node_id(&store)?;
+    let log_config = LogConfig { segment_bytes: config.segment_bytes, cache_bytes_max: config.cache_bytes_max };
+    let log_dir = config.dir.join("log");
+    let log = Log::open(Arc::clone(disk), &log_dir, id, &log_config)?;
+    let snapshots = Snapshots::open(Arc::clone(disk), config.dir.join("snapshot"), store)?;
+    let snapshots = Arc::new(snapshots);
+    log.fit(snapshots.current().and_then(|(head, _file)| head.last_log_id), &log_dir)?;
+    let failed = |e: std::io::Error| StartError::Damaged { path: config.dir.join("snapshot"), reason: e.to_string() };
+    let machine = Machine::open(machine, Arc::clone(&snapshots)).map_err(failed)?;
+    Ok(Opened { id, log, snapshots, machine })
+}
+
+/// The number that was drawn at the first start.
+fn node_id(store: &Store) -> Result<NodeId, StartError> {
+    let tree = store.tree::<NodeId>("raft/id")?;
+    if let Some(id) = tree.get("id")? {
+        return Ok(id);
+    }
+    // 0 is left free, to mean "nobody" where a number must stand.
+    let id = rand::random_range(1..=NodeId::MAX);
+    tree.insert("id", &id)?;
+    store.commit();
+    Ok(id)
+}
+
+pub(crate) fn core_config(config: &Config) -> Result<openraft::Config, StartError> {
+    if config.command_bytes_max.max(config.batch_bytes_max) * 2 > MESSAGE_BYTES_MAX {
+        return Err(StartError::Config(format!(
+            "a command and a batch may have at most {} bytes",
+            MESSAGE_BYTES_MAX / 2
+        )));
+    }
+    let core = openraft::Config {
+        cluster_name: "tribune".into(),
+        heartbeat_interval: config.heartbeat_ms,
+        election_timeout_min: config.election_ms_min,
+        election_timeout_max: config.election_ms_max,
+        snapshot_policy: SnapshotPolicy::LogsSinceLast(config.snapshot_every_entries),
+        max_in_snapshot_log_to_keep: config.log_entries_kept,
+        ..openraft::Config::default()
+    };
+    core.validate().map_err(|e| StartError::Config(e.to_string()))
+}
