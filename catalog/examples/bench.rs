@@ -1,10 +1,6 @@
 //! What commands, reads and rows cost: `cargo run --release -p tribune-catalog --example bench [instances]`.
 
-#![expect(
-    clippy::disallowed_methods,
-    clippy::disallowed_types,
-    reason = "a bench reads the clock"
-)]
+#![expect(clippy::disallowed_methods, clippy::disallowed_types, reason = "a bench reads the clock")]
 
 use catalog::query::{self, Selection};
 use catalog::{Catalog, Command, KvCommand, Registration, View};
@@ -17,18 +13,13 @@ const SERVICES: usize = 100;
 const KEYS: usize = 10_000;
 
 fn main() {
-    let instances = std::env::args()
-        .nth(1)
-        .and_then(|text| text.parse().ok())
-        .unwrap_or(10_000);
+    let instances = std::env::args().nth(1).and_then(|text| text.parse().ok()).unwrap_or(10_000);
     let mut catalog = Catalog::new();
     let empty = resident_bytes();
     for n in 0..NODES {
         catalog.apply(registration(n, None));
     }
-    let commands: Vec<Vec<u8>> = (0..instances)
-        .map(|n| registration(n % NODES, Some(n)).encode())
-        .collect();
+    let commands: Vec<Vec<u8>> = (0..instances).map(|n| registration(n % NODES, Some(n)).encode()).collect();
     per("registration (decode and apply)", instances, || {
         for bytes in &commands {
             let command = Command::decode(bytes).expect("it was encoded here");
@@ -37,11 +28,7 @@ fn main() {
     });
     drop(commands);
     let grown = resident_bytes().saturating_sub(empty);
-    println!(
-        "{:>44}: {} bytes",
-        "memory of an instance with one check",
-        grown / instances
-    );
+    println!("{:>44}: {} bytes", "memory of an instance with one check", grown / instances);
     per("registration that changes nothing", instances, || {
         for n in 0..instances {
             black_box(catalog.apply(registration(n % NODES, Some(n))));
@@ -57,11 +44,8 @@ fn main() {
 }
 
 fn keys(catalog: &mut Catalog) {
-    let put = |n: usize| KvCommand::Set {
-        key: format!("bench/dir{}/key{n}", n % 100),
-        value: "value".into(),
-        flags: 0,
-    };
+    let put =
+        |n: usize| KvCommand::Set { key: format!("bench/dir{}/key{n}", n % 100), value: "value".into(), flags: 0 };
     per("KV put of a new key", KEYS, || {
         for n in 0..KEYS {
             black_box(catalog.apply(Command::Kv(put(n))));
@@ -88,32 +72,23 @@ fn keys(catalog: &mut Catalog) {
 fn reads(catalog: &Catalog, instances: usize) {
     let entries = instances / SERVICES;
     let all = Selection::default();
-    per(
-        &format!("health of a service, per entry of {entries}"),
-        entries * 100,
-        || {
-            for _ in 0..100 {
-                let view = View::new(catalog);
-                black_box(query::service::health(&view, "service-7", &all));
-                black_box(view.index());
-            }
-        },
-    );
+    per(&format!("health of a service, per entry of {entries}"), entries * 100, || {
+        for _ in 0..100 {
+            let view = View::new(catalog);
+            black_box(query::service::health(&view, "service-7", &all));
+            black_box(view.index());
+        }
+    });
     per("KV get", KEYS, || {
         for n in 0..KEYS {
             let view = View::new(catalog);
-            black_box(query::kv::get(
-                &view,
-                &format!("bench/dir{}/key{n}", n % 100),
-            ));
+            black_box(query::kv::get(&view, &format!("bench/dir{}/key{n}", n % 100)));
             black_box(view.index());
         }
     });
     per("snapshot, per row", instances * 2 + KEYS, || {
         let mut bytes = Vec::new();
-        catalog
-            .write_snapshot(&mut bytes)
-            .expect("memory takes all");
+        catalog.write_snapshot(&mut bytes).expect("memory takes all");
         black_box(bytes);
     });
 }
@@ -136,16 +111,8 @@ fn registration(on_node: usize, instance: Option<usize>) -> Command {
         port: 8080,
         ..ServiceInstance::default()
     });
-    let checks = instance
-        .map(|n| check(n, CheckStatus::Passing))
-        .into_iter()
-        .collect();
-    Command::Register(Box::new(Registration {
-        node: node(on_node),
-        skip_node_update: false,
-        service,
-        checks,
-    }))
+    let checks = instance.map(|n| check(n, CheckStatus::Passing)).into_iter().collect();
+    Command::Register(Box::new(Registration { node: node(on_node), skip_node_update: false, service, checks }))
 }
 
 fn check(n: usize, status: CheckStatus) -> Check {
@@ -162,12 +129,7 @@ fn check(n: usize, status: CheckStatus) -> Check {
 
 fn check_update(n: usize) -> Command {
     let checks = vec![check(n, CheckStatus::Warning)];
-    Command::Register(Box::new(Registration {
-        node: node(n % NODES),
-        skip_node_update: true,
-        service: None,
-        checks,
-    }))
+    Command::Register(Box::new(Registration { node: node(n % NODES), skip_node_update: true, service: None, checks }))
 }
 
 fn per(what: &str, count: usize, run: impl FnOnce()) {
@@ -180,9 +142,6 @@ fn per(what: &str, count: usize, run: impl FnOnce()) {
 /// The memory of this process that is in use, in bytes (Linux; 0 elsewhere).
 fn resident_bytes() -> usize {
     let status = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
-    let pages = status
-        .split_whitespace()
-        .nth(1)
-        .and_then(|text| text.parse::<usize>().ok());
+    let pages = status.split_whitespace().nth(1).and_then(|text| text.parse::<usize>().ok());
     pages.unwrap_or(0) * 4096
 }

@@ -21,11 +21,7 @@ impl Catalog {
     /// command that changes nothing; rows and topics carry it only if they changed.
     pub fn apply(&mut self, command: Command) -> (Response, Changes) {
         self.index += 1;
-        let mut step = Step {
-            index: self.index,
-            catalog: self,
-            touched: Vec::with_capacity(12),
-        };
+        let mut step = Step { index: self.index, catalog: self, touched: Vec::with_capacity(12) };
         let response = step.run(command).unwrap_or_else(Response::Refused);
         (response, step.finish())
     }
@@ -48,14 +44,9 @@ impl Step<'_> {
             Command::RemoveNode { node, id } => Ok(self.remove_node_if(&node, &id)),
             Command::Kv(command) => self.kv(command),
             Command::SetIntention(intention) => self.set_intention(*intention),
-            Command::DeleteIntention {
-                source,
-                destination,
-            } => Ok(self.delete_intention(&source, &destination)),
+            Command::DeleteIntention { source, destination } => Ok(self.delete_intention(&source, &destination)),
             Command::SetConfigEntry { entry, cas } => self.set_config_entry(*entry, cas),
-            Command::DeleteConfigEntry { kind, name, cas } => {
-                self.delete_config_entry(&kind, &name, cas)
-            }
+            Command::DeleteConfigEntry { kind, name, cas } => self.delete_config_entry(&kind, &name, cas),
             Command::SetCa { expected, state } => Ok(self.set_ca(expected, *state)),
             Command::Revoke(revocation) => Ok(self.revoke(revocation)),
             Command::ForgetRevoked { before_secs } => Ok(self.forget_revoked(before_secs)),
@@ -102,21 +93,13 @@ impl Catalog {
     pub(crate) fn standing(&self, topic: &Topic) -> Standing {
         let there = match topic {
             Topic::Kv(_) | Topic::KvUnder(_) => return Standing::InRows,
-            Topic::Node(node) | Topic::NodeServices(node) | Topic::NodeChecks(node) => {
-                self.nodes.contains_key(&**node)
-            }
-            Topic::Instances(service)
-            | Topic::ServiceChecks(service)
-            | Topic::ServiceNodeChecks(service) => {
+            Topic::Node(node) | Topic::NodeServices(node) | Topic::NodeChecks(node) => self.nodes.contains_key(&**node),
+            Topic::Instances(service) | Topic::ServiceChecks(service) | Topic::ServiceNodeChecks(service) => {
                 under(&self.by_service, [service]).next().is_some()
             }
             Topic::Connect(service) => under(&self.by_connect, [service]).next().is_some(),
-            Topic::IntentionsFor(destination) => {
-                under(&self.intentions, [destination]).next().is_some()
-            }
-            Topic::ConfigEntry(kind, name) => {
-                under(&self.config_entries, [kind, name]).next().is_some()
-            }
+            Topic::IntentionsFor(destination) => under(&self.intentions, [destination]).next().is_some(),
+            Topic::ConfigEntry(kind, name) => under(&self.config_entries, [kind, name]).next().is_some(),
             Topic::Nodes
             | Topic::Services
             | Topic::AllInstances
@@ -130,10 +113,6 @@ impl Catalog {
             | Topic::Revoked
             | Topic::Datacenters => true,
         };
-        if there {
-            Standing::There
-        } else {
-            Standing::Gone
-        }
+        if there { Standing::There } else { Standing::Gone }
     }
 }

@@ -96,7 +96,7 @@ pub struct Registration {
     pub checks: Vec<Check>,
 }
 
-/// What to remove: a check if one is named, else an instance if one is named, else the node with all that is on it.
+/// What to remove: an instance if one is named, else a check if one is named, else the node with all that is on it.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Deregistration {
@@ -303,20 +303,14 @@ impl Response {
 fn encode<T: Serialize>(value: &T) -> Vec<u8> {
     let mut bytes = vec![FORMAT];
     // Invariant: writing to memory does not fail, and every type here has string keys only.
-    rmp_serde::encode::write_named(&mut bytes, value)
-        .expect("commands and responses can be encoded");
+    rmp_serde::encode::write_named(&mut bytes, value).expect("commands and responses can be encoded");
     bytes
 }
 
 fn decode<'de, T: Deserialize<'de>>(bytes: &'de [u8]) -> Result<T, DecodeError> {
     match bytes.split_first() {
         None => Err(DecodeError::Malformed("empty".into())),
-        Some((&found, _)) if found > FORMAT => Err(DecodeError::Newer {
-            found,
-            known: FORMAT,
-        }),
-        Some((_, body)) => {
-            rmp_serde::from_slice(body).map_err(|e| DecodeError::Malformed(e.to_string()))
-        }
+        Some((&found, _)) if found > FORMAT => Err(DecodeError::Newer { found, known: FORMAT }),
+        Some((_, body)) => rmp_serde::from_slice(body).map_err(|e| DecodeError::Malformed(e.to_string())),
     }
 }

@@ -53,8 +53,7 @@ fn protocol_of(view: &View<'_>, service: &str) -> Protocol {
     if own != Protocol::Unset {
         return own;
     }
-    let shared =
-        crate::query::config_entry::proxy_defaults(view).and_then(|defaults| defaults.protocol());
+    let shared = crate::query::config_entry::proxy_defaults(view).and_then(|defaults| defaults.protocol());
     shared.unwrap_or(Protocol::Tcp)
 }
 

@@ -23,39 +23,26 @@ impl Catalog {
 
     fn check_nodes(&self, found: &mut Vec<String>) {
         for (key, row) in &self.nodes {
-            expect(found, folded(&row.name) == **key, || {
-                format!("node {} is under {key}", row.name)
-            });
-            let id_leads_here =
-                row.id.is_empty() || self.node_ids.get(row.id.as_str()) == Some(key);
-            expect(found, id_leads_here, || {
-                format!("the id of node {key} leads elsewhere")
-            });
+            expect(found, folded(&row.name) == **key, || format!("node {} is under {key}", row.name));
+            let id_leads_here = row.id.is_empty() || self.node_ids.get(row.id.as_str()) == Some(key);
+            expect(found, id_leads_here, || format!("the id of node {key} leads elsewhere"));
         }
         for (id, key) in &self.node_ids {
             let there = self.nodes.get(&**key).is_some_and(|row| *row.id == **id);
-            expect(found, there, || {
-                format!("id {id} leads to {key}, which has another")
-            });
+            expect(found, there, || format!("id {id} leads to {key}, which has another"));
         }
     }
 
     fn check_instances(&self, found: &mut Vec<String>) {
-        let (mut by_service, mut by_connect, mut by_kind) =
-            (Secondary::new(), Secondary::new(), Secondary::new());
+        let (mut by_service, mut by_connect, mut by_kind) = (Secondary::new(), Secondary::new(), Secondary::new());
         for (key, row) in &self.instances {
             let [node, id] = &key.0;
-            expect(found, row.id == **id, || {
-                format!("instance {} is under {id}", row.id)
-            });
+            expect(found, row.id == **id, || format!("instance {} is under {id}", row.id));
             expect(found, self.nodes.contains_key(&**node), || {
                 format!("instance {id} is on {node}, which is not there")
             });
             let index = |table: &mut Secondary, name: &str| {
-                table.insert(
-                    Key([Arc::from(name), node.clone(), id.clone()]),
-                    row.clone(),
-                );
+                table.insert(Key([Arc::from(name), node.clone(), id.clone()]), row.clone());
             };
             index(&mut by_service, &folded(&row.service));
             if let Some(name) = connect_name(row) {
@@ -65,116 +52,72 @@ impl Catalog {
                 index(&mut by_kind, kind);
             }
         }
-        expect(found, by_service == self.by_service, || {
-            "by_service differs from instances".into()
-        });
-        expect(found, by_connect == self.by_connect, || {
-            "by_connect differs from instances".into()
-        });
-        expect(found, by_kind == self.by_kind, || {
-            "by_kind differs from instances".into()
-        });
+        expect(found, by_service == self.by_service, || "by_service differs from instances".into());
+        expect(found, by_connect == self.by_connect, || "by_connect differs from instances".into());
+        expect(found, by_kind == self.by_kind, || "by_kind differs from instances".into());
     }
 
     fn check_checks(&self, found: &mut Vec<String>) {
-        expect(found, self.checks.len() == self.check_owners.len(), || {
-            "check_owners differs from checks".into()
-        });
+        expect(found, self.checks.len() == self.check_owners.len(), || "check_owners differs from checks".into());
         for (key, row) in &self.checks {
             let [node, owner, id] = &key.0;
-            expect(
-                found,
-                row.check_id == **id && row.service_id == **owner,
-                || format!("check {} is under {owner}/{id}", row.check_id),
-            );
-            expect(
-                found,
-                self.check_owners.get(&At([node, id])) == Some(owner),
-                || format!("check {id} of {node} has another owner"),
-            );
-            let node_there = self.nodes.get(&**node).is_some_and(|n| n.name == row.node);
-            expect(found, node_there, || {
-                format!("check {id} names node {:?}, which is not {node}", row.node)
+            expect(found, row.check_id == **id && row.service_id == **owner, || {
+                format!("check {} is under {owner}/{id}", row.check_id)
             });
+            expect(found, self.check_owners.get(&At([node, id])) == Some(owner), || {
+                format!("check {id} of {node} has another owner")
+            });
+            let node_there = self.nodes.get(&**node).is_some_and(|n| n.name == row.node);
+            expect(found, node_there, || format!("check {id} names node {:?}, which is not {node}", row.node));
             let instance = self.instances.get(&At([node, owner]));
             let labels_fit = match instance {
-                Some(instance) => {
-                    row.service_name == instance.service && row.service_tags == instance.tags
-                }
+                Some(instance) => row.service_name == instance.service && row.service_tags == instance.tags,
                 None => owner.is_empty() && row.service_name.is_empty(),
             };
-            expect(found, labels_fit, || {
-                format!("check {id} of {node} does not fit its instance {owner:?}")
-            });
+            expect(found, labels_fit, || format!("check {id} of {node} does not fit its instance {owner:?}"));
         }
     }
 
     fn check_names(&self, found: &mut Vec<String>) {
         for (key, row) in &self.kv {
-            expect(found, row.key == **key && !key.is_empty(), || {
-                format!("key {} is under {key}", row.key)
-            });
-            expect(found, !self.kv_gone.map().contains_key(key), || {
-                format!("key {key} is there and gone")
-            });
+            expect(found, row.key == **key && !key.is_empty(), || format!("key {} is under {key}", row.key));
+            expect(found, !self.kv_gone.map().contains_key(key), || format!("key {key} is there and gone"));
         }
         for (key, row) in &self.intentions {
-            let fits = row.destination_name == *key.0[0] && row.source_name == *key.0[1];
+            let fits = folded(&row.destination_name) == *key.0[0] && row.source_name == *key.0[1];
             expect(found, fits, || format!("intention {key:?} has other names"));
         }
         for (key, row) in &self.config_entries {
-            expect(
-                found,
-                row.kind() == &*key.0[0] && row.name() == &*key.0[1],
-                || format!("entry {key:?} has another name"),
-            );
+            expect(found, row.kind() == &*key.0[0] && folded(row.name()) == *key.0[1], || {
+                format!("entry {key:?} has another name")
+            });
         }
     }
 
     fn check_indexes(&self, found: &mut Vec<String>) {
-        let rows = self
-            .nodes
-            .values()
-            .map(|row| span(row))
-            .chain(self.instances.values().map(|row| span(row)));
-        let rows = rows
-            .chain(self.checks.values().map(|row| span(row)))
-            .chain(self.kv.values().map(|row| span(row)));
+        let rows = self.nodes.values().map(|row| span(row)).chain(self.instances.values().map(|row| span(row)));
+        let rows = rows.chain(self.checks.values().map(|row| span(row))).chain(self.kv.values().map(|row| span(row)));
         let rows = rows
             .chain(self.intentions.values().map(|row| span(row)))
             .chain(self.config_entries.values().map(|row| span(row)));
-        let rows = rows
-            .chain(self.datacenters.values().map(|row| span(row)))
-            .chain(self.ca.iter().map(|row| span(row)));
+        let rows =
+            rows.chain(self.datacenters.values().map(|row| span(row))).chain(self.ca.iter().map(|row| span(row)));
         for (create, modify) in rows {
             let fits = Self::FIRST_INDEX < create && create <= modify && modify <= self.index;
             expect(found, fits, || {
-                format!(
-                    "a row was made at {create}, changed at {modify}, and now is {}",
-                    self.index
-                )
+                format!("a row was made at {create}, changed at {modify}, and now is {}", self.index)
             });
         }
         for (topic, index) in &self.indexes.live {
-            expect(found, *index <= self.index, || {
-                format!("{topic:?} changed at {index}, which is to come")
-            });
-            expect(found, self.standing(topic) == Standing::There, || {
-                format!("{topic:?} is kept although it is gone")
-            });
+            expect(found, *index <= self.index, || format!("{topic:?} changed at {index}, which is to come"));
+            expect(found, self.standing(topic) == Standing::There, || format!("{topic:?} is kept although it is gone"));
         }
         for (topic, index) in self.indexes.gone.map() {
-            expect(found, *index <= self.index, || {
-                format!("{topic:?} went at {index}, which is to come")
-            });
-            expect(found, !self.indexes.live.contains_key(topic), || {
-                format!("{topic:?} is kept twice")
-            });
+            expect(found, *index <= self.index, || format!("{topic:?} went at {index}, which is to come"));
+            expect(found, !self.indexes.live.contains_key(topic), || format!("{topic:?} is kept twice"));
         }
         let floor = self.indexes.gone.floor().max(self.kv_gone.floor());
-        expect(found, floor <= self.index, || {
-            format!("the floor {floor} is to come")
-        });
+        expect(found, floor <= self.index, || format!("the floor {floor} is to come"));
     }
 }
 

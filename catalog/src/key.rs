@@ -35,24 +35,13 @@ pub(crate) fn under<'m, 'p, const N: usize, const P: usize, V: Clone>(
     let mut from = [""; N];
     from[..P].copy_from_slice(&prefix);
     map.range((Bound::Included(At(from)), Bound::Unbounded))
-        .take_while(move |(key, _)| {
-            key.0
-                .iter()
-                .zip(prefix)
-                .all(|(part, wanted)| &**part == wanted)
-        })
+        .take_while(move |(key, _)| key.0.iter().zip(prefix).all(|(part, wanted)| &**part == wanted))
 }
 
 /// The form in which names of nodes and services are compared: without case, as in Consul.
 pub(crate) fn folded(name: &str) -> Cow<'_, str> {
-    let is_folded = name
-        .bytes()
-        .all(|b| b.is_ascii() && !b.is_ascii_uppercase());
-    if is_folded {
-        Cow::Borrowed(name)
-    } else {
-        Cow::Owned(name.to_lowercase())
-    }
+    let is_folded = name.bytes().all(|b| b.is_ascii() && !b.is_ascii_uppercase());
+    if is_folded { Cow::Borrowed(name) } else { Cow::Owned(name.to_lowercase()) }
 }
 
 /// A folded name, to keep.
@@ -67,14 +56,8 @@ mod tests {
     #[test]
     fn a_prefix_is_a_range() {
         let key = |a: &str, b: &str| Key([Arc::from(a), Arc::from(b)]);
-        let map: OrdMap<Key<2>, u8> = [
-            (key("a", "x"), 1),
-            (key("ab", ""), 2),
-            (key("a", ""), 3),
-            (key("b", "a"), 4),
-        ]
-        .into_iter()
-        .collect();
+        let map: OrdMap<Key<2>, u8> =
+            [(key("a", "x"), 1), (key("ab", ""), 2), (key("a", ""), 3), (key("b", "a"), 4)].into_iter().collect();
         let found = |prefix| under(&map, [prefix]).map(|(_, v)| *v).collect::<Vec<_>>();
         assert_eq!(found("a"), [3, 1]);
         assert_eq!(found("ab"), [2]);

@@ -19,8 +19,8 @@ mod topic;
 mod view;
 
 pub use command::{
-    CaState, Command, DecodeError, Deregistration, ItemError, ItemKind, KvCommand, Refusal,
-    Registration, Response, Revocation, SyncPush,
+    CaState, Command, DecodeError, Deregistration, ItemError, ItemKind, KvCommand, Refusal, Registration, Response,
+    Revocation, SyncPush,
 };
 pub use snapshot::SnapshotError;
 pub use tables::{Catalog, Row};

@@ -61,18 +61,13 @@ impl HealthEntry<'_> {
 
 /// Whether a node has all these pairs.
 fn has_meta(node: &Node, wanted: &[MetaPair]) -> bool {
-    wanted
-        .iter()
-        .all(|(key, value)| node.meta.get(key).is_some_and(|v| v == value))
+    wanted.iter().all(|(key, value)| node.meta.get(key).is_some_and(|v| v == value))
 }
 
 /// Whether an instance has all these tags.
 fn has_tags(service: &ServiceInstance, wanted: &[String]) -> bool {
     let has = |tag: &String| {
-        service
-            .tags
-            .iter()
-            .any(|t| t.eq_ignore_ascii_case(tag) || t.to_lowercase() == tag.to_lowercase())
+        service.tags.iter().any(|t| t.eq_ignore_ascii_case(tag) || t.to_lowercase() == tag.to_lowercase())
     };
     wanted.iter().all(has)
 }

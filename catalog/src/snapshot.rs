@@ -23,9 +23,7 @@ pub enum SnapshotError {
     #[error("snapshot stream: {0}")]
     Io(#[from] std::io::Error),
     /// Written by a newer release: upgrade this server.
-    #[error(
-        "snapshot format {found} is newer than this release reads ({FORMAT}): upgrade this server"
-    )]
+    #[error("snapshot format {found} is newer than this release reads ({FORMAT}): upgrade this server")]
     Newer {
         /// The version byte.
         found: u8,
@@ -98,77 +96,31 @@ struct End {
 impl Catalog {
     /// Writes the catalog. The same catalog gives the same bytes.
     pub fn write_snapshot(&self, stream: impl Write) -> Result<(), SnapshotError> {
-        let mut out = Writer {
-            stream,
-            checksum: crc32fast::Hasher::new(),
-            count: 0,
-            record: Vec::new(),
-        };
+        let mut out = Writer { stream, checksum: crc32fast::Hasher::new(), count: 0, record: Vec::new() };
         out.bytes(&[FORMAT])?;
-        let head = Head {
-            index: self.index,
-            kv_floor: self.kv_gone.floor(),
-            topic_floor: self.indexes.gone.floor(),
-        };
+        let head = Head { index: self.index, kv_floor: self.kv_gone.floor(), topic_floor: self.indexes.gone.floor() };
         out.record(Kind::Head, &head)?;
-        self.nodes
-            .values()
-            .try_for_each(|row| out.record(Kind::Node, &**row))?;
-        self.instances
-            .iter()
-            .try_for_each(|(key, row)| out.record(Kind::Instance, &(&*key.0[0], &**row)))?;
-        self.checks
-            .iter()
-            .try_for_each(|(key, row)| out.record(Kind::Check, &(&*key.0[0], &**row)))?;
-        self.kv
-            .values()
-            .try_for_each(|row| out.record(Kind::Kv, &**row))?;
-        self.kv_gone
-            .map()
-            .iter()
-            .try_for_each(|(key, index)| out.record(Kind::KvGone, &(&**key, index)))?;
-        self.intentions
-            .values()
-            .try_for_each(|row| out.record(Kind::Intention, &**row))?;
-        self.config_entries
-            .values()
-            .try_for_each(|row| out.record(Kind::ConfigEntry, &**row))?;
-        self.datacenters
-            .values()
-            .try_for_each(|row| out.record(Kind::Datacenter, &**row))?;
-        self.ca
-            .iter()
-            .try_for_each(|row| out.record(Kind::Ca, &**row))?;
-        self.revoked_serials
-            .iter()
-            .try_for_each(|(name, until)| out.record(Kind::RevokedSerial, &(&**name, until)))?;
-        self.revoked_ids
-            .iter()
-            .try_for_each(|(name, until)| out.record(Kind::RevokedId, &(&**name, until)))?;
-        self.indexes
-            .live
-            .iter()
-            .try_for_each(|(topic, index)| out.record(Kind::Topic, &(topic, index)))?;
-        self.indexes
-            .gone
-            .map()
-            .iter()
-            .try_for_each(|(topic, index)| out.record(Kind::TopicGone, &(topic, index)))?;
-        let end = End {
-            count: out.count,
-            checksum: out.checksum.clone().finalize(),
-        };
+        self.nodes.values().try_for_each(|row| out.record(Kind::Node, &**row))?;
+        self.instances.iter().try_for_each(|(key, row)| out.record(Kind::Instance, &(&*key.0[0], &**row)))?;
+        self.checks.iter().try_for_each(|(key, row)| out.record(Kind::Check, &(&*key.0[0], &**row)))?;
+        self.kv.values().try_for_each(|row| out.record(Kind::Kv, &**row))?;
+        self.kv_gone.map().iter().try_for_each(|(key, index)| out.record(Kind::KvGone, &(&**key, index)))?;
+        self.intentions.values().try_for_each(|row| out.record(Kind::Intention, &**row))?;
+        self.config_entries.values().try_for_each(|row| out.record(Kind::ConfigEntry, &**row))?;
+        self.datacenters.values().try_for_each(|row| out.record(Kind::Datacenter, &**row))?;
+        self.ca.iter().try_for_each(|row| out.record(Kind::Ca, &**row))?;
+        self.revoked_serials.iter().try_for_each(|(name, until)| out.record(Kind::RevokedSerial, &(&**name, until)))?;
+        self.revoked_ids.iter().try_for_each(|(name, until)| out.record(Kind::RevokedId, &(&**name, until)))?;
+        self.indexes.live.iter().try_for_each(|(topic, index)| out.record(Kind::Topic, &(topic, index)))?;
+        self.indexes.gone.map().iter().try_for_each(|(topic, index)| out.record(Kind::TopicGone, &(topic, index)))?;
+        let end = End { count: out.count, checksum: out.checksum.clone().finalize() };
         out.record(Kind::End, &end)?;
         Ok(out.stream.flush()?)
     }
 
     /// Reads what [`Catalog::write_snapshot`] wrote, in this release or an older one.
     pub fn read_snapshot(stream: impl Read) -> Result<Catalog, SnapshotError> {
-        let mut input = Reader {
-            stream,
-            checksum: crc32fast::Hasher::new(),
-            count: 0,
-        };
+        let mut input = Reader { stream, checksum: crc32fast::Hasher::new(), count: 0 };
         let mut version = [0];
         input.bytes(&mut version)?;
         if version[0] > FORMAT {
@@ -176,10 +128,7 @@ impl Catalog {
         }
         let mut catalog = Catalog::new();
         loop {
-            let expected = End {
-                count: input.count,
-                checksum: input.checksum.clone().finalize(),
-            };
+            let expected = End { count: input.count, checksum: input.checksum.clone().finalize() };
             let (kind, record) = input.record()?;
             if kind == Kind::End {
                 return match unpack::<End>(&record)? == expected {
@@ -195,8 +144,7 @@ impl Catalog {
     pub fn state_hash(&self) -> u64 {
         let mut hash = Fnv(0xcbf2_9ce4_8422_2325);
         // Invariant: hashing does not fail, so writing to the hash does not.
-        self.write_snapshot(&mut hash)
-            .expect("a hash takes all bytes");
+        self.write_snapshot(&mut hash).expect("a hash takes all bytes");
         hash.0
     }
 
@@ -214,18 +162,11 @@ impl Catalog {
             }
             Kind::Instance => {
                 let (node, row): (String, Row<ServiceInstance>) = unpack(record)?;
-                self.put_instance(
-                    Key([self.node_key(&node), Arc::from(&*row.id)]),
-                    Arc::new(row),
-                );
+                self.put_instance(Key([self.node_key(&node), Arc::from(&*row.id)]), Arc::new(row));
             }
             Kind::Check => {
                 let (node, row): (String, Row<Check>) = unpack(record)?;
-                let key = Key([
-                    self.node_key(&node),
-                    Arc::from(&*row.service_id),
-                    Arc::from(&*row.check_id),
-                ]);
+                let key = Key([self.node_key(&node), Arc::from(&*row.service_id), Arc::from(&*row.check_id)]);
                 self.put_check(key, Arc::new(row));
             }
             Kind::Kv => {
@@ -234,33 +175,19 @@ impl Catalog {
             }
             Kind::Intention => {
                 let row: Row<Intention> = unpack(record)?;
-                self.intentions.insert(
-                    Key([
-                        Arc::from(&*row.destination_name),
-                        Arc::from(&*row.source_name),
-                    ]),
-                    Arc::new(row),
-                );
+                self.intentions
+                    .insert(Key([folded_arc(&row.destination_name), Arc::from(&*row.source_name)]), Arc::new(row));
             }
             Kind::ConfigEntry => {
                 let row: Row<ConfigEntry> = unpack(record)?;
-                self.config_entries.insert(
-                    Key([Arc::from(row.kind()), Arc::from(row.name())]),
-                    Arc::new(row),
-                );
+                self.config_entries.insert(Key([Arc::from(row.kind()), folded_arc(row.name())]), Arc::new(row));
             }
             Kind::Datacenter => {
                 let row: Row<Datacenter> = unpack(record)?;
-                self.datacenters
-                    .insert(Arc::from(&*row.name), Arc::new(row));
+                self.datacenters.insert(Arc::from(&*row.name), Arc::new(row));
             }
             Kind::Ca => self.ca = Some(Arc::new(unpack::<Row<CaState>>(record)?)),
-            Kind::KvGone
-            | Kind::RevokedSerial
-            | Kind::RevokedId
-            | Kind::Topic
-            | Kind::TopicGone
-            | Kind::End => {
+            Kind::KvGone | Kind::RevokedSerial | Kind::RevokedId | Kind::Topic | Kind::TopicGone | Kind::End => {
                 self.restore_index(kind, record)?;
             }
         }
@@ -305,9 +232,7 @@ impl Catalog {
 
     /// The key of a node that was restored before, shared.
     fn node_key(&self, key: &str) -> Arc<str> {
-        self.nodes
-            .get_key_value(key)
-            .map_or_else(|| Arc::from(key), |(known, _)| known.clone())
+        self.nodes.get_key_value(key).map_or_else(|| Arc::from(key), |(known, _)| known.clone())
     }
 }
 
@@ -328,8 +253,7 @@ impl<W: Write> Writer<W> {
         let mut record = std::mem::take(&mut self.record);
         record.clear();
         record.extend_from_slice(&[kind as u8, 0, 0, 0, 0]);
-        rmp_serde::encode::write_named(&mut record, value)
-            .map_err(|e| SnapshotError::Damaged(e.to_string()))?;
+        rmp_serde::encode::write_named(&mut record, value).map_err(|e| SnapshotError::Damaged(e.to_string()))?;
         let too_long = |_| SnapshotError::Damaged("a record is longer than 4 GiB".into());
         let len = u32::try_from(record.len() - 5).map_err(too_long)?;
         record[1..5].copy_from_slice(&len.to_be_bytes());
@@ -360,10 +284,7 @@ impl<R: Read> Reader<R> {
         let mut head = [0; 5];
         self.bytes(&mut head)?;
         let [number, len @ ..] = head;
-        let kind = KINDS
-            .into_iter()
-            .find(|kind| *kind as u8 == number)
-            .ok_or(SnapshotError::UnknownKind(number))?;
+        let kind = KINDS.into_iter().find(|kind| *kind as u8 == number).ok_or(SnapshotError::UnknownKind(number))?;
         let len = u32::from_be_bytes(len);
         if len > RECORD_BYTES_MAX {
             return Err(SnapshotError::Damaged(format!("a record of {len} bytes")));

@@ -68,11 +68,7 @@ impl<T> std::ops::Deref for Row<T> {
 impl<T> Row<T> {
     /// The row after a change at this index; it keeps the creation of the row that it replaces.
     pub(crate) fn after(old: Option<&Row<T>>, index: Index, value: T) -> Arc<Row<T>> {
-        Arc::new(Row {
-            create_index: old.map_or(index, |row| row.create_index),
-            modify_index: index,
-            value,
-        })
+        Arc::new(Row { create_index: old.map_or(index, |row| row.create_index), modify_index: index, value })
     }
 }
 
@@ -168,15 +164,12 @@ impl Catalog {
         let connect_name = connect_name(instance).map(|name| shared_name(&self.by_connect, name));
         let connect = connect_name.map(|name| (&mut self.by_connect, name));
         let kind = gateway_kind(instance).map(|kind| (&mut self.by_kind, Arc::from(kind)));
-        std::iter::once((&mut self.by_service, service))
-            .chain(connect)
-            .chain(kind)
+        std::iter::once((&mut self.by_service, service)).chain(connect).chain(kind)
     }
 
     /// Puts a check into its table and the index of check ids.
     pub(crate) fn put_check(&mut self, key: Key<3>, row: Arc<Row<Check>>) {
-        self.check_owners
-            .insert(Key([key.0[0].clone(), key.0[2].clone()]), key.0[1].clone());
+        self.check_owners.insert(Key([key.0[0].clone(), key.0[2].clone()]), key.0[1].clone());
         self.checks.insert(key, row);
     }
 
@@ -220,9 +213,7 @@ pub(crate) fn gateway_kind(instance: &ServiceInstance) -> Option<&'static str> {
 /// A folded name, shared with the rows that have it already.
 fn shared_name(table: &OrdMap<Key<3>, Arc<Row<ServiceInstance>>>, name: &str) -> Arc<str> {
     let name = folded(name);
-    let known = under(table, [&*name])
-        .next()
-        .map(|(key, _)| key.0[0].clone());
+    let known = under(table, [&*name]).next().map(|(key, _)| key.0[0].clone());
     known.unwrap_or_else(|| Arc::from(&*name))
 }
 

@@ -16,10 +16,7 @@ pub(crate) struct Tombstones<K: Ord + Clone> {
 
 impl<K: Ord + Clone> Default for Tombstones<K> {
     fn default() -> Self {
-        Tombstones {
-            map: OrdMap::new(),
-            floor: 0,
-        }
+        Tombstones { map: OrdMap::new(), floor: 0 }
     }
 }
 
@@ -58,12 +55,8 @@ impl<K: Ord + Clone> Tombstones<K> {
         let mut indexes: Vec<Index> = self.map.values().copied().collect();
         indexes.sort_unstable();
         let last_forgotten = indexes[indexes.len() / 2];
-        self.map = self
-            .map
-            .iter()
-            .filter(|(_, index)| **index > last_forgotten)
-            .map(|(k, i)| (k.clone(), *i))
-            .collect();
+        self.map =
+            self.map.iter().filter(|(_, index)| **index > last_forgotten).map(|(k, i)| (k.clone(), *i)).collect();
         self.floor = self.floor.max(last_forgotten);
     }
 }
@@ -82,12 +75,7 @@ mod tests {
         }
         assert_eq!(tombstones.floor(), max / 2 + 10);
         assert_eq!(tombstones.map().len() as u64, max / 2);
-        assert!(
-            tombstones
-                .map()
-                .values()
-                .all(|index| *index > tombstones.floor())
-        );
+        assert!(tombstones.map().values().all(|index| *index > tombstones.floor()));
     }
 
     #[test]

@@ -69,17 +69,13 @@ impl Topic {
 
     /// The topics of all directories that hold this key.
     pub(crate) fn kv_ancestors(key: &str) -> impl Iterator<Item = Topic> + '_ {
-        std::iter::once(0)
-            .chain(directory_ends(key))
-            .map(|end| Topic::KvUnder(Arc::from(&key[..end])))
+        std::iter::once(0).chain(directory_ends(key)).map(|end| Topic::KvUnder(Arc::from(&key[..end])))
     }
 }
 
 /// Where the names of the directories above a key end, at most [`Topic::KV_DEPTH_MAX`] of them.
 fn directory_ends(key: &str) -> impl Iterator<Item = usize> + '_ {
-    key.match_indices('/')
-        .map(|(at, slash)| at + slash.len())
-        .take(Topic::KV_DEPTH_MAX)
+    key.match_indices('/').map(|(at, slash)| at + slash.len()).take(Topic::KV_DEPTH_MAX)
 }
 
 /// Which topics a command touched: each once, in order.
@@ -118,15 +114,9 @@ mod tests {
 
     #[test]
     fn a_prefix_watches_the_nearest_directory() {
-        for (prefix, directory) in [
-            ("", ""),
-            ("a", ""),
-            ("a/", "a/"),
-            ("a/b", "a/"),
-            ("a/b/c", "a/b/"),
-            ("/", "/"),
-            ("//x", "//"),
-        ] {
+        for (prefix, directory) in
+            [("", ""), ("a", ""), ("a/", "a/"), ("a/b", "a/"), ("a/b/c", "a/b/"), ("/", "/"), ("//x", "//")]
+        {
             assert_eq!(name(&Topic::kv_under(prefix)), directory, "{prefix}");
         }
     }
@@ -137,10 +127,7 @@ mod tests {
         for key in ["a", "a/b/c", "/x", "a//b", "é/ü", &deep] {
             let touched: Vec<Topic> = Topic::kv_ancestors(key).collect();
             for (end, _) in key.char_indices().chain([(key.len(), ' ')]) {
-                assert!(
-                    touched.contains(&Topic::kv_under(&key[..end])),
-                    "{key} {end}"
-                );
+                assert!(touched.contains(&Topic::kv_under(&key[..end])), "{key} {end}");
             }
             assert!(touched.len() <= Topic::KV_DEPTH_MAX + 1);
         }

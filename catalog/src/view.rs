@@ -17,11 +17,7 @@ pub struct View<'c> {
 impl<'c> View<'c> {
     /// A reader that has read nothing yet.
     pub fn new(catalog: &'c Catalog) -> Self {
-        View {
-            catalog,
-            topics: RefCell::new(Vec::new()),
-            index: Cell::new(Catalog::FIRST_INDEX),
-        }
+        View { catalog, topics: RefCell::new(Vec::new()), index: Cell::new(Catalog::FIRST_INDEX) }
     }
 
     /// The highest index at which a topic that was read last changed: at least 1, and never lower for the same reads
@@ -40,12 +36,7 @@ impl<'c> View<'c> {
 
     /// As [`View::into_topics`], for a view that is still needed.
     pub fn topics(&self) -> Vec<Topic> {
-        View {
-            catalog: self.catalog,
-            topics: self.topics.clone(),
-            index: self.index.clone(),
-        }
-        .into_topics()
+        View { catalog: self.catalog, topics: self.topics.clone(), index: self.index.clone() }.into_topics()
     }
 
     /// The version that is read.

@@ -26,11 +26,7 @@ pub struct AgentCheck {
     #[serde(skip_serializing_if = "is_default")]
     pub status: String,
     /// A command and its arguments.
-    #[serde(
-        rename = "Args",
-        alias = "ScriptArgs",
-        skip_serializing_if = "is_default"
-    )]
+    #[serde(rename = "Args", alias = "ScriptArgs", skip_serializing_if = "is_default")]
     pub args: Vec<String>,
     /// A container to run it in.
     #[serde(rename = "DockerContainerID", skip_serializing_if = "is_default")]
@@ -182,10 +178,7 @@ impl AgentCheck {
     /// The way in which it finds out. Of several that are set, Consul's order decides.
     pub fn kind(&self) -> CheckKind {
         let set = [
-            (
-                !self.alias_node.is_empty() || !self.alias_service.is_empty(),
-                CheckKind::Alias,
-            ),
+            (!self.alias_node.is_empty() || !self.alias_service.is_empty(), CheckKind::Alias),
             (!self.docker_container_id.is_empty(), CheckKind::Docker),
             (!self.args.is_empty(), CheckKind::Script),
             (!self.http.is_empty(), CheckKind::Http),
@@ -195,9 +188,7 @@ impl AgentCheck {
             (!self.h2_ping.is_empty(), CheckKind::H2Ping),
             (!self.os_service.is_empty(), CheckKind::OsService),
         ];
-        set.iter()
-            .find(|(is_set, _)| *is_set)
-            .map_or(CheckKind::Ttl, |(_, kind)| *kind)
+        set.iter().find(|(is_set, _)| *is_set).map_or(CheckKind::Ttl, |(_, kind)| *kind)
     }
 
     /// Whether it can be run.
@@ -231,11 +222,7 @@ impl AgentCheck {
         if let Some((id, name)) = service {
             self.service_id = id.to_string();
             if self.check_id.is_empty() {
-                self.check_id = if of > 1 {
-                    format!("service:{id}:{}", nth + 1)
-                } else {
-                    format!("service:{id}")
-                };
+                self.check_id = if of > 1 { format!("service:{id}:{}", nth + 1) } else { format!("service:{id}") };
             }
             if self.name.is_empty() {
                 self.name = format!("Service '{name}' check");
@@ -244,13 +231,9 @@ impl AgentCheck {
         if self.check_id.is_empty() {
             self.check_id.clone_from(&self.name);
         }
-        for (duration, least) in [
-            (&mut self.interval, INTERVAL_MIN),
-            (
-                &mut self.deregister_critical_service_after,
-                DEREGISTER_AFTER_MIN,
-            ),
-        ] {
+        for (duration, least) in
+            [(&mut self.interval, INTERVAL_MIN), (&mut self.deregister_critical_service_after, DEREGISTER_AFTER_MIN)]
+        {
             if !duration.is_zero() {
                 *duration = (*duration).max(least);
             }
@@ -288,21 +271,13 @@ impl AgentCheck {
     /// Most bytes of output that are kept.
     pub fn output_bytes_max(&self) -> usize {
         let wanted = self.output_max_size as usize;
-        if wanted == 0 {
-            CHECK_OUTPUT_BYTES_MAX
-        } else {
-            wanted.min(CHECK_OUTPUT_BYTES_MAX)
-        }
+        if wanted == 0 { CHECK_OUTPUT_BYTES_MAX } else { wanted.min(CHECK_OUTPUT_BYTES_MAX) }
     }
 
     /// The check as the catalog keeps it, before it has run.
     pub fn to_check(&self) -> Check {
         let text = |duration: GoDuration| {
-            if duration.is_zero() {
-                String::new()
-            } else {
-                duration.to_string()
-            }
+            if duration.is_zero() { String::new() } else { duration.to_string() }
         };
         Check {
             check_id: self.check_id.clone(),
@@ -382,44 +357,16 @@ mod tests {
             ),
             (r#"{"TCP": "x:1", "Interval": 1000000000}"#, "tcp", ""),
             (r#"{"UDP": "x:1", "Interval": "1s"}"#, "udp", ""),
-            (
-                r#"{"GRPC": "x:1/svc", "GRPCUseTLS": true, "Interval": "1s"}"#,
-                "grpc",
-                "",
-            ),
+            (r#"{"GRPC": "x:1/svc", "GRPCUseTLS": true, "Interval": "1s"}"#, "grpc", ""),
             (r#"{"H2PING": "x:1", "Interval": "1s"}"#, "h2ping", ""),
-            (
-                r#"{"OSService": "ssh", "Interval": "1s"}"#,
-                "os_service",
-                "",
-            ),
+            (r#"{"OSService": "ssh", "Interval": "1s"}"#, "os_service", ""),
             (r#"{"Args": ["true"], "Interval": "1s"}"#, "script", ""),
-            (
-                r#"{"ScriptArgs": ["true"], "Interval": "1s"}"#,
-                "script",
-                "",
-            ),
-            (
-                r#"{"Args": ["true"], "DockerContainerID": "c", "Interval": "1s"}"#,
-                "docker",
-                "",
-            ),
+            (r#"{"ScriptArgs": ["true"], "Interval": "1s"}"#, "script", ""),
+            (r#"{"Args": ["true"], "DockerContainerID": "c", "Interval": "1s"}"#, "docker", ""),
             (r#"{"AliasService": "db"}"#, "alias", ""),
-            (
-                r#"{"AliasNode": "n", "TTL": "1s"}"#,
-                "alias",
-                "TTL must be not be set for Alias checks",
-            ),
-            (
-                r#"{"AliasNode": "n", "Interval": "1s"}"#,
-                "alias",
-                "Interval cannot be set for Alias checks",
-            ),
-            (
-                r#"{"TTL": "1s", "Status": "fine"}"#,
-                "ttl",
-                "Bad check status",
-            ),
+            (r#"{"AliasNode": "n", "TTL": "1s"}"#, "alias", "TTL must be not be set for Alias checks"),
+            (r#"{"AliasNode": "n", "Interval": "1s"}"#, "alias", "Interval cannot be set for Alias checks"),
+            (r#"{"TTL": "1s", "Status": "fine"}"#, "ttl", "Bad check status"),
             (
                 r#"{"TTL": "1s", "FailuresBeforeWarning": 3, "FailuresBeforeCritical": 2}"#,
                 "ttl",
@@ -429,28 +376,15 @@ mod tests {
         for (json, kind, problem) in cases {
             let check = check(json);
             assert_eq!(check.kind().as_str(), kind, "{json}");
-            assert_eq!(
-                check
-                    .validate()
-                    .err()
-                    .map(|e| e.to_string())
-                    .unwrap_or_default(),
-                problem,
-                "{json}"
-            );
+            assert_eq!(check.validate().err().map(|e| e.to_string()).unwrap_or_default(), problem, "{json}");
         }
     }
 
     #[test]
     fn what_is_left_out_is_filled_as_consul_does() {
-        let mut one = check(
-            r#"{"HTTP": "http://x/", "Interval": "10ms", "DeregisterCriticalServiceAfter": "10s"}"#,
-        );
+        let mut one = check(r#"{"HTTP": "http://x/", "Interval": "10ms", "DeregisterCriticalServiceAfter": "10s"}"#);
         one.normalize(Some(("web-1", "web")), 0, 1);
-        assert_eq!(
-            (one.check_id.as_str(), one.name.as_str()),
-            ("service:web-1", "Service 'web' check")
-        );
+        assert_eq!((one.check_id.as_str(), one.name.as_str()), ("service:web-1", "Service 'web' check"));
         assert_eq!((one.interval, one.timeout), (INTERVAL_MIN, TIMEOUT_DEFAULT));
         assert_eq!(one.deregister_critical_service_after, DEREGISTER_AFTER_MIN);
         let mut second = check(r#"{"TTL": "10s"}"#);
@@ -459,35 +393,18 @@ mod tests {
         assert!(second.timeout.is_zero());
         let mut of_node = check(r#"{"Name": "disk", "TTL": "10s"}"#);
         of_node.normalize(None, 0, 1);
-        assert_eq!(
-            (of_node.check_id.as_str(), of_node.service_id.as_str()),
-            ("disk", "")
-        );
+        assert_eq!((of_node.check_id.as_str(), of_node.service_id.as_str()), ("disk", ""));
     }
 
     #[test]
     fn the_catalogs_form_keeps_what_others_need() {
-        let mut web = check(
-            r#"{"HTTP": "http://x/", "Interval": "10s", "Method": "HEAD", "Notes": "n", "Status": "passing"}"#,
-        );
+        let mut web =
+            check(r#"{"HTTP": "http://x/", "Interval": "10s", "Method": "HEAD", "Notes": "n", "Status": "passing"}"#);
         web.normalize(Some(("web", "web")), 0, 1);
         let kept = web.to_check();
         assert_eq!(kept.status, CheckStatus::Passing);
-        assert_eq!(
-            (
-                kept.kind.as_str(),
-                kept.interval.as_str(),
-                kept.timeout.as_str()
-            ),
-            ("http", "10s", "10s")
-        );
-        assert_eq!(
-            (
-                kept.definition.http.as_str(),
-                kept.definition.method.as_str()
-            ),
-            ("http://x/", "HEAD")
-        );
+        assert_eq!((kept.kind.as_str(), kept.interval.as_str(), kept.timeout.as_str()), ("http", "10s", "10s"));
+        assert_eq!((kept.definition.http.as_str(), kept.definition.method.as_str()), ("http://x/", "HEAD"));
         assert_eq!(kept.service_id, "web");
         assert_eq!(check(r#"{"TTL": "1s"}"#).to_check().interval, "");
     }
@@ -497,18 +414,12 @@ mod tests {
         let web = check(
             r#"{"ID": "c", "TTL": "10s", "SuccessBeforePassing": 2, "FailuresBeforeCritical": 3, "OutputMaxSize": 100}"#,
         );
-        let expected = Thresholds {
-            success_before_passing: 2,
-            failures_before_warning: 0,
-            failures_before_critical: 3,
-        };
+        let expected =
+            Thresholds { success_before_passing: 2, failures_before_warning: 0, failures_before_critical: 3 };
         assert_eq!(web.thresholds(), expected);
         assert_eq!(web.output_bytes_max(), 100);
         let packed = rmp_serde::to_vec_named(&web).expect("packs");
-        assert_eq!(
-            rmp_serde::from_slice::<AgentCheck>(&packed).expect("unpacks"),
-            web
-        );
+        assert_eq!(rmp_serde::from_slice::<AgentCheck>(&packed).expect("unpacks"), web);
         let json = serde_json::to_string(&web).expect("prints");
         assert_eq!(check(&json), web);
     }

@@ -168,10 +168,7 @@ pub struct CheckDefinition {
 pub fn bound_output(mut output: String) -> String {
     let max = crate::limits::CHECK_OUTPUT_BYTES_MAX;
     if output.len() > max {
-        let end = (0..=max)
-            .rev()
-            .find(|i| output.is_char_boundary(*i))
-            .unwrap_or(0);
+        let end = (0..=max).rev().find(|i| output.is_char_boundary(*i)).unwrap_or(0);
         output.truncate(end);
     }
     output

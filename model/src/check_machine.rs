@@ -26,11 +26,7 @@ impl CheckMachine {
         if thresholds.failures_before_warning == 0 {
             thresholds.failures_before_warning = thresholds.failures_before_critical;
         }
-        CheckMachine {
-            thresholds,
-            successes: 0,
-            failures: 0,
-        }
+        CheckMachine { thresholds, successes: 0, failures: 0 }
     }
 
     /// Takes the outcome of a run; returns what the check says now, or nothing if it goes on saying what it said.
@@ -47,8 +43,7 @@ impl CheckMachine {
                 if self.failures >= self.thresholds.failures_before_critical {
                     Some(CheckStatus::Critical)
                 } else {
-                    (self.failures >= self.thresholds.failures_before_warning)
-                        .then_some(CheckStatus::Warning)
+                    (self.failures >= self.thresholds.failures_before_warning).then_some(CheckStatus::Warning)
                 }
             }
         }
@@ -66,41 +61,26 @@ mod tests {
             failures_before_warning: thresholds.1,
             failures_before_critical: thresholds.2,
         });
-        outcomes
-            .iter()
-            .map(|outcome| machine.observe(*outcome))
-            .collect()
+        outcomes.iter().map(|outcome| machine.observe(*outcome)).collect()
     }
 
     #[test]
     fn without_thresholds_each_run_decides() {
-        assert_eq!(
-            run((0, 0, 0), &[Passing, Critical, Warning]),
-            [Some(Passing), Some(Critical), Some(Warning)]
-        );
+        assert_eq!(run((0, 0, 0), &[Passing, Critical, Warning]), [Some(Passing), Some(Critical), Some(Warning)]);
     }
 
     #[test]
     fn failures_warn_and_then_are_critical() {
         let failures = [Critical; 4];
-        assert_eq!(
-            run((0, 2, 4), &failures),
-            [None, Some(Warning), Some(Warning), Some(Critical)]
-        );
-        assert_eq!(
-            run((0, 0, 3), &failures),
-            [None, None, Some(Critical), Some(Critical)]
-        );
+        assert_eq!(run((0, 2, 4), &failures), [None, Some(Warning), Some(Warning), Some(Critical)]);
+        assert_eq!(run((0, 0, 3), &failures), [None, None, Some(Critical), Some(Critical)]);
         assert_eq!(run((0, 1, 0), &failures), [Some(Critical); 4]);
     }
 
     #[test]
     fn one_outcome_starts_the_other_count_again() {
         let outcomes = [Passing, Passing, Critical, Passing, Passing, Passing];
-        assert_eq!(
-            run((3, 0, 2), &outcomes),
-            [None, None, None, None, None, Some(Passing)]
-        );
+        assert_eq!(run((3, 0, 2), &outcomes), [None, None, None, None, None, Some(Passing)]);
         assert_eq!(
             run((0, 0, 2), &[Critical, Passing, Critical, Critical]),
             [None, Some(Passing), None, Some(Critical)]
@@ -109,9 +89,6 @@ mod tests {
 
     #[test]
     fn warnings_count_as_successes() {
-        assert_eq!(
-            run((2, 0, 0), &[Warning, Warning, Passing]),
-            [None, Some(Warning), Some(Passing)]
-        );
+        assert_eq!(run((2, 0, 0), &[Warning, Warning, Passing]), [None, Some(Warning), Some(Passing)]);
     }
 }

@@ -123,9 +123,7 @@ impl ProxyDefaults {
             return Err(InvalidConfigEntry::NotGlobal(self.name.clone()));
         }
         if let Some(protocol) = self.config.get("protocol") {
-            let text = protocol
-                .as_str()
-                .ok_or(InvalidConfigEntry::ProtocolNotText)?;
+            let text = protocol.as_str().ok_or(InvalidConfigEntry::ProtocolNotText)?;
             text.parse::<Protocol>()?;
         }
         Ok(crate::meta::validate(&self.meta)?)
@@ -133,12 +131,7 @@ impl ProxyDefaults {
 
     /// The protocol of services that do not say theirs (`Config["protocol"]`).
     pub fn protocol(&self) -> Option<Protocol> {
-        self.config
-            .get("protocol")?
-            .as_str()?
-            .parse()
-            .ok()
-            .filter(|protocol| *protocol != Protocol::Unset)
+        self.config.get("protocol")?.as_str()?.parse().ok().filter(|protocol| *protocol != Protocol::Unset)
     }
 }
 
@@ -166,9 +159,7 @@ impl ConfigEntry {
     /// Whether it can be kept.
     pub fn validate(&self) -> Result<(), InvalidConfigEntry> {
         match self {
-            ConfigEntry::ServiceDefaults(entry) if entry.name.is_empty() => {
-                Err(InvalidConfigEntry::NoName)
-            }
+            ConfigEntry::ServiceDefaults(entry) if entry.name.is_empty() => Err(InvalidConfigEntry::NoName),
             ConfigEntry::ServiceDefaults(entry) => Ok(crate::meta::validate(&entry.meta)?),
             ConfigEntry::ProxyDefaults(entry) => entry.validate(),
         }
@@ -202,52 +193,27 @@ mod tests {
     #[test]
     fn entries_are_checked() {
         let cases = [
-            (
-                r#"{"Kind": "service-defaults", "Name": "web", "Protocol": "http"}"#,
-                "",
-            ),
+            (r#"{"Kind": "service-defaults", "Name": "web", "Protocol": "http"}"#, ""),
             (r#"{"Kind": "service-defaults"}"#, "Name is required"),
-            (
-                r#"{"Kind": "proxy-defaults", "Name": "global", "Config": {"protocol": "grpc"}}"#,
-                "",
-            ),
-            (
-                r#"{"Kind": "proxy-defaults", "Name": "all"}"#,
-                "invalid name (\"all\"), only \"global\" is supported",
-            ),
+            (r#"{"Kind": "proxy-defaults", "Name": "global", "Config": {"protocol": "grpc"}}"#, ""),
+            (r#"{"Kind": "proxy-defaults", "Name": "all"}"#, "invalid name (\"all\"), only \"global\" is supported"),
             (
                 r#"{"Kind": "proxy-defaults", "Name": "global", "Config": {"protocol": "ftp"}}"#,
                 "invalid protocol \"ftp\": must be tcp, http, http2 or grpc",
             ),
-            (
-                r#"{"Kind": "proxy-defaults", "Name": "global", "Config": {"protocol": 1}}"#,
-                "protocol must be a string",
-            ),
+            (r#"{"Kind": "proxy-defaults", "Name": "global", "Config": {"protocol": 1}}"#, "protocol must be a string"),
         ];
         for (json, problem) in cases {
-            let outcome = entry(json)
-                .validate()
-                .err()
-                .map(|e| e.to_string())
-                .unwrap_or_default();
+            let outcome = entry(json).validate().err().map(|e| e.to_string()).unwrap_or_default();
             assert_eq!(outcome, problem, "{json}");
         }
     }
 
     #[test]
     fn protocols_have_one_name_each() {
-        for protocol in [
-            Protocol::Unset,
-            Protocol::Tcp,
-            Protocol::Http,
-            Protocol::Http2,
-            Protocol::Grpc,
-        ] {
+        for protocol in [Protocol::Unset, Protocol::Tcp, Protocol::Http, Protocol::Http2, Protocol::Grpc] {
             assert_eq!(protocol.as_str().parse(), Ok(protocol));
-            assert_eq!(
-                serde_json::to_value(protocol).expect("prints"),
-                protocol.as_str()
-            );
+            assert_eq!(serde_json::to_value(protocol).expect("prints"), protocol.as_str());
         }
     }
 
@@ -257,9 +223,6 @@ mod tests {
             r#"{"Kind": "proxy-defaults", "Name": "global", "Config": {"protocol": "http", "n": 1.5, "l": [null, true]}}"#,
         );
         let packed = rmp_serde::to_vec_named(&before).expect("packs");
-        assert_eq!(
-            rmp_serde::from_slice::<ConfigEntry>(&packed).expect("unpacks"),
-            before
-        );
+        assert_eq!(rmp_serde::from_slice::<ConfigEntry>(&packed).expect("unpacks"), before);
     }
 }

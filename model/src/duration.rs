@@ -11,9 +11,7 @@ pub struct GoDuration(pub Duration);
 
 /// The text is no duration. The caller's fault; nothing changed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "invalid duration {0:?}: write a number and a unit, such as \"10s\", \"1m30s\" or \"250ms\""
-)]
+#[error("invalid duration {0:?}: write a number and a unit, such as \"10s\", \"1m30s\" or \"250ms\"")]
 pub struct InvalidDuration(pub String);
 
 impl GoDuration {
@@ -31,16 +29,8 @@ impl GoDuration {
     }
 }
 
-const UNITS_NS: [(&str, f64); 8] = [
-    ("ns", 1.0),
-    ("us", 1e3),
-    ("µs", 1e3),
-    ("μs", 1e3),
-    ("ms", 1e6),
-    ("s", 1e9),
-    ("m", 60e9),
-    ("h", 3600e9),
-];
+const UNITS_NS: [(&str, f64); 8] =
+    [("ns", 1.0), ("us", 1e3), ("µs", 1e3), ("μs", 1e3), ("ms", 1e6), ("s", 1e9), ("m", 60e9), ("h", 3600e9)];
 
 impl FromStr for GoDuration {
     type Err = InvalidDuration;
@@ -57,19 +47,11 @@ impl FromStr for GoDuration {
         }
         let mut total_ns = 0f64;
         while !rest.is_empty() {
-            let number_len = rest
-                .find(|c: char| !c.is_ascii_digit() && c != '.')
-                .ok_or_else(bad)?;
+            let number_len = rest.find(|c: char| !c.is_ascii_digit() && c != '.').ok_or_else(bad)?;
             let (number, tail) = rest.split_at(number_len);
-            let unit_len = tail
-                .find(|c: char| c.is_ascii_digit() || c == '.')
-                .unwrap_or(tail.len());
+            let unit_len = tail.find(|c: char| c.is_ascii_digit() || c == '.').unwrap_or(tail.len());
             let (unit, next) = tail.split_at(unit_len);
-            let ns = UNITS_NS
-                .iter()
-                .find(|(name, _)| *name == unit)
-                .ok_or_else(bad)?
-                .1;
+            let ns = UNITS_NS.iter().find(|(name, _)| *name == unit).ok_or_else(bad)?.1;
             total_ns += number.parse::<f64>().map_err(|_| bad())? * ns;
             rest = next;
         }
@@ -151,11 +133,7 @@ impl<'de> Deserialize<'de> for GoDuration {
                     .map(|ns| GoDuration(Duration::from_nanos(ns)))
                     .map_err(|_| E::custom("a duration cannot be negative"))
             }
-            #[expect(
-                clippy::cast_possible_truncation,
-                clippy::cast_sign_loss,
-                reason = "checked to be in range"
-            )]
+            #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "checked to be in range")]
             fn visit_f64<E: de::Error>(self, ns: f64) -> Result<GoDuration, E> {
                 if !(0.0..=i64::MAX as f64).contains(&ns) {
                     return Err(E::custom("a duration cannot be negative"));
@@ -196,35 +174,16 @@ mod tests {
 
     #[test]
     fn refuses_what_go_refuses() {
-        for text in [
-            "",
-            "10",
-            "s",
-            "-1s",
-            "1x",
-            "1s1",
-            ".s",
-            "1..5s",
-            "9999999999999h",
-        ] {
+        for text in ["", "10", "s", "-1s", "1x", "1s1", ".s", "1..5s", "9999999999999h"] {
             assert!(text.parse::<GoDuration>().is_err(), "{text}");
         }
     }
 
     #[test]
     fn json_takes_strings_and_nanoseconds() {
-        assert_eq!(
-            serde_json::from_str::<GoDuration>("\"15s\"").expect("string"),
-            GoDuration::from_secs(15)
-        );
-        assert_eq!(
-            serde_json::from_str::<GoDuration>("15000000000").expect("number"),
-            GoDuration::from_secs(15)
-        );
-        assert_eq!(
-            serde_json::to_string(&GoDuration::from_secs(15)).expect("prints"),
-            "\"15s\""
-        );
+        assert_eq!(serde_json::from_str::<GoDuration>("\"15s\"").expect("string"), GoDuration::from_secs(15));
+        assert_eq!(serde_json::from_str::<GoDuration>("15000000000").expect("number"), GoDuration::from_secs(15));
+        assert_eq!(serde_json::to_string(&GoDuration::from_secs(15)).expect("prints"), "\"15s\"");
         assert!(serde_json::from_str::<GoDuration>("-1").is_err());
     }
 }

@@ -176,10 +176,7 @@ impl<R: Row + ?Sized> Filter<R> {
     /// Parses an expression and checks it against the fields of its rows.
     pub fn parse(text: &str) -> Result<Self, FilterError> {
         let root = parse::parse(text, &R::fields())?;
-        Ok(Filter {
-            root,
-            rows: std::marker::PhantomData,
-        })
+        Ok(Filter { root, rows: std::marker::PhantomData })
     }
 
     /// Whether a row is wanted.
@@ -194,9 +191,7 @@ impl Expression {
             Expression::Any(terms) => terms.iter().any(|term| term.holds_for(row)),
             Expression::All(terms) => terms.iter().all(|term| term.holds_for(row)),
             Expression::Not(term) => !term.holds_for(row),
-            Expression::Match(question) => {
-                question.answer(&row.value(&question.path, &question.key))
-            }
+            Expression::Match(question) => question.answer(&row.value(&question.path, &question.key)),
         }
     }
 }
@@ -225,9 +220,7 @@ impl Test {
             (Test::Contains(element), Value::Texts(texts)) => texts.contains(element),
             (Test::Contains(key), Value::Map(map)) => map.contains_key(key),
             (Test::Matches(regex), Value::Text(text)) => regex.is_match(text),
-            (Test::Matches(regex), Value::Texts(texts)) => {
-                texts.iter().any(|text| regex.is_match(text))
-            }
+            (Test::Matches(regex), Value::Texts(texts)) => texts.iter().any(|text| regex.is_match(text)),
             // A field does not hold what its kind says: no such question passes the parser.
             (_, _) => false,
         }
@@ -236,8 +229,7 @@ impl Test {
 
 /// What a map says about a key.
 fn of_map<'a>(map: &'a Meta, key: &str) -> Value<'a> {
-    map.get(key)
-        .map_or(Value::Missing, |text| Value::Text(text))
+    map.get(key).map_or(Value::Missing, |text| Value::Text(text))
 }
 
 #[cfg(test)]

@@ -58,27 +58,26 @@ pub struct Decision<R> {
 }
 
 /// Decides whether `source` may call `destination`: the most exact rule that names both (or `*`) wins, whatever the
-/// order of the rules; of equals, the first. Without one it is the default.
+/// order of the rules; of equals, the first. Without one it is the default. A destination compares without case, like
+/// services everywhere, so that no other spelling evades its rules.
 pub fn decide<'a>(
     source: &str,
     destination: &str,
     intentions: impl IntoIterator<Item = &'a Intention>,
     default: Action,
 ) -> Decision<&'a Intention> {
-    let applies = |rule: &&Intention| {
-        names(&rule.source_name, source) && names(&rule.destination_name, destination)
-    };
-    let exactness = |rule: &&Intention| {
-        std::cmp::Reverse(precedence(&rule.source_name, &rule.destination_name))
-    };
+    let applies =
+        |rule: &&Intention| names(&rule.source_name, source) && names_destination(&rule.destination_name, destination);
+    let exactness = |rule: &&Intention| std::cmp::Reverse(precedence(&rule.source_name, &rule.destination_name));
     let rule = intentions.into_iter().filter(applies).min_by_key(exactness);
-    Decision {
-        action: rule.map_or(default, |rule| rule.action),
-        rule,
-    }
+    Decision { action: rule.map_or(default, |rule| rule.action), rule }
 }
 
-/// Whether a name in a rule stands for this service.
+fn names_destination(in_rule: &str, service: &str) -> bool {
+    in_rule == ANY || crate::name::same(in_rule, service)
+}
+
+/// Whether a name in a rule stands for this caller, who is exactly who its certificate says.
 pub fn names(in_rule: &str, service: &str) -> bool {
     in_rule == ANY || in_rule == service
 }
@@ -106,11 +105,9 @@ pub enum InvalidIntention {
 impl Intention {
     /// Fills what may be left out: namespaces, source type, precedence.
     pub fn normalize(&mut self) {
-        for (text, default) in [
-            (&mut self.source_ns, "default"),
-            (&mut self.destination_ns, "default"),
-            (&mut self.source_type, "consul"),
-        ] {
+        for (text, default) in
+            [(&mut self.source_ns, "default"), (&mut self.destination_ns, "default"), (&mut self.source_type, "consul")]
+        {
             if text.is_empty() {
                 *text = default.to_string();
             }
@@ -120,10 +117,7 @@ impl Intention {
 
     /// Whether it can be kept, once [`Intention::normalize`]d.
     pub fn validate(&self) -> Result<(), InvalidIntention> {
-        for (what, name) in [
-            ("SourceName", &self.source_name),
-            ("DestinationName", &self.destination_name),
-        ] {
+        for (what, name) in [("SourceName", &self.source_name), ("DestinationName", &self.destination_name)] {
             if name.is_empty() {
                 return Err(InvalidIntention::Missing(what));
             }
@@ -131,10 +125,7 @@ impl Intention {
                 return Err(InvalidIntention::PartialWildcard(what));
             }
         }
-        for (what, namespace) in [
-            ("SourceNS", &self.source_ns),
-            ("DestinationNS", &self.destination_ns),
-        ] {
+        for (what, namespace) in [("SourceNS", &self.source_ns), ("DestinationNS", &self.destination_ns)] {
             if namespace != "default" && namespace != ANY {
                 return Err(InvalidIntention::Namespace(what));
             }
@@ -177,26 +168,16 @@ mod tests {
 
     #[test]
     fn precedence_is_consuls() {
-        for (source, destination, expected) in
-            [("a", "b", 9), ("*", "b", 8), ("a", "*", 6), ("*", "*", 5)]
-        {
-            assert_eq!(
-                precedence(source, destination),
-                expected,
-                "{source} {destination}"
-            );
+        for (source, destination, expected) in [("a", "b", 9), ("*", "b", 8), ("a", "*", 6), ("*", "*", 5)] {
+            assert_eq!(precedence(source, destination), expected, "{source} {destination}");
         }
     }
 
     #[test]
     fn the_more_exact_rule_wins_whatever_the_order() {
         use Action::{Allow, Deny};
-        let mut rules = vec![
-            rule("*", "*", Deny),
-            rule("web", "*", Allow),
-            rule("*", "db", Deny),
-            rule("web", "db", Allow),
-        ];
+        let mut rules =
+            vec![rule("*", "*", Deny), rule("web", "*", Allow), rule("*", "db", Deny), rule("web", "db", Allow)];
         for _ in 0..rules.len() {
             let decided = |source, destination| decide(source, destination, &rules, Deny).action;
             assert_eq!(decided("web", "db"), Allow);
@@ -205,13 +186,15 @@ mod tests {
             assert_eq!(decided("api", "cache"), Deny);
             rules.rotate_left(1);
         }
-        assert_eq!(
-            decide("a", "b", &[], Allow),
-            Decision {
-                action: Allow,
-                rule: None
-            }
-        );
+        assert_eq!(decide("a", "b", &[], Allow), Decision { action: Allow, rule: None });
+    }
+
+    #[test]
+    fn no_spelling_of_the_destination_evades_its_rules() {
+        let rules = [rule("web", "DB", Action::Deny)];
+        assert_eq!(decide("web", "db", &rules, Action::Allow).action, Action::Deny);
+        let callers = [rule("WEB", "db", Action::Allow)];
+        assert_eq!(decide("web", "db", &callers, Action::Deny).action, Action::Deny);
     }
 
     #[test]
@@ -231,23 +214,12 @@ mod tests {
             spoilt(|i| i.source_ns = "team".into()),
             "SourceNS: namespaces other than \"default\" do not exist here"
         );
-        assert_eq!(
-            spoilt(|i| i.source_type = "vault".into()),
-            "SourceType must be set to 'consul'"
-        );
-        assert!(
-            spoilt(|i| i.meta = [(String::new(), String::new())].into())
-                .contains("Key cannot be blank")
-        );
+        assert_eq!(spoilt(|i| i.source_type = "vault".into()), "SourceType must be set to 'consul'");
+        assert!(spoilt(|i| i.meta = [(String::new(), String::new())].into()).contains("Key cannot be blank"));
     }
 
     /// For each rule that applies: no other that applies is more exact, and no earlier one is as exact.
-    fn decide_naively(
-        source: &str,
-        destination: &str,
-        rules: &[Intention],
-        default: Action,
-    ) -> Action {
+    fn decide_naively(source: &str, destination: &str, rules: &[Intention], default: Action) -> Action {
         let applies = |rule: &Intention| {
             (rule.source_name == source || rule.source_name == "*")
                 && (rule.destination_name == destination || rule.destination_name == "*")
@@ -255,8 +227,7 @@ mod tests {
         for (at, rule) in rules.iter().enumerate() {
             let beaten = rules.iter().enumerate().any(|(other_at, other)| {
                 applies(other)
-                    && (other.precedence > rule.precedence
-                        || (other.precedence == rule.precedence && other_at < at))
+                    && (other.precedence > rule.precedence || (other.precedence == rule.precedence && other_at < at))
             });
             if applies(rule) && !beaten {
                 return rule.action;

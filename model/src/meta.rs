@@ -45,11 +45,7 @@ pub fn validate(meta: &Meta) -> Result<(), InvalidMeta> {
     }
     for (key, value) in meta {
         if let Some(problem) = problem_of(key, value) {
-            return Err(InvalidMeta::Pair {
-                key: key.clone(),
-                value: value.clone(),
-                problem,
-            });
+            return Err(InvalidMeta::Pair { key: key.clone(), value: value.clone(), problem });
         }
     }
     Ok(())
@@ -80,27 +76,15 @@ mod tests {
         let cases = [
             (one("rack_1-a", "any thing"), ""),
             (one(&"k".repeat(128), &"v".repeat(512)), ""),
-            (
-                one("", "v"),
-                "Couldn't load metadata pair ('', 'v'): Key cannot be blank",
-            ),
-            (
-                one("a b", "v"),
-                "Couldn't load metadata pair ('a b', 'v'): Key contains invalid characters",
-            ),
+            (one("", "v"), "Couldn't load metadata pair ('', 'v'): Key cannot be blank"),
+            (one("a b", "v"), "Couldn't load metadata pair ('a b', 'v'): Key contains invalid characters"),
             (
                 (0..65).map(|n| (n.to_string(), String::new())).collect(),
                 "Node metadata cannot contain more than 64 key/value pairs",
             ),
         ];
         for (meta, problem) in cases {
-            assert_eq!(
-                validate(&meta)
-                    .err()
-                    .map(|e| e.to_string())
-                    .unwrap_or_default(),
-                problem
-            );
+            assert_eq!(validate(&meta).err().map(|e| e.to_string()).unwrap_or_default(), problem);
         }
         assert!(validate(&one(&"k".repeat(129), "")).is_err());
         assert!(validate(&one("k", &"v".repeat(513))).is_err());

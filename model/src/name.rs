@@ -15,9 +15,7 @@ pub enum InvalidName {
         max: usize,
     },
     /// Has a character that would break DNS, URLs or logs.
-    #[error(
-        "{what} {name:?} has a character that is not allowed: use letters, digits, '-', '_' and '.'"
-    )]
+    #[error("{what} {name:?} has a character that is not allowed: use letters, digits, '-', '_' and '.'")]
     Character {
         /// What kind of name.
         what: &'static str,
@@ -28,16 +26,12 @@ pub enum InvalidName {
 
 /// A datacenter's name: letters, digits, `-` and `_`, so that it is one DNS label.
 pub fn check_datacenter(name: &str) -> Result<(), InvalidName> {
-    check("datacenter name", name, 63, |c| {
-        c.is_ascii_alphanumeric() || c == '-' || c == '_'
-    })
+    check("datacenter name", name, 63, |c| c.is_ascii_alphanumeric() || c == '-' || c == '_')
 }
 
 /// A node's name. Dots are allowed, as in Consul; what DNS cannot carry is reachable by API only.
 pub fn check_node(name: &str) -> Result<(), InvalidName> {
-    check("node name", name, 253, |c| {
-        !c.is_control() && c != '/' && c != ' '
-    })
+    check("node name", name, 253, |c| !c.is_control() && c != '/' && c != ' ')
 }
 
 /// A service's name or instance id. Consul takes nearly anything; control characters break logs and headers.
@@ -45,12 +39,13 @@ pub fn check_service(name: &str) -> Result<(), InvalidName> {
     check("service name", name, 512, |c| !c.is_control())
 }
 
-fn check(
-    what: &'static str,
-    name: &str,
-    max: usize,
-    allowed: fn(char) -> bool,
-) -> Result<(), InvalidName> {
+/// Whether two names of services, or of nodes, mean the same: they compare without case, as in Consul.
+pub fn same(a: &str, b: &str) -> bool {
+    let is_ascii = a.is_ascii() && b.is_ascii();
+    a.eq_ignore_ascii_case(b) || (!is_ascii && a.to_lowercase() == b.to_lowercase())
+}
+
+fn check(what: &'static str, name: &str, max: usize, allowed: fn(char) -> bool) -> Result<(), InvalidName> {
     if name.is_empty() {
         return Err(InvalidName::Empty(what));
     }
@@ -58,10 +53,7 @@ fn check(
         return Err(InvalidName::TooLong { what, max });
     }
     if !name.chars().all(allowed) {
-        return Err(InvalidName::Character {
-            what,
-            name: name.to_string(),
-        });
+        return Err(InvalidName::Character { what, name: name.to_string() });
     }
     Ok(())
 }
@@ -77,6 +69,13 @@ mod tests {
         }
         for bad in ["", "a.b", "dc 1", "dc/1", &"x".repeat(64)] {
             assert!(check_datacenter(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn names_compare_without_case() {
+        for (a, b, expected) in [("web", "WEB", true), ("web", "web2", false), ("É", "é", true), ("", "", true)] {
+            assert_eq!(same(a, b), expected, "{a} {b}");
         }
     }
 

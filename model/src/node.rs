@@ -66,9 +66,7 @@ impl Node {
 
 /// Whether a text has the form of a UUID: 8-4-4-4-12 hex digits.
 pub fn is_uuid(text: &str) -> bool {
-    let groups = text
-        .split('-')
-        .map(|group| (group.len(), group.bytes().all(|b| b.is_ascii_hexdigit())));
+    let groups = text.split('-').map(|group| (group.len(), group.bytes().all(|b| b.is_ascii_hexdigit())));
     groups.eq([8, 4, 4, 4, 12].map(|len| (len, true)))
 }
 
@@ -78,58 +76,20 @@ mod tests {
 
     #[test]
     fn nodes_are_checked() {
-        let good = Node {
-            name: "n1".into(),
-            address: "10.0.0.1".into(),
-            ..Node::default()
-        };
+        let good = Node { name: "n1".into(), address: "10.0.0.1".into(), ..Node::default() };
         let cases = [
             (good.clone(), ""),
+            (Node { id: "11111111-2222-3333-4444-55555555abCD".into(), ..good.clone() }, ""),
+            (Node { name: String::new(), ..good.clone() }, "Must provide node"),
+            (Node { address: String::new(), ..good.clone() }, "Must provide address if SkipNodeUpdate is not set"),
+            (Node { id: "1-2".into(), ..good.clone() }, "Bad node ID \"1-2\": it must be a UUID"),
             (
-                Node {
-                    id: "11111111-2222-3333-4444-55555555abCD".into(),
-                    ..good.clone()
-                },
-                "",
-            ),
-            (
-                Node {
-                    name: String::new(),
-                    ..good.clone()
-                },
-                "Must provide node",
-            ),
-            (
-                Node {
-                    address: String::new(),
-                    ..good.clone()
-                },
-                "Must provide address if SkipNodeUpdate is not set",
-            ),
-            (
-                Node {
-                    id: "1-2".into(),
-                    ..good.clone()
-                },
-                "Bad node ID \"1-2\": it must be a UUID",
-            ),
-            (
-                Node {
-                    id: "1111111g-2222-3333-4444-555555555555".into(),
-                    ..good
-                },
+                Node { id: "1111111g-2222-3333-4444-555555555555".into(), ..good },
                 "Bad node ID \"1111111g-2222-3333-4444-555555555555\": it must be a UUID",
             ),
         ];
         for (node, problem) in cases {
-            assert_eq!(
-                node.validate()
-                    .err()
-                    .map(|e| e.to_string())
-                    .unwrap_or_default(),
-                problem,
-                "{node:?}"
-            );
+            assert_eq!(node.validate().err().map(|e| e.to_string()).unwrap_or_default(), problem, "{node:?}");
         }
     }
 }

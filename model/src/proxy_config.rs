@@ -63,14 +63,8 @@ pub struct Inbound {
 impl Inbound {
     /// Decides whether a service may call the application: the first rule that names it wins.
     pub fn decide(&self, source: &str) -> Decision<&Rule> {
-        let rule = self
-            .intentions
-            .iter()
-            .find(|rule| names(&rule.source, source));
-        Decision {
-            action: rule.map_or(self.default_action, |rule| rule.action),
-            rule,
-        }
+        let rule = self.intentions.iter().find(|rule| names(&rule.source, source));
+        Decision { action: rule.map_or(self.default_action, |rule| rule.action), rule }
     }
 }
 

@@ -127,11 +127,7 @@ pub enum InvalidService {
 impl AgentServiceRegistration {
     /// The instance that it describes, without checks and sidecar.
     pub fn instance(&self) -> ServiceInstance {
-        let id = if self.id.is_empty() {
-            &self.name
-        } else {
-            &self.id
-        };
+        let id = if self.id.is_empty() { &self.name } else { &self.id };
         ServiceInstance {
             kind: self.kind,
             id: id.clone(),
@@ -145,9 +141,7 @@ impl AgentServiceRegistration {
             weights: self.weights.unwrap_or_default(),
             enable_tag_override: self.enable_tag_override,
             proxy: self.proxy.clone(),
-            connect: Connect {
-                native: self.connect.native,
-            },
+            connect: Connect { native: self.connect.native },
             locality: self.locality.clone(),
             peer_name: String::new(),
         }
@@ -155,18 +149,8 @@ impl AgentServiceRegistration {
 
     /// `Check` and `Checks` together, with what they leave out filled.
     pub fn all_checks(&self) -> Vec<AgentCheck> {
-        let id = if self.id.is_empty() {
-            &self.name
-        } else {
-            &self.id
-        };
-        let mut checks: Vec<AgentCheck> = self
-            .check
-            .as_deref()
-            .into_iter()
-            .chain(&self.checks)
-            .cloned()
-            .collect();
+        let id = if self.id.is_empty() { &self.name } else { &self.id };
+        let mut checks: Vec<AgentCheck> = self.check.as_deref().into_iter().chain(&self.checks).cloned().collect();
         let count = checks.len();
         for (nth, check) in checks.iter_mut().enumerate() {
             check.normalize(Some((id, &self.name)), nth, count);
@@ -181,19 +165,11 @@ impl AgentServiceRegistration {
         let application = self.instance();
         sidecar.kind = ServiceKind::ConnectProxy;
         sidecar.id = sidecar_id(&application.id);
-        fill(&mut sidecar.name, || {
-            format!("{}-sidecar-proxy", application.service)
-        });
+        fill(&mut sidecar.name, || format!("{}-sidecar-proxy", application.service));
         fill(&mut sidecar.address, || application.address.clone());
-        fill(&mut sidecar.proxy.destination_service_name, || {
-            application.service.clone()
-        });
-        fill(&mut sidecar.proxy.destination_service_id, || {
-            application.id.clone()
-        });
-        fill(&mut sidecar.proxy.local_service_address, || {
-            "127.0.0.1".to_string()
-        });
+        fill(&mut sidecar.proxy.destination_service_name, || application.service.clone());
+        fill(&mut sidecar.proxy.destination_service_id, || application.id.clone());
+        fill(&mut sidecar.proxy.local_service_address, || "127.0.0.1".to_string());
         if sidecar.proxy.local_service_port == 0 {
             sidecar.proxy.local_service_port = application.port;
         }
@@ -239,11 +215,7 @@ pub fn sidecar_id(instance_id: &str) -> String {
 
 /// The checks of a sidecar that has none of its own: its port answers, and its application is healthy.
 fn default_checks(sidecar: &AgentServiceRegistration, application_id: &str) -> Vec<AgentCheck> {
-    let host = if sidecar.address.is_empty() {
-        "127.0.0.1"
-    } else {
-        &sidecar.address
-    };
+    let host = if sidecar.address.is_empty() { "127.0.0.1" } else { &sidecar.address };
     let listening = AgentCheck {
         name: "Connect Sidecar Listening".into(),
         tcp: format!("{host}:{}", sidecar.port),
@@ -316,11 +288,7 @@ fn validate_sidecar(instance: &ServiceInstance) -> Result<(), InvalidService> {
         if upstream.local_bind_port == 0 {
             return Err(InvalidService::UpstreamPort);
         }
-        let host = if upstream.local_bind_address.is_empty() {
-            "127.0.0.1"
-        } else {
-            &upstream.local_bind_address
-        };
+        let host = if upstream.local_bind_address.is_empty() { "127.0.0.1" } else { &upstream.local_bind_address };
         let bind = format!("{host}:{}", upstream.local_bind_port);
         if !binds.insert(bind.clone()) {
             return Err(InvalidService::UpstreamTwice(bind));

@@ -49,21 +49,12 @@ pub struct InvalidSpiffeId(pub String);
 impl SpiffeId {
     /// The id of a service.
     pub fn service(trust_domain: &str, dc: &str, service: &str) -> Self {
-        Self::new(
-            trust_domain,
-            Subject::Service {
-                dc: dc.into(),
-                service: service.into(),
-            },
-        )
+        Self::new(trust_domain, Subject::Service { dc: dc.into(), service: service.into() })
     }
 
     /// An id in a trust domain.
     pub fn new(trust_domain: &str, subject: Subject) -> Self {
-        SpiffeId {
-            trust_domain: trust_domain.to_ascii_lowercase(),
-            subject,
-        }
+        SpiffeId { trust_domain: trust_domain.to_ascii_lowercase(), subject }
     }
 }
 
@@ -91,36 +82,22 @@ impl FromStr for SpiffeId {
         }
         let (trust_domain, path) = rest.split_once('/').ok_or_else(bad)?;
         if trust_domain.is_empty()
-            || !trust_domain
-                .chars()
-                .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || "-.".contains(c))
+            || !trust_domain.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || "-.".contains(c))
         {
             return Err(bad());
         }
         let segments: Vec<&str> = path.split('/').collect();
-        if segments
-            .iter()
-            .any(|s| s.is_empty() || *s == "." || *s == "..")
-        {
+        if segments.iter().any(|s| s.is_empty() || *s == "." || *s == "..") {
             return Err(bad());
         }
         let subject = match segments[..] {
-            ["ns", "default", "dc", dc, "svc", service] => Subject::Service {
-                dc: dc.into(),
-                service: service.into(),
-            },
-            ["agent", "client", "dc", dc, "id", node] => Subject::Agent {
-                dc: dc.into(),
-                node: node.into(),
-            },
+            ["ns", "default", "dc", dc, "svc", service] => Subject::Service { dc: dc.into(), service: service.into() },
+            ["agent", "client", "dc", dc, "id", node] => Subject::Agent { dc: dc.into(), node: node.into() },
             ["agent", "server", "dc", dc] => Subject::Server { dc: dc.into() },
             ["gateway", "mesh", "dc", dc] => Subject::Gateway { dc: dc.into() },
             _ => return Err(bad()),
         };
-        Ok(SpiffeId {
-            trust_domain: trust_domain.to_string(),
-            subject,
-        })
+        Ok(SpiffeId { trust_domain: trust_domain.to_string(), subject })
     }
 }
 

@@ -21,11 +21,7 @@ impl Step<'_> {
     }
 
     pub(super) fn revoke(&mut self, revocation: Revocation) -> Response {
-        let Revocation {
-            serials,
-            ids,
-            until_secs,
-        } = revocation;
+        let Revocation { serials, ids, until_secs } = revocation;
         let serials_changed = extend(&mut self.catalog.revoked_serials, serials, until_secs);
         let ids_changed = extend(&mut self.catalog.revoked_ids, ids, until_secs);
         if serials_changed || ids_changed {
@@ -48,9 +44,7 @@ impl Step<'_> {
 fn extend(map: &mut OrdMap<Arc<str>, u64>, names: Vec<String>, until_secs: u64) -> bool {
     let mut changed = false;
     for name in names {
-        let later = map
-            .get(name.as_str())
-            .is_none_or(|known| *known < until_secs);
+        let later = map.get(name.as_str()).is_none_or(|known| *known < until_secs);
         if later {
             map.insert(Arc::from(name), until_secs);
             changed = true;
@@ -61,11 +55,8 @@ fn extend(map: &mut OrdMap<Arc<str>, u64>, names: Vec<String>, until_secs: u64) 
 
 /// Removes names whose time is over; says whether anything changed.
 fn forget(map: &mut OrdMap<Arc<str>, u64>, before_secs: u64) -> bool {
-    let over: Vec<Arc<str>> = map
-        .iter()
-        .filter(|(_, until)| **until < before_secs)
-        .map(|(name, _)| name.clone())
-        .collect();
+    let over: Vec<Arc<str>> =
+        map.iter().filter(|(_, until)| **until < before_secs).map(|(name, _)| name.clone()).collect();
     for name in &over {
         map.remove(&**name);
     }

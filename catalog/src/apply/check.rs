@@ -10,28 +10,19 @@ use std::sync::Arc;
 
 impl Step<'_> {
     /// Whether a check's instance is there, or is `new_service`, which comes with it.
-    pub(super) fn may_put_check(
-        &self,
-        node: &str,
-        check: &Check,
-        new_service: Option<&str>,
-    ) -> Result<(), Refusal> {
+    pub(super) fn may_put_check(&self, node: &str, check: &Check, new_service: Option<&str>) -> Result<(), Refusal> {
         if check.check_id.is_empty() {
             return Err(Refusal::Invalid("Must provide a CheckID".into()));
         }
         let service_id = &*check.service_id;
         let found = service_id.is_empty()
             || new_service == Some(service_id)
-            || self
-                .catalog
-                .instances
-                .contains_key(&At([&folded(node), service_id]));
+            || self.catalog.instances.contains_key(&At([&folded(node), service_id]));
         match found {
             true => Ok(()),
-            false => Err(Refusal::NoSuchService {
-                check_id: check.check_id.clone(),
-                service_id: service_id.to_string(),
-            }),
+            false => {
+                Err(Refusal::NoSuchService { check_id: check.check_id.clone(), service_id: service_id.to_string() })
+            }
         }
     }
 
@@ -57,10 +48,7 @@ impl Step<'_> {
                 Arc::from("")
             }
         };
-        let old = self
-            .catalog
-            .check(node, &check.check_id)
-            .map(|(key, row)| (key.clone(), row.clone()));
+        let old = self.catalog.check(node, &check.check_id).map(|(key, row)| (key.clone(), row.clone()));
         let id = match &old {
             Some((_, row)) if row.value == check => return,
             Some((key, _)) => key.0[2].clone(),
@@ -96,16 +84,11 @@ impl Step<'_> {
     /// Gives the checks of an instance its new name and tags.
     pub(super) fn relabel_checks(&mut self, instance: &Key<2>, row: &ServiceInstance) {
         let [node, id] = &instance.0;
-        let checks: Vec<_> = under(&self.catalog.checks, [node, id])
-            .map(|(k, row)| (k.clone(), row.clone()))
-            .collect();
+        let checks: Vec<_> = under(&self.catalog.checks, [node, id]).map(|(k, row)| (k.clone(), row.clone())).collect();
         for (key, old) in checks {
             self.touch_check(&key, &old);
-            let value = Check {
-                service_name: row.service.clone(),
-                service_tags: row.tags.clone(),
-                ..old.value.clone()
-            };
+            let value =
+                Check { service_name: row.service.clone(), service_tags: row.tags.clone(), ..old.value.clone() };
             self.rewrite_check(key, &old, value);
         }
     }
@@ -115,14 +98,9 @@ impl Step<'_> {
         let Some(name) = self.catalog.nodes.get(&**node).map(|row| row.name.clone()) else {
             return;
         };
-        let checks: Vec<_> = under(&self.catalog.checks, [node])
-            .map(|(k, row)| (k.clone(), row.clone()))
-            .collect();
+        let checks: Vec<_> = under(&self.catalog.checks, [node]).map(|(k, row)| (k.clone(), row.clone())).collect();
         for (key, old) in checks {
-            let value = Check {
-                node: name.clone(),
-                ..old.value.clone()
-            };
+            let value = Check { node: name.clone(), ..old.value.clone() };
             self.rewrite_check(key, &old, value);
         }
     }
@@ -143,9 +121,8 @@ impl Step<'_> {
             self.touch(Topic::ServiceChecks(folded_arc(&check.service_name)));
             return;
         }
-        let names: Vec<Arc<str>> = under(&self.catalog.instances, [node])
-            .map(|(_, row)| folded_arc(&row.service))
-            .collect();
+        let names: Vec<Arc<str>> =
+            under(&self.catalog.instances, [node]).map(|(_, row)| folded_arc(&row.service)).collect();
         for name in names {
             self.touch(Topic::ServiceNodeChecks(name));
         }

@@ -2,7 +2,7 @@
 
 use super::Step;
 use crate::command::{Refusal, Response};
-use crate::key::{At, Key};
+use crate::key::{At, Key, folded, folded_arc};
 use crate::tables::Row;
 use crate::topic::Topic;
 use model::Index;
@@ -10,15 +10,11 @@ use model::config_entry::ConfigEntry;
 use std::sync::Arc;
 
 impl Step<'_> {
-    pub(super) fn set_config_entry(
-        &mut self,
-        entry: ConfigEntry,
-        cas: Option<Index>,
-    ) -> Result<Response, Refusal> {
+    pub(super) fn set_config_entry(&mut self, entry: ConfigEntry, cas: Option<Index>) -> Result<Response, Refusal> {
         if entry.name().is_empty() {
             return Err(Refusal::Invalid("a config entry needs a Name".into()));
         }
-        let key = Key([Arc::from(entry.kind()), Arc::from(entry.name())]);
+        let key = Key([Arc::from(entry.kind()), folded_arc(entry.name())]);
         let old = self.catalog.config_entries.get(&key).cloned();
         if cas.is_some_and(|cas| cas != old.as_ref().map_or(0, |row| row.modify_index)) {
             return Ok(Response::CasFailed);
@@ -38,17 +34,14 @@ impl Step<'_> {
         name: &str,
         cas: Option<Index>,
     ) -> Result<Response, Refusal> {
+        let name = &*folded(name);
         let Some(old) = self.catalog.config_entries.get(&At([kind, name])) else {
             return Ok(Response::Done);
         };
         if cas.is_some_and(|cas| cas != old.modify_index) {
             return Ok(Response::CasFailed);
         }
-        if let Some((key, _)) = self
-            .catalog
-            .config_entries
-            .remove_with_key(&At([kind, name]))
-        {
+        if let Some((key, _)) = self.catalog.config_entries.remove_with_key(&At([kind, name])) {
             self.touch_config_entry(&key);
         }
         Ok(Response::Done)

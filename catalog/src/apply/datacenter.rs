@@ -12,11 +12,7 @@ impl Step<'_> {
         if datacenter.name.is_empty() {
             return Err(Refusal::Invalid("a datacenter needs a name".into()));
         }
-        let old = self
-            .catalog
-            .datacenters
-            .get(datacenter.name.as_str())
-            .cloned();
+        let old = self.catalog.datacenters.get(datacenter.name.as_str()).cloned();
         if old.as_ref().is_some_and(|old| old.value == datacenter) {
             return Ok(Response::Done);
         }

@@ -1,8 +1,8 @@
-//! Intentions, kept by destination and source.
+//! Intentions, kept by destination (which compares without case, as services do) and source (which must be exact).
 
 use super::Step;
 use crate::command::{Refusal, Response};
-use crate::key::{At, Key};
+use crate::key::{At, Key, folded, folded_arc};
 use crate::tables::Row;
 use crate::topic::Topic;
 use model::Intention;
@@ -12,11 +12,9 @@ impl Step<'_> {
     pub(super) fn set_intention(&mut self, mut intention: Intention) -> Result<Response, Refusal> {
         let (source, destination) = (&*intention.source_name, &*intention.destination_name);
         if source.is_empty() || destination.is_empty() {
-            return Err(Refusal::Invalid(
-                "an intention needs a source and a destination (or \"*\")".into(),
-            ));
+            return Err(Refusal::Invalid("an intention needs a source and a destination (or \"*\")".into()));
         }
-        let key = Key([Arc::from(destination), Arc::from(source)]);
+        let key = Key([folded_arc(destination), Arc::from(source)]);
         let old = self.catalog.intentions.get(&key).cloned();
         intention.precedence = model::intention::precedence(source, destination);
         if let Some(old) = &old {
@@ -30,11 +28,7 @@ impl Step<'_> {
     }
 
     pub(super) fn delete_intention(&mut self, source: &str, destination: &str) -> Response {
-        if let Some((key, _)) = self
-            .catalog
-            .intentions
-            .remove_with_key(&At([destination, source]))
-        {
+        if let Some((key, _)) = self.catalog.intentions.remove_with_key(&At([&folded(destination), source])) {
             self.touch_intention(&key);
         }
         Response::Done

@@ -12,12 +12,7 @@ impl Step<'_> {
     pub(super) fn kv(&mut self, command: KvCommand) -> Result<Response, Refusal> {
         match command {
             KvCommand::Set { key, value, flags } => self.kv_put(key, value, flags, None),
-            KvCommand::Cas {
-                key,
-                value,
-                flags,
-                cas,
-            } => self.kv_put(key, value, flags, Some(cas)),
+            KvCommand::Cas { key, value, flags, cas } => self.kv_put(key, value, flags, Some(cas)),
             KvCommand::Delete { key } => Ok(self.kv_delete(&key)),
             KvCommand::DeleteCas { key, cas } => match self.modified(&key) {
                 // As in Consul: deleting what is not there succeeds.
@@ -45,15 +40,8 @@ impl Step<'_> {
         if cas.is_some_and(|cas| cas != old.map_or(0, |row| row.modify_index)) {
             return Ok(Response::CasFailed);
         }
-        let (lock_index, session) =
-            old.map_or((0, None), |row| (row.lock_index, row.session.clone()));
-        self.kv_write(KvEntry {
-            key,
-            flags,
-            value,
-            lock_index,
-            session,
-        })
+        let (lock_index, session) = old.map_or((0, None), |row| (row.lock_index, row.session.clone()));
+        self.kv_write(KvEntry { key, flags, value, lock_index, session })
     }
 
     /// Writes an entry, also if it is the same: as in Consul, a write is a change.
@@ -79,14 +67,8 @@ impl Step<'_> {
     }
 
     fn kv_delete_tree(&mut self, prefix: &str) -> Response {
-        let range = self
-            .catalog
-            .kv
-            .range::<_, str>((Bound::Included(prefix), Bound::Unbounded));
-        let keys: Vec<Arc<str>> = range
-            .map(|(key, _)| key.clone())
-            .take_while(|key| key.starts_with(prefix))
-            .collect();
+        let range = self.catalog.kv.range::<_, str>((Bound::Included(prefix), Bound::Unbounded));
+        let keys: Vec<Arc<str>> = range.map(|(key, _)| key.clone()).take_while(|key| key.starts_with(prefix)).collect();
         for key in keys {
             self.kv_delete(&key);
         }

@@ -11,12 +11,7 @@ use std::sync::Arc;
 
 impl Step<'_> {
     pub(super) fn register(&mut self, registration: Registration) -> Result<Response, Refusal> {
-        let Registration {
-            node,
-            skip_node_update,
-            service,
-            checks,
-        } = registration;
+        let Registration { node, skip_node_update, service, checks } = registration;
         let known = self.catalog.nodes.contains_key(&*folded(&node.name));
         let keep_node = skip_node_update && known;
         if !keep_node {
@@ -29,11 +24,7 @@ impl Step<'_> {
         for check in &checks {
             self.may_put_check(&node.name, check, new_service)?;
         }
-        let key = if keep_node {
-            self.known_node(&node.name)
-        } else {
-            self.put_node(node)
-        };
+        let key = if keep_node { self.known_node(&node.name) } else { self.put_node(node) };
         if let Some(service) = service {
             self.put_service(&key, service);
         }
@@ -45,9 +36,9 @@ impl Step<'_> {
 
     pub(super) fn deregister(&mut self, what: &Deregistration) -> Response {
         let key = folded(&what.node);
-        match (&what.check_id, &what.service_id) {
-            (Some(check), _) => self.remove_check(&key, check),
-            (None, Some(service)) => self.remove_service(&key, service),
+        match (&what.service_id, &what.check_id) {
+            (Some(service), _) => self.remove_service(&key, service),
+            (None, Some(check)) => self.remove_check(&key, check),
             (None, None) => self.remove_node(&key),
         }
         Response::Done
@@ -72,9 +63,7 @@ impl Step<'_> {
             self.put_node(node)
         } else {
             let key = folded(&node.name);
-            let same = |known: &Arc<Row<Node>>| {
-                node.id.is_empty() || known.id.is_empty() || known.id == node.id
-            };
+            let same = |known: &Arc<Row<Node>>| node.id.is_empty() || known.id.is_empty() || known.id == node.id;
             if !self.catalog.nodes.get(&*key).is_some_and(same) {
                 return Ok(Response::Done);
             }
@@ -125,12 +114,7 @@ impl Step<'_> {
     /// renamed: what was on the old name goes, and its agent pushes it again, as in Consul.
     pub(super) fn put_node(&mut self, mut node: Node) -> Arc<str> {
         let key = self.known_node(&node.name);
-        let old_key = self
-            .catalog
-            .node_ids
-            .get(node.id.as_str())
-            .cloned()
-            .filter(|old| *old != key);
+        let old_key = self.catalog.node_ids.get(node.id.as_str()).cloned().filter(|old| *old != key);
         let renamed = old_key.and_then(|old_key| {
             let old = self.catalog.nodes.get(&*old_key).cloned();
             self.remove_node(&old_key);
@@ -172,15 +156,11 @@ impl Step<'_> {
             return;
         };
         let key = key.clone();
-        let services: Vec<Key<2>> = under(&self.catalog.instances, [&key])
-            .map(|(k, _)| k.clone())
-            .collect();
+        let services: Vec<Key<2>> = under(&self.catalog.instances, [&key]).map(|(k, _)| k.clone()).collect();
         for service in services {
             self.remove_service(&key, &service.0[1]);
         }
-        let checks: Vec<Key<3>> = under(&self.catalog.checks, [&key])
-            .map(|(k, _)| k.clone())
-            .collect();
+        let checks: Vec<Key<3>> = under(&self.catalog.checks, [&key]).map(|(k, _)| k.clone()).collect();
         for check in checks {
             self.remove_check_at(&check);
         }

@@ -18,11 +18,8 @@ impl Step<'_> {
 
     /// Puts an instance on a node that is there. What is so already is left alone.
     pub(super) fn put_service(&mut self, node: &Arc<str>, service: ServiceInstance) {
-        let known = self
-            .catalog
-            .instances
-            .get_key_value(&At([node, &service.id]))
-            .map(|(k, row)| (k.clone(), row.clone()));
+        let known =
+            self.catalog.instances.get_key_value(&At([node, &service.id])).map(|(k, row)| (k.clone(), row.clone()));
         let (key, old) = match known {
             Some((key, old)) => (key, Some(old)),
             None => (Key([node.clone(), Arc::from(&*service.id)]), None),
@@ -34,9 +31,7 @@ impl Step<'_> {
         if let Some(old) = &old {
             self.touch_service(node, old);
         }
-        let labels_differ = old
-            .as_ref()
-            .is_none_or(|old| old.service != row.service || old.tags != row.tags);
+        let labels_differ = old.as_ref().is_none_or(|old| old.service != row.service || old.tags != row.tags);
         if labels_differ {
             self.touch(Topic::Services);
         }
@@ -59,9 +54,7 @@ impl Step<'_> {
             return;
         };
         let key = key.clone();
-        let checks: Vec<Key<3>> = under(&self.catalog.checks, [node, id])
-            .map(|(k, _)| k.clone())
-            .collect();
+        let checks: Vec<Key<3>> = under(&self.catalog.checks, [node, id]).map(|(k, _)| k.clone()).collect();
         for check in checks {
             self.remove_check_at(&check);
         }
@@ -105,9 +98,7 @@ impl Step<'_> {
     /// Says that the row of a node changed, to those who read its instances.
     /// Its metadata concerns also those who read names of services by it.
     pub(super) fn touch_instances_on(&mut self, node: &str, relabelled: bool) {
-        let rows: Vec<_> = under(&self.catalog.instances, [node])
-            .map(|(_, row)| row.clone())
-            .collect();
+        let rows: Vec<_> = under(&self.catalog.instances, [node]).map(|(_, row)| row.clone()).collect();
         for row in &rows {
             self.touch_as_endpoint(row);
         }

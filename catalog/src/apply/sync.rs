@@ -9,14 +9,7 @@ use std::sync::Arc;
 impl Step<'_> {
     pub(super) fn sync(&mut self, push: SyncPush) -> Result<Response, Refusal> {
         self.may_put_node(&push.node)?;
-        let SyncPush {
-            node,
-            mut services,
-            checks,
-            deregister_services,
-            deregister_checks,
-            full,
-        } = push;
+        let SyncPush { node, mut services, checks, deregister_services, deregister_checks, full } = push;
         let node = self.put_node(node);
         let named_services = sorted(services.iter().map(|s| &*s.id));
         let named_checks = sorted(checks.iter().map(|c| &*c.check_id));
@@ -35,28 +28,19 @@ impl Step<'_> {
             self.keep_overridden_tags(&node, service);
         }
         for service in services {
-            match self.may_put_service(&service) {
-                Ok(()) => self.put_service(&node, service),
-                Err(refusal) => errors.push(ItemError {
-                    kind: ItemKind::Service,
-                    id: service.id,
-                    message: refusal.to_string(),
-                }),
+            if let Err(refusal) = self.may_put_service(&service) {
+                errors.push(ItemError { kind: ItemKind::Service, id: service.id, message: refusal.to_string() });
+                continue;
             }
+            self.put_service(&node, service);
         }
         // The session's check is the leader's alone.
-        for check in checks
-            .into_iter()
-            .filter(|check| check.check_id != SERF_HEALTH)
-        {
-            match self.may_put_check(&node, &check, None) {
-                Ok(()) => self.put_check(&node, check),
-                Err(refusal) => errors.push(ItemError {
-                    kind: ItemKind::Check,
-                    id: check.check_id,
-                    message: refusal.to_string(),
-                }),
+        for check in checks.into_iter().filter(|check| check.check_id != SERF_HEALTH) {
+            if let Err(refusal) = self.may_put_check(&node, &check, None) {
+                errors.push(ItemError { kind: ItemKind::Check, id: check.check_id, message: refusal.to_string() });
+                continue;
             }
+            self.put_check(&node, check);
         }
         Ok(Response::Synced(errors))
     }
@@ -80,9 +64,7 @@ impl Step<'_> {
             self.remove_service(node, &id);
         }
         let owners = under(&self.catalog.check_owners, [node]).map(|(key, _)| key.0[1].clone());
-        let stale_checks: Vec<Arc<str>> = owners
-            .filter(|id| stale(checks, id) && **id != *SERF_HEALTH)
-            .collect();
+        let stale_checks: Vec<Arc<str>> = owners.filter(|id| stale(checks, id) && **id != *SERF_HEALTH).collect();
         for id in stale_checks {
             self.remove_check(node, &id);
         }

@@ -18,11 +18,7 @@ pub(crate) fn join(host: &str, port: u16) -> String {
 
 /// The instance's own address, or its node's.
 pub(crate) fn host<'a>(node: &'a Node, service: &'a ServiceInstance) -> &'a str {
-    if service.address.is_empty() {
-        &node.address
-    } else {
-        &service.address
-    }
+    if service.address.is_empty() { &node.address } else { &service.address }
 }
 
 /// Where an instance is reached inside its datacenter; nothing without a port.
@@ -45,17 +41,8 @@ pub(crate) fn endpoint(entry: &HealthEntry<'_>) -> Option<Endpoint> {
 
 /// Where a gateway is reached by QUIC from other datacenters: its tagged address `wan`, else its address.
 pub(crate) fn tunnel(node: &Node, service: &ServiceInstance) -> String {
-    let wan = service
-        .tagged_addresses
-        .get("wan")
-        .map(|wan| wan.address.as_str())
-        .filter(|address| !address.is_empty());
-    let node_wan = || {
-        node.tagged_addresses
-            .get("wan")
-            .map(String::as_str)
-            .filter(|_| service.address.is_empty())
-    };
+    let wan = service.tagged_addresses.get("wan").map(|wan| wan.address.as_str()).filter(|address| !address.is_empty());
+    let node_wan = || node.tagged_addresses.get("wan").map(String::as_str).filter(|_| service.address.is_empty());
     let host = wan.or_else(node_wan).unwrap_or_else(|| host(node, service));
     join(host, tunnel_port(&service.proxy.config))
 }
@@ -68,9 +55,7 @@ pub(crate) fn tunnel_port(config: &JsonMap) -> u16 {
 /// A port in opaque settings: a number, or a text of one.
 pub(crate) fn port_setting(config: &JsonMap, name: &str) -> Option<u16> {
     let value = config.get(name)?;
-    let number = value
-        .as_u64()
-        .or_else(|| value.as_str().and_then(|text| text.parse().ok()))?;
+    let number = value.as_u64().or_else(|| value.as_str().and_then(|text| text.parse().ok()))?;
     u16::try_from(number).ok().filter(|port| *port != 0)
 }
 
@@ -81,10 +66,7 @@ pub(crate) fn text_setting<'a>(config: &'a JsonMap, name: &str) -> Option<&'a st
 
 /// A whole number in opaque settings.
 pub(crate) fn number_setting(config: &JsonMap, name: &str) -> Option<u32> {
-    config
-        .get(name)?
-        .as_u64()
-        .and_then(|number| u32::try_from(number).ok())
+    config.get(name)?.as_u64().and_then(|number| u32::try_from(number).ok())
 }
 
 #[cfg(test)]

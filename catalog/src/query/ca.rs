@@ -15,8 +15,5 @@ pub fn ca<'c>(view: &View<'c>) -> Option<&'c Row<CaState>> {
 pub fn revoked<'c>(view: &View<'c>) -> (Vec<&'c str>, Vec<&'c str>) {
     view.note(Topic::Revoked);
     let catalog = view.catalog();
-    (
-        catalog.revoked_serials.keys().map(|s| &**s).collect(),
-        catalog.revoked_ids.keys().map(|s| &**s).collect(),
-    )
+    (catalog.revoked_serials.keys().map(|s| &**s).collect(), catalog.revoked_ids.keys().map(|s| &**s).collect())
 }

@@ -1,6 +1,6 @@
 //! Central configuration.
 
-use crate::key::{At, under};
+use crate::key::{At, folded, under};
 use crate::tables::Row;
 use crate::topic::Topic;
 use crate::view::View;
@@ -10,18 +10,14 @@ use std::sync::Arc;
 /// All entries of a kind, by name.
 pub fn entries<'c>(view: &View<'c>, kind: &str) -> Vec<&'c Row<ConfigEntry>> {
     view.note(Topic::ConfigEntries(Arc::from(kind)));
-    under(&view.catalog().config_entries, [kind])
-        .map(|(_, row)| &**row)
-        .collect()
+    under(&view.catalog().config_entries, [kind]).map(|(_, row)| &**row).collect()
 }
 
-/// One entry.
+/// One entry. Names compare without case.
 pub fn entry<'c>(view: &View<'c>, kind: &str, name: &str) -> Option<&'c Row<ConfigEntry>> {
+    let name = &*folded(name);
     view.note(Topic::ConfigEntry(Arc::from(kind), Arc::from(name)));
-    view.catalog()
-        .config_entries
-        .get(&At([kind, name]))
-        .map(|row| &**row)
+    view.catalog().config_entries.get(&At([kind, name])).map(|row| &**row)
 }
 
 /// The settings of a service.

@@ -8,11 +8,7 @@ use model::datacenter::Datacenter;
 /// All datacenters that are known, by name.
 pub fn datacenters<'c>(view: &View<'c>) -> Vec<&'c Row<Datacenter>> {
     view.note(Topic::Datacenters);
-    view.catalog()
-        .datacenters
-        .values()
-        .map(|row| &**row)
-        .collect()
+    view.catalog().datacenters.values().map(|row| &**row).collect()
 }
 
 /// One datacenter.

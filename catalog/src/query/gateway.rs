@@ -16,12 +16,9 @@ pub fn mesh_gateways<'c>(view: &View<'c>) -> Vec<HealthEntry<'c>> {
 
 /// Where other datacenters reach the gateways of this one: `ip:port` (UDP) of each that is not critical.
 pub fn public_addresses(view: &View<'_>) -> Vec<String> {
-    let healthy = mesh_gateways(view)
-        .into_iter()
-        .filter(|entry| entry.status() != model::CheckStatus::Critical);
-    let mut addresses: Vec<String> = healthy
-        .map(|entry| crate::compile::address::tunnel(entry.node, entry.service))
-        .collect();
+    let healthy = mesh_gateways(view).into_iter().filter(|entry| entry.status() != model::CheckStatus::Critical);
+    let mut addresses: Vec<String> =
+        healthy.map(|entry| crate::compile::address::tunnel(entry.node, entry.service)).collect();
     addresses.sort();
     addresses.dedup();
     addresses

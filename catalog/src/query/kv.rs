@@ -13,21 +13,14 @@ use std::sync::Arc;
 pub fn get<'c>(view: &View<'c>, key: &str) -> Option<&'c Row<KvEntry>> {
     let row = view.catalog().kv.get(key).map(|row| &**row);
     let gone = &view.catalog().kv_gone;
-    let changed = row
-        .map(|row| row.modify_index)
-        .or_else(|| gone.map().get(key).copied());
-    view.note_at(
-        Topic::Kv(Arc::from(key)),
-        changed.unwrap_or_else(|| gone.floor()),
-    );
+    let changed = row.map(|row| row.modify_index).or_else(|| gone.map().get(key).copied());
+    view.note_at(Topic::Kv(Arc::from(key)), changed.unwrap_or_else(|| gone.floor()));
     row
 }
 
 /// All keys with a prefix, in order.
 pub fn list<'c>(view: &View<'c>, prefix: &str) -> Vec<&'c Row<KvEntry>> {
-    let rows: Vec<_> = starting_with(&view.catalog().kv, prefix)
-        .map(|(_, row)| &**row)
-        .collect();
+    let rows: Vec<_> = starting_with(&view.catalog().kv, prefix).map(|(_, row)| &**row).collect();
     let newest = rows.iter().map(|row| row.modify_index).max();
     note_prefix(view, prefix, newest);
     rows
@@ -51,9 +44,7 @@ pub fn keys<'c>(view: &View<'c>, prefix: &str, separator: &str) -> Vec<&'c str> 
 
 fn note_prefix(view: &View<'_>, prefix: &str, newest_row: Option<Index>) {
     let gone = &view.catalog().kv_gone;
-    let newest_gone = starting_with(gone.map(), prefix)
-        .map(|(_, index)| *index)
-        .max();
+    let newest_gone = starting_with(gone.map(), prefix).map(|(_, index)| *index).max();
     let changed = newest_row.max(newest_gone).unwrap_or(0).max(gone.floor());
     view.note_at(Topic::kv_under(prefix), changed);
 }
@@ -73,7 +64,5 @@ fn starting_with<'m, 'p, V: Clone>(
     prefix: &'p str,
 ) -> impl Iterator<Item = (&'m str, &'m V)> + use<'m, 'p, V> {
     let range = map.range::<_, str>((Bound::Included(prefix), Bound::Unbounded));
-    range
-        .map(|(key, value)| (&**key, value))
-        .take_while(move |(key, _)| key.starts_with(prefix))
+    range.map(|(key, value)| (&**key, value)).take_while(move |(key, _)| key.starts_with(prefix))
 }

@@ -10,12 +10,7 @@ use model::Node;
 /// All nodes whose metadata has all these pairs, by name without case.
 pub fn nodes<'c>(view: &View<'c>, node_meta: &[MetaPair]) -> Vec<&'c Row<Node>> {
     view.note(Topic::Nodes);
-    view.catalog()
-        .nodes
-        .values()
-        .map(|row| &**row)
-        .filter(|node| has_meta(node, node_meta))
-        .collect()
+    view.catalog().nodes.values().map(|row| &**row).filter(|node| has_meta(node, node_meta)).collect()
 }
 
 /// A node by its name, without case.

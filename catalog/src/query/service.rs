@@ -6,7 +6,7 @@ use crate::tables::{Catalog, Row};
 use crate::topic::Topic;
 use crate::view::View;
 use imbl::OrdMap;
-use model::{Check, CheckStatus, Node, ServiceInstance};
+use model::{Check, CheckStatus, Node, ServiceInstance, ServiceKind};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -16,13 +16,10 @@ pub fn names<'c>(view: &View<'c>, node_meta: &[MetaPair]) -> BTreeMap<&'c str, B
     let mut names = BTreeMap::<&str, BTreeSet<&str>>::new();
     let catalog = view.catalog();
     for (key, row) in &catalog.by_service {
-        if node_meta.is_empty()
-            || node_at(catalog, key).is_some_and(|node| has_meta(node, node_meta))
-        {
-            names
-                .entry(&row.service)
-                .or_default()
-                .extend(row.tags.iter().map(String::as_str));
+        let wanted = || node_at(catalog, key).is_some_and(|node| has_meta(node, node_meta));
+        if node_meta.is_empty() || wanted() {
+            let tags = names.entry(&row.service).or_default();
+            tags.extend(row.tags.iter().map(String::as_str));
         }
     }
     names
@@ -31,44 +28,27 @@ pub fn names<'c>(view: &View<'c>, node_meta: &[MetaPair]) -> BTreeMap<&'c str, B
 /// Every instance of every service.
 pub fn all<'c>(view: &View<'c>) -> Vec<Placed<'c>> {
     view.note(Topic::AllInstances);
-    placed(
-        view.catalog(),
-        view.catalog().by_service.iter(),
-        &Selection::default(),
-    )
+    placed(view.catalog(), view.catalog().by_service.iter(), &Selection::default())
 }
 
 /// The instances of a service. Names of services compare without case, here and below.
 pub fn instances<'c>(view: &View<'c>, service: &str, selection: &Selection) -> Vec<Placed<'c>> {
     let name = folded(service);
     note(view, Topic::Instances, &name);
-    placed(
-        view.catalog(),
-        under(&view.catalog().by_service, [&*name]),
-        selection,
-    )
+    placed(view.catalog(), under(&view.catalog().by_service, [&*name]), selection)
 }
 
 /// What speaks the mesh's protocol for a service: sidecars and native instances.
 pub fn connect<'c>(view: &View<'c>, service: &str, selection: &Selection) -> Vec<Placed<'c>> {
     let name = folded(service);
     note(view, Topic::Connect, &name);
-    placed(
-        view.catalog(),
-        under(&view.catalog().by_connect, [&*name]),
-        selection,
-    )
+    placed(view.catalog(), under(&view.catalog().by_connect, [&*name]), selection)
 }
 
 /// The services that something speaks the mesh's protocol for, in lower case, in order.
 pub fn connect_names<'c>(view: &View<'c>) -> Vec<&'c str> {
     view.note(Topic::ConnectNames);
-    let mut names: Vec<&str> = view
-        .catalog()
-        .by_connect
-        .keys()
-        .map(|key| &*key.0[0])
-        .collect();
+    let mut names: Vec<&str> = view.catalog().by_connect.keys().map(|key| &*key.0[0]).collect();
     names.dedup();
     names
 }
@@ -79,38 +59,30 @@ pub fn health<'c>(view: &View<'c>, service: &str, selection: &Selection) -> Vec<
 }
 
 /// As [`connect`], with checks.
-pub fn health_connect<'c>(
-    view: &View<'c>,
-    service: &str,
-    selection: &Selection,
-) -> Vec<HealthEntry<'c>> {
+pub fn health_connect<'c>(view: &View<'c>, service: &str, selection: &Selection) -> Vec<HealthEntry<'c>> {
     with_checks(view, connect(view, service, selection), selection)
 }
 
 /// A node and its instances, by id.
-pub fn on_node<'c>(
-    view: &View<'c>,
-    node: &str,
-) -> Option<(&'c Row<Node>, Vec<&'c Row<ServiceInstance>>)> {
+pub fn on_node<'c>(view: &View<'c>, node: &str) -> Option<(&'c Row<Node>, Vec<&'c Row<ServiceInstance>>)> {
     let row = super::node::node(view, node)?;
     let key = folded(node);
     note(view, Topic::NodeServices, &key);
-    Some((
-        row,
-        under(&view.catalog().instances, [&key])
-            .map(|(_, row)| &**row)
-            .collect(),
-    ))
+    Some((row, under(&view.catalog().instances, [&key]).map(|(_, row)| &**row).collect()))
+}
+
+/// The sidecars and gateways on a node, by id.
+pub fn proxies_on<'c>(view: &View<'c>, node: &str) -> Vec<&'c Row<ServiceInstance>> {
+    let services = on_node(view, node).map(|(_, services)| services);
+    let is_proxy = |row: &&Row<ServiceInstance>| row.kind != ServiceKind::Typical;
+    services.into_iter().flatten().filter(is_proxy).collect()
 }
 
 /// One instance.
 pub fn instance<'c>(view: &View<'c>, node: &str, id: &str) -> Option<&'c Row<ServiceInstance>> {
     let key = folded(node);
     note(view, Topic::NodeServices, &key);
-    view.catalog()
-        .instances
-        .get(&At([&key, id]))
-        .map(|row| &**row)
+    view.catalog().instances.get(&At([&key, id])).map(|row| &**row)
 }
 
 /// Adds the checks to instances, and keeps those that pass if that is wanted.
@@ -128,14 +100,9 @@ pub(crate) fn with_checks<'c>(
             note(view, Topic::ServiceChecks, &name);
             note(view, Topic::ServiceNodeChecks, &name);
         }
-        HealthEntry {
-            node: placed.node,
-            service: placed.service,
-            checks: checks_of(view.catalog(), placed),
-        }
+        HealthEntry { node: placed.node, service: placed.service, checks: checks_of(view.catalog(), placed) }
     };
-    let wanted =
-        |entry: &HealthEntry<'_>| !selection.passing || entry.status() == CheckStatus::Passing;
+    let wanted = |entry: &HealthEntry<'_>| !selection.passing || entry.status() == CheckStatus::Passing;
     instances.into_iter().map(entry).filter(wanted).collect()
 }
 
@@ -152,14 +119,10 @@ fn placed<'c>(
     selection: &Selection,
 ) -> Vec<Placed<'c>> {
     let at_node = |(key, service): (&'c Key<3>, &'c Arc<Row<ServiceInstance>>)| {
-        Some(Placed {
-            node: node_at(catalog, key)?,
-            service,
-        })
+        Some(Placed { node: node_at(catalog, key)?, service })
     };
-    let wanted = |placed: &Placed<'_>| {
-        has_tags(placed.service, &selection.tags) && has_meta(placed.node, &selection.node_meta)
-    };
+    let wanted =
+        |placed: &Placed<'_>| has_tags(placed.service, &selection.tags) && has_meta(placed.node, &selection.node_meta);
     rows.filter_map(at_node).filter(wanted).collect()
 }
 

@@ -41,18 +41,12 @@ fn answer(catalog: &mut Catalog, line: &str) -> String {
         other => format!("{other:?}"),
     };
     let topics: Vec<String> = changes.topics.iter().map(show_topic).collect();
-    if topics.is_empty() {
-        response
-    } else {
-        format!("{response} @{}\n{}", catalog.index(), topics.join(" "))
-    }
+    if topics.is_empty() { response } else { format!("{response} @{}\n{}", catalog.index(), topics.join(" ")) }
 }
 
 #[expect(clippy::disallowed_methods, reason = "the cases are files")]
 fn check(name: &str) {
-    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("tests/apply")
-        .join(name);
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/apply").join(name);
     let text = std::fs::read_to_string(&path).expect("the file is there");
     expect_file![&path].assert_eq(&run(&text));
 }

@@ -207,13 +207,8 @@ fn a_gateway_hears_of_services_here_and_gateways_there() {
 
 fn endpoints(catalog: &Catalog, upstream: &str) -> Vec<String> {
     let view = View::new(catalog);
-    let config =
-        catalog::compile::sidecar(&view, "n1", "web-1-sidecar-proxy", "dc1").expect("there is one");
-    config.upstreams[upstream]
-        .endpoints
-        .iter()
-        .map(|endpoint| endpoint.address.clone())
-        .collect()
+    let config = catalog::compile::sidecar(&view, "n1", "web-1-sidecar-proxy", "dc1").expect("there is one");
+    config.upstreams[upstream].endpoints.iter().map(|endpoint| endpoint.address.clone()).collect()
 }
 
 #[test]
@@ -222,59 +217,30 @@ fn endpoints_that_are_critical_are_left_out() {
     assert_eq!(endpoints(&catalog, "db"), ["10.9.0.2:21001"]);
     assert_eq!(endpoints(&catalog, "pay.dc2"), ["10.0.0.2:8443"]);
     let cases = [
-        (
-            "check n2 c warning service=db-1-sidecar-proxy",
-            vec!["10.9.0.2:21001"],
-        ),
+        ("check n2 c warning service=db-1-sidecar-proxy", vec!["10.9.0.2:21001"]),
         ("check n2 c critical service=db-1-sidecar-proxy", vec![]),
-        (
-            "check n2 c passing service=db-1-sidecar-proxy",
-            vec!["10.9.0.2:21001"],
-        ),
-        (
-            "service n2 db-2 db port=443 native=yes",
-            vec!["10.0.0.2:443", "10.9.0.2:21001"],
-        ),
-        (
-            "service n2 no-port db native=yes",
-            vec!["10.0.0.2:443", "10.9.0.2:21001"],
-        ),
+        ("check n2 c passing service=db-1-sidecar-proxy", vec!["10.9.0.2:21001"]),
+        ("service n2 db-2 db port=443 native=yes", vec!["10.0.0.2:443", "10.9.0.2:21001"]),
+        ("service n2 no-port db native=yes", vec!["10.0.0.2:443", "10.9.0.2:21001"]),
         ("health n2 dead", vec![]),
     ];
     for (line, expected) in cases {
         catalog.apply(command(line));
         assert_eq!(endpoints(&catalog, "db"), expected, "{line}");
     }
-    assert_eq!(
-        endpoints(&catalog, "pay.dc2"),
-        [""; 0],
-        "the gateway is on the dead node"
-    );
+    assert_eq!(endpoints(&catalog, "pay.dc2"), [""; 0], "the gateway is on the dead node");
 }
 
 #[test]
 fn there_is_nothing_to_compile_without_an_authority_or_a_proxy() {
     let catalog = catalog_after(MESH);
-    for question in [
-        "proxy n1 web-1",
-        "proxy n1 nope",
-        "proxy nope web-1-sidecar-proxy",
-    ] {
+    for question in ["proxy n1 web-1", "proxy n1 nope", "proxy nope web-1-sidecar-proxy"] {
         assert_eq!(read(&View::new(&catalog), question), "none", "{question}");
     }
     let no_authority = catalog_after(&MESH.replace("ca root1", ""));
-    assert_eq!(
-        read(&View::new(&no_authority), "proxy n1 web-1-sidecar-proxy"),
-        "none"
-    );
-    assert_eq!(
-        catalog::compile::sidecar(&View::new(&catalog), "n2", "gw", "dc1"),
-        None
-    );
-    assert_eq!(
-        catalog::compile::gateway(&View::new(&catalog), "n1", "web-1-sidecar-proxy", "dc1"),
-        None
-    );
+    assert_eq!(read(&View::new(&no_authority), "proxy n1 web-1-sidecar-proxy"), "none");
+    assert_eq!(catalog::compile::sidecar(&View::new(&catalog), "n2", "gw", "dc1"), None);
+    assert_eq!(catalog::compile::gateway(&View::new(&catalog), "n1", "web-1-sidecar-proxy", "dc1"), None);
 }
 
 #[test]
@@ -288,10 +254,7 @@ fn a_proxy_hears_of_what_concerns_it_and_of_nothing_else() {
         ("check n2 c warning service=db-1-sidecar-proxy", true),
         ("ca root2 expected=2", true),
         ("revoke serials=0b until=100", true),
-        (
-            "config {\"Kind\":\"service-defaults\",\"Name\":\"db\"}",
-            true,
-        ),
+        ("config {\"Kind\":\"service-defaults\",\"Name\":\"db\"}", true),
         ("service n2 gw2 gw kind=gateway port=8443", true),
         ("health n2 dead", true),
         ("intention web db deny", false),
@@ -299,18 +262,11 @@ fn a_proxy_hears_of_what_concerns_it_and_of_nothing_else() {
         ("service n2 other other port=1", false),
         ("check n2 c warning service=db-1", false),
         ("datacenter dc3", false),
-        (
-            "config {\"Kind\":\"service-defaults\",\"Name\":\"other\"}",
-            false,
-        ),
+        ("config {\"Kind\":\"service-defaults\",\"Name\":\"other\"}", false),
         ("node n3 address=10.0.0.3", false),
     ];
     for (line, concerns) in cases {
         let (_, changes) = catalog.clone().apply(command(line));
-        assert_eq!(
-            changes.topics.iter().any(|topic| topics.contains(topic)),
-            concerns,
-            "{line}: {changes:?}"
-        );
+        assert_eq!(changes.topics.iter().any(|topic| topics.contains(topic)), concerns, "{line}: {changes:?}");
     }
 }

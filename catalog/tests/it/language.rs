@@ -4,8 +4,8 @@
 
 use catalog::query::{self, HealthEntry, Placed, Selection};
 use catalog::{
-    CaState, Catalog, Command, Deregistration, KvCommand, Registration, Response, Revocation, Row,
-    SyncPush, Topic, View,
+    CaState, Catalog, Command, Deregistration, KvCommand, Registration, Response, Revocation, Row, SyncPush, Topic,
+    View,
 };
 use model::ca::CaRoot;
 use model::config_entry::ConfigEntry;
@@ -23,10 +23,7 @@ pub(crate) struct Words<'t> {
 
 impl<'t> Words<'t> {
     pub(crate) fn new(line: &'t str) -> Self {
-        let mut words = Words {
-            plain: Vec::new(),
-            named: BTreeMap::new(),
-        };
+        let mut words = Words { plain: Vec::new(), named: BTreeMap::new() };
         for word in line.split_whitespace() {
             match word.split_once('=') {
                 Some((name, value)) => drop(words.named.insert(name, value)),
@@ -45,25 +42,16 @@ impl<'t> Words<'t> {
     }
 
     fn number<N: std::str::FromStr + Default>(&self, name: &str) -> N {
-        self.named
-            .get(name)
-            .and_then(|text| text.parse().ok())
-            .unwrap_or_default()
+        self.named.get(name).and_then(|text| text.parse().ok()).unwrap_or_default()
     }
 
     fn list(&self, name: &str) -> Vec<String> {
         let text = self.named.get(name).copied().unwrap_or("");
-        text.split(',')
-            .filter(|part| !part.is_empty())
-            .map(str::to_string)
-            .collect()
+        text.split(',').filter(|part| !part.is_empty()).map(str::to_string).collect()
     }
 
     fn pairs(&self, name: &str) -> Meta {
-        let pair = |pair: String| {
-            pair.split_once(':')
-                .map(|(k, v)| (k.to_string(), v.to_string()))
-        };
+        let pair = |pair: String| pair.split_once(':').map(|(k, v)| (k.to_string(), v.to_string()));
         self.list(name).into_iter().filter_map(pair).collect()
     }
 }
@@ -71,77 +59,43 @@ impl<'t> Words<'t> {
 /// A command from a line.
 pub(crate) fn command(line: &str) -> Command {
     let words = Words::new(line);
-    let rest = |skip: usize| {
-        line.split_whitespace()
-            .skip(skip)
-            .collect::<Vec<_>>()
-            .join(" ")
-    };
+    let rest = |skip: usize| line.split_whitespace().skip(skip).collect::<Vec<_>>().join(" ");
     match words.at(0) {
-        "node" => Command::Register(Box::new(Registration {
-            node: node(&words),
-            ..Registration::default()
-        })),
-        "service" => Command::Register(Box::new(on_known_node(
-            &words,
-            Some(service(&words)),
-            Vec::new(),
-        ))),
+        "node" => Command::Register(Box::new(Registration { node: node(&words), ..Registration::default() })),
+        "service" => Command::Register(Box::new(on_known_node(&words, Some(service(&words)), Vec::new()))),
         "check" => Command::Register(Box::new(on_known_node(&words, None, vec![check(&words)]))),
         "deregister" => Command::Deregister(Deregistration {
             node: words.at(1).into(),
             service_id: Some(words.text("service")).filter(|id| !id.is_empty()),
             check_id: Some(words.text("check")).filter(|id| !id.is_empty()),
         }),
-        "health" => Command::SetNodeHealth {
-            node: Box::new(node(&words)),
-            alive: words.at(2) == "alive",
-        },
-        "remove" => Command::RemoveNode {
-            node: words.at(1).into(),
-            id: words.text("id"),
-        },
+        "health" => Command::SetNodeHealth { node: Box::new(node(&words)), alive: words.at(2) == "alive" },
+        "remove" => Command::RemoveNode { node: words.at(1).into(), id: words.text("id") },
         "sync" => Command::Sync(Box::new(sync(&words))),
         "kv" => Command::Kv(kv(&words)),
         "intention" => Command::SetIntention(Box::new(intention(&words))),
-        "unintention" => Command::DeleteIntention {
-            source: words.at(1).into(),
-            destination: words.at(2).into(),
-        },
-        "config" => Command::SetConfigEntry {
-            entry: Box::new(entry(&rest(1))),
-            cas: None,
-        },
-        "config-cas" => Command::SetConfigEntry {
-            entry: Box::new(entry(&rest(2))),
-            cas: words.at(1).parse().ok(),
-        },
+        "unintention" => Command::DeleteIntention { source: words.at(1).into(), destination: words.at(2).into() },
+        "config" => Command::SetConfigEntry { entry: Box::new(entry(&rest(1))), cas: None },
+        "config-cas" => Command::SetConfigEntry { entry: Box::new(entry(&rest(2))), cas: words.at(1).parse().ok() },
         "unconfig" => Command::DeleteConfigEntry {
             kind: words.at(1).into(),
             name: words.at(2).into(),
             cas: words.at(3).parse().ok(),
         },
-        "ca" => Command::SetCa {
-            expected: words.number("expected"),
-            state: Box::new(ca(words.at(1))),
-        },
+        "ca" => Command::SetCa { expected: words.number("expected"), state: Box::new(ca(words.at(1))) },
         "revoke" => Command::Revoke(Revocation {
             serials: words.list("serials"),
             ids: words.list("ids"),
             until_secs: words.number("until"),
         }),
-        "forget" => Command::ForgetRevoked {
-            before_secs: words.at(1).parse().unwrap_or(0),
-        },
+        "forget" => Command::ForgetRevoked { before_secs: words.at(1).parse().unwrap_or(0) },
         "datacenter" => Command::SetDatacenter(Box::new(Datacenter {
             name: words.at(1).into(),
             servers: words.list("servers"),
             gateways: words.list("gateways"),
             primary: words.text("primary") == "yes",
         })),
-        "undatacenter" => Command::DeleteDatacenter {
-            name: words.at(1).into(),
-        },
+        "undatacenter" => Command::DeleteDatacenter { name: words.at(1).into() },
         other => panic!("no such command: {other}"),
     }
 }
@@ -158,21 +112,9 @@ fn node(words: &Words<'_>) -> Node {
     }
 }
 
-fn on_known_node(
-    words: &Words<'_>,
-    service: Option<ServiceInstance>,
-    checks: Vec<Check>,
-) -> Registration {
-    let node = Node {
-        name: words.at(1).into(),
-        ..Node::default()
-    };
-    Registration {
-        node,
-        skip_node_update: true,
-        service,
-        checks,
-    }
+fn on_known_node(words: &Words<'_>, service: Option<ServiceInstance>, checks: Vec<Check>) -> Registration {
+    let node = Node { name: words.at(1).into(), ..Node::default() };
+    Registration { node, skip_node_update: true, service, checks }
 }
 
 fn service(words: &Words<'_>) -> ServiceInstance {
@@ -191,24 +133,15 @@ fn service(words: &Words<'_>) -> ServiceInstance {
         port: words.number("port"),
         meta: words.pairs("meta"),
         enable_tag_override: words.text("override") == "yes",
-        connect: Connect {
-            native: words.text("native") == "yes",
-        },
+        connect: Connect { native: words.text("native") == "yes" },
         ..ServiceInstance::default()
     };
     service.proxy.destination_service_name = words.text("for");
     service.proxy.destination_service_id = words.text("for-id");
     service.proxy.local_service_port = words.number("local-port");
-    service.proxy.upstreams = words
-        .list("upstreams")
-        .iter()
-        .map(|text| upstream(text))
-        .collect();
+    service.proxy.upstreams = words.list("upstreams").iter().map(|text| upstream(text)).collect();
     for (key, value) in words.pairs("settings") {
-        service
-            .proxy
-            .config
-            .insert(key, serde_json::from_str(&value).unwrap_or(value.into()));
+        service.proxy.config.insert(key, serde_json::from_str(&value).unwrap_or(value.into()));
     }
     for (network, address) in words.pairs("tagged") {
         let address = model::service::ServiceAddress { address, port: 0 };
@@ -243,17 +176,13 @@ fn check(words: &Words<'_>) -> Check {
 /// `sync n1 services=id:name:tag check=… full=yes`
 fn sync(words: &Words<'_>) -> SyncPush {
     let parts = |text: String| text.split(':').map(str::to_string).collect::<Vec<_>>();
-    let services = words
-        .list("services")
-        .into_iter()
-        .map(parts)
-        .map(|p| ServiceInstance {
-            id: p[0].clone(),
-            service: p[1].clone(),
-            tags: p[2..].to_vec(),
-            enable_tag_override: words.text("override") == "yes",
-            ..ServiceInstance::default()
-        });
+    let services = words.list("services").into_iter().map(parts).map(|p| ServiceInstance {
+        id: p[0].clone(),
+        service: p[1].clone(),
+        tags: p[2..].to_vec(),
+        enable_tag_override: words.text("override") == "yes",
+        ..ServiceInstance::default()
+    });
     let checks = words.list("checks").into_iter().map(parts).map(|p| Check {
         check_id: p[0].clone(),
         status: p[1].parse().expect("a status"),
@@ -274,30 +203,12 @@ fn kv(words: &Words<'_>) -> KvCommand {
     let key = words.at(2).to_string();
     let value = words.at(3).to_string().into();
     match words.at(1) {
-        "set" => KvCommand::Set {
-            key,
-            value,
-            flags: words.number("flags"),
-        },
-        "cas" => KvCommand::Cas {
-            key,
-            value,
-            flags: words.number("flags"),
-            cas: words.number("index"),
-        },
+        "set" => KvCommand::Set { key, value, flags: words.number("flags") },
+        "cas" => KvCommand::Cas { key, value, flags: words.number("flags"), cas: words.number("index") },
         "delete" => KvCommand::Delete { key },
-        "delete-cas" => KvCommand::DeleteCas {
-            key,
-            cas: words.number("index"),
-        },
+        "delete-cas" => KvCommand::DeleteCas { key, cas: words.number("index") },
         "delete-tree" => KvCommand::DeleteTree { prefix: key },
-        "put" => KvCommand::Put(KvEntry {
-            key,
-            value,
-            flags: words.number("flags"),
-            lock_index: 1,
-            session: None,
-        }),
+        "put" => KvCommand::Put(KvEntry { key, value, flags: words.number("flags"), lock_index: 1, session: None }),
         other => panic!("no such kv command: {other}"),
     }
 }
@@ -307,11 +218,7 @@ fn intention(words: &Words<'_>) -> Intention {
         id: words.text("id"),
         source_name: words.at(1).into(),
         destination_name: words.at(2).into(),
-        action: if words.at(3) == "allow" {
-            Action::Allow
-        } else {
-            Action::Deny
-        },
+        action: if words.at(3) == "allow" { Action::Allow } else { Action::Deny },
         created_at: words.text("created"),
         ..Intention::default()
     }
@@ -322,17 +229,8 @@ fn entry(json: &str) -> ConfigEntry {
 }
 
 fn ca(name: &str) -> CaState {
-    let root = CaRoot {
-        id: name.into(),
-        root_cert: format!("PEM of {name}"),
-        active: true,
-        ..CaRoot::default()
-    };
-    CaState {
-        trust_domain: "t.consul".into(),
-        roots: vec![root],
-        ..CaState::default()
-    }
+    let root = CaRoot { id: name.into(), root_cert: format!("PEM of {name}"), active: true, ..CaRoot::default() };
+    CaState { trust_domain: "t.consul".into(), roots: vec![root], ..CaState::default() }
 }
 
 /// A read from a line: `health web passing tags=a,b`. Its value as text; every row shows when it last changed.
@@ -349,88 +247,49 @@ pub(crate) fn read(view: &View<'_>, line: &str) -> String {
         "nodes" => lines(query::node::nodes(view, meta), show_node),
         "node" => lines(query::node::node(view, name), show_node),
         "node-id" => lines(query::node::node_by_id(view, name), show_node),
-        "names" => lines(query::service::names(view, meta), |(name, tags)| {
-            format!("{name} {tags:?}")
-        }),
+        "names" => lines(query::service::names(view, meta), |(name, tags)| format!("{name} {tags:?}")),
         "all" => lines(query::service::all(view), |placed| show_placed(&placed)),
-        "instances" => lines(
-            query::service::instances(view, name, &selection),
-            |placed| show_placed(&placed),
-        ),
-        "connect" => lines(query::service::connect(view, name, &selection), |placed| {
-            show_placed(&placed)
-        }),
+        "instances" => lines(query::service::instances(view, name, &selection), |placed| show_placed(&placed)),
+        "connect" => lines(query::service::connect(view, name, &selection), |placed| show_placed(&placed)),
         "connect-names" => lines(query::service::connect_names(view), str::to_string),
-        "health" => lines(query::service::health(view, name, &selection), |entry| {
-            show_entry(&entry)
-        }),
-        "health-connect" => lines(
-            query::service::health_connect(view, name, &selection),
-            |entry| show_entry(&entry),
-        ),
+        "health" => lines(query::service::health(view, name, &selection), |entry| show_entry(&entry)),
+        "health-connect" => lines(query::service::health_connect(view, name, &selection), |entry| show_entry(&entry)),
         "on-node" => match query::service::on_node(view, name) {
             Some((node, services)) => {
                 format!("{}\n{}", show_node(node), lines(services, show_service))
             }
             None => "none".into(),
         },
-        "instance" => lines(
-            query::service::instance(view, name, words.at(2)),
-            show_service,
-        ),
+        "proxies" => lines(query::service::proxies_on(view, name), show_service),
+        "instance" => lines(query::service::instance(view, name, words.at(2)), show_service),
         "node-checks" => lines(query::check::of_node(view, name), show_check),
         "check" => lines(query::check::check(view, name, words.at(2)), show_check),
         "service-checks" => lines(query::check::of_service(view, name, meta), show_check),
-        "state" => lines(
-            query::check::in_state(view, name.parse::<CheckStatus>().ok(), meta),
-            show_check,
-        ),
+        "state" => lines(query::check::in_state(view, name.parse::<CheckStatus>().ok(), meta), show_check),
         "kv" => lines(query::kv::get(view, name), show_kv),
         "list" => lines(query::kv::list(view, name), show_kv),
         "keys" => lines(query::kv::keys(view, name, words.at(2)), str::to_string),
         "intentions" => lines(query::intention::list(view), show_intention),
-        "exact" => lines(
-            query::intention::exact(view, name, words.at(2)),
-            show_intention,
-        ),
+        "exact" => lines(query::intention::exact(view, name, words.at(2)), show_intention),
         "intention-id" => lines(query::intention::by_id(view, name), show_intention),
-        "to" => lines(
-            query::intention::matching_destination(view, name),
-            show_intention,
-        ),
-        "from" => lines(
-            query::intention::matching_source(view, name),
-            show_intention,
-        ),
-        "entries" => lines(query::config_entry::entries(view, name), |row| {
-            format!("{row:?}")
-        }),
-        "entry" => lines(query::config_entry::entry(view, name, words.at(2)), |row| {
-            format!("{row:?}")
-        }),
+        "to" => lines(query::intention::matching_destination(view, name), show_intention),
+        "from" => lines(query::intention::matching_source(view, name), show_intention),
+        "entries" => lines(query::config_entry::entries(view, name), |row| format!("{row:?}")),
+        "entry" => lines(query::config_entry::entry(view, name, words.at(2)), |row| format!("{row:?}")),
         "ca" => lines(query::ca::ca(view), |row| {
-            format!(
-                "{} {:?} @{}",
-                row.trust_domain, row.roots[0].id, row.modify_index
-            )
+            format!("{} {:?} @{}", row.trust_domain, row.roots[0].id, row.modify_index)
         }),
         "revoked" => format!("{:?}", query::ca::revoked(view)),
-        "datacenters" => lines(query::datacenter::datacenters(view), |row| {
-            format!("{:?} @{}", row.value, row.modify_index)
-        }),
-        "datacenter" => lines(query::datacenter::datacenter(view, name), |row| {
-            format!("{:?} @{}", row.value, row.modify_index)
-        }),
-        "gateways" => lines(query::gateway::mesh_gateways(view), |entry| {
-            show_entry(&entry)
-        }),
+        "datacenters" => {
+            lines(query::datacenter::datacenters(view), |row| format!("{:?} @{}", row.value, row.modify_index))
+        }
+        "datacenter" => {
+            lines(query::datacenter::datacenter(view, name), |row| format!("{:?} @{}", row.value, row.modify_index))
+        }
+        "gateways" => lines(query::gateway::mesh_gateways(view), |entry| show_entry(&entry)),
         "gateway-addresses" => lines(query::gateway::public_addresses(view), |address| address),
-        "dns" => lines(query::dns::endpoints(view, name, None, false), |entry| {
-            show_entry(&entry)
-        }),
-        "dns-connect" => lines(query::dns::connect_endpoints(view, name, true), |entry| {
-            show_entry(&entry)
-        }),
+        "dns" => lines(query::dns::endpoints(view, name, None, false), |entry| show_entry(&entry)),
+        "dns-connect" => lines(query::dns::connect_endpoints(view, name, true), |entry| show_entry(&entry)),
         "nodes-at" => lines(query::dns::nodes_at(view, name), |node| node.name.clone()),
         "services-at" => lines(query::dns::services_at(view, name), str::to_string),
         "proxy" => match catalog::compile::proxy(view, name, words.at(2), "dc1") {
@@ -443,43 +302,26 @@ pub(crate) fn read(view: &View<'_>, line: &str) -> String {
 
 fn lines<T>(rows: impl IntoIterator<Item = T>, show: impl Fn(T) -> String) -> String {
     let shown: Vec<String> = rows.into_iter().map(show).collect();
-    if shown.is_empty() {
-        "none".into()
-    } else {
-        shown.join("\n")
-    }
+    if shown.is_empty() { "none".into() } else { shown.join("\n") }
 }
 
 fn show_node(row: &Row<Node>) -> String {
-    format!(
-        "{} {} {:?} id={:?} @{}/{}",
-        row.name, row.address, row.meta, row.id, row.create_index, row.modify_index
-    )
+    format!("{} {} {:?} id={:?} @{}/{}", row.name, row.address, row.meta, row.id, row.create_index, row.modify_index)
 }
 
 fn show_service(row: &Row<ServiceInstance>) -> String {
-    format!(
-        "{} {}:{} {:?} @{}/{}",
-        row.id, row.service, row.port, row.tags, row.create_index, row.modify_index
-    )
+    format!("{} {}:{} {:?} @{}/{}", row.id, row.service, row.port, row.tags, row.create_index, row.modify_index)
 }
 
 fn show_placed(placed: &Placed<'_>) -> String {
-    format!(
-        "{} on {}",
-        show_service(placed.service),
-        show_node(placed.node)
-    )
+    format!("{} on {}", show_service(placed.service), show_node(placed.node))
 }
 
 fn show_check(row: &Row<Check>) -> String {
     let about = if row.service_id.is_empty() {
         String::new()
     } else {
-        format!(
-            " of {}:{}{:?}",
-            row.service_id, row.service_name, row.service_tags
-        )
+        format!(" of {}:{}{:?}", row.service_id, row.service_name, row.service_tags)
     };
     format!(
         "{}/{} {}{about} {:?} @{}/{}",
@@ -489,47 +331,26 @@ fn show_check(row: &Row<Check>) -> String {
 
 fn show_entry(entry: &HealthEntry<'_>) -> String {
     let checks: Vec<String> = entry.checks.iter().map(|check| show_check(check)).collect();
-    format!(
-        "{} on {} [{}]",
-        show_service(entry.service),
-        show_node(entry.node),
-        checks.join("; ")
-    )
+    format!("{} on {} [{}]", show_service(entry.service), show_node(entry.node), checks.join("; "))
 }
 
 fn show_kv(row: &Row<KvEntry>) -> String {
-    format!(
-        "{}={:?} flags={} @{}/{}",
-        row.key, row.value, row.flags, row.create_index, row.modify_index
-    )
+    format!("{}={:?} flags={} @{}/{}", row.key, row.value, row.flags, row.create_index, row.modify_index)
 }
 
 fn show_intention(row: &Row<Intention>) -> String {
     format!(
         "{}->{} {:?} {} id={:?} @{}/{}",
-        row.source_name,
-        row.destination_name,
-        row.action,
-        row.precedence,
-        row.id,
-        row.create_index,
-        row.modify_index
+        row.source_name, row.destination_name, row.action, row.precedence, row.id, row.create_index, row.modify_index
     )
 }
 
 /// A catalog after some commands, one a line.
 pub(crate) fn catalog_after(commands: &str) -> Catalog {
     let mut catalog = Catalog::new();
-    for line in commands
-        .lines()
-        .map(str::trim)
-        .filter(|line| !line.is_empty())
-    {
+    for line in commands.lines().map(str::trim).filter(|line| !line.is_empty()) {
         let (response, _) = catalog.apply(command(line));
-        assert!(
-            matches!(response, Response::Done | Response::Synced(_)),
-            "{line}: {response:?}"
-        );
+        assert!(matches!(response, Response::Done | Response::Synced(_)), "{line}: {response:?}");
     }
     assert_eq!(catalog.violations(), [""; 0]);
     catalog

@@ -16,18 +16,11 @@ struct Answer {
 fn ask(catalog: &Catalog, question: &str) -> Answer {
     let view = View::new(catalog);
     let value = read(&view, question);
-    Answer {
-        value,
-        index: view.index(),
-        topics: view.into_topics(),
-    }
+    Answer { value, index: view.index(), topics: view.into_topics() }
 }
 
 fn ask_all(catalog: &Catalog) -> Vec<Answer> {
-    READS
-        .iter()
-        .map(|question| ask(catalog, question))
-        .collect()
+    READS.iter().map(|question| ask(catalog, question)).collect()
 }
 
 fn commands(count: usize) -> impl Strategy<Value = Vec<String>> {
@@ -153,18 +146,9 @@ fn what_is_deleted_by_the_thousand_is_forgotten_but_never_served_with_an_old_ind
     assert_eq!(ask(&catalog, "list key/").index, catalog.index());
     assert_eq!(catalog.violations(), [""; 0]);
     let mut snapshot = Vec::new();
-    catalog
-        .write_snapshot(&mut snapshot)
-        .expect("memory takes all");
-    assert_eq!(
-        Catalog::read_snapshot(snapshot.as_slice()).expect("reads"),
-        catalog
-    );
-    assert!(
-        snapshot.len() < 8192 * 64,
-        "{} bytes for nothing",
-        snapshot.len()
-    );
+    catalog.write_snapshot(&mut snapshot).expect("memory takes all");
+    assert_eq!(Catalog::read_snapshot(snapshot.as_slice()).expect("reads"), catalog);
+    assert!(snapshot.len() < 8192 * 64, "{} bytes for nothing", snapshot.len());
 }
 
 #[test]
@@ -179,12 +163,6 @@ fn services_that_come_and_go_leave_nothing_behind() {
     assert_eq!(catalog.violations(), [""; 0]);
     assert_eq!(ask(&catalog, "health web4999").index, catalog.index());
     let mut snapshot = Vec::new();
-    catalog
-        .write_snapshot(&mut snapshot)
-        .expect("memory takes all");
-    assert!(
-        snapshot.len() < 8192 * 64,
-        "{} bytes for nothing",
-        snapshot.len()
-    );
+    catalog.write_snapshot(&mut snapshot).expect("memory takes all");
+    assert!(snapshot.len() < 8192 * 64, "{} bytes for nothing", snapshot.len());
 }

@@ -56,29 +56,15 @@ fn registration() -> impl Strategy<Value = String> {
 }
 
 fn service() -> impl Strategy<Value = String> {
-    let kind = pick(&[
-        "",
-        "",
-        "kind=sidecar for=web",
-        "kind=sidecar for=Db",
-        "native=yes",
-        "kind=gateway",
-        "override=yes",
-    ]);
+    let kind =
+        pick(&["", "", "kind=sidecar for=web", "kind=sidecar for=Db", "native=yes", "kind=gateway", "override=yes"]);
     let tags = pick(&["", "tags=v1", "tags=v1,v2"]);
     let address = pick(&["", "address=10.9.9.9"]);
-    (
-        node(),
-        instance_id(),
-        service_name(),
-        0..3u16,
-        tags,
-        kind,
-        address,
-    )
-        .prop_map(|(node, id, name, port, tags, kind, address)| {
+    (node(), instance_id(), service_name(), 0..3u16, tags, kind, address).prop_map(
+        |(node, id, name, port, tags, kind, address)| {
             format!("service {node} {id} {name} port={port} {tags} {kind} {address}")
-        })
+        },
+    )
 }
 
 fn check() -> impl Strategy<Value = String> {
@@ -101,13 +87,7 @@ fn removal() -> impl Strategy<Value = String> {
 fn sync() -> impl Strategy<Value = String> {
     let services = pick(&["", "a:web", "a:web:v1,b:db", "b:web"]);
     let checks = pick(&["", "c1:passing:a", "c1:critical,c2:warning:b"]);
-    let rest = pick(&[
-        "full=yes",
-        "no-services=a",
-        "no-checks=c1,serfHealth",
-        "override=yes",
-        "",
-    ]);
+    let rest = pick(&["full=yes", "no-services=a", "no-checks=c1,serfHealth", "override=yes", ""]);
     (node(), services, checks, rest).prop_map(|(node, services, checks, rest)| {
         format!("sync {node} address=10.0.0.1 services={services} checks={checks} {rest}")
     })
@@ -142,11 +122,7 @@ fn config() -> impl Strategy<Value = String> {
             r#"{"Kind":"proxy-defaults","Name":"global"}"#,
         ])
     };
-    let name = pick(&[
-        "service-defaults web",
-        "service-defaults db",
-        "proxy-defaults global",
-    ]);
+    let name = pick(&["service-defaults web", "service-defaults db", "proxy-defaults global"]);
     prop_oneof![
         2 => entry().prop_map(|entry| format!("config {entry}")),
         1 => (0..40u8, entry()).prop_map(|(index, entry)| format!("config-cas {index} {entry}")),
@@ -156,8 +132,7 @@ fn config() -> impl Strategy<Value = String> {
 
 fn authority() -> impl Strategy<Value = String> {
     prop_oneof![
-        (pick(&["r1", "r2"]), 0..10u8)
-            .prop_map(|(root, expected)| format!("ca {root} expected={expected}")),
+        (pick(&["r1", "r2"]), 0..10u8).prop_map(|(root, expected)| format!("ca {root} expected={expected}")),
         (pick(&["0a", "0b", "0a,0b"]), 1..5u8)
             .prop_map(|(serials, until)| format!("revoke serials={serials} ids=x until={until}")),
         (1..6u8).prop_map(|before| format!("forget {before}")),
@@ -190,7 +165,11 @@ pub(crate) const READS: &[&str] = &[
     "health-connect web passing=yes",
     "on-node n1",
     "on-node n3",
+    "proxies n1",
     "instance n1 a",
+    "exact web DB",
+    "to DB",
+    "entry service-defaults WEB",
     "instance n2 a-proxy",
     "node-checks n1",
     "node-checks n2",

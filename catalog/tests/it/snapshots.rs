@@ -23,9 +23,7 @@ const SOME: &str = "
 
 fn bytes(catalog: &Catalog) -> Vec<u8> {
     let mut bytes = Vec::new();
-    catalog
-        .write_snapshot(&mut bytes)
-        .expect("memory takes all");
+    catalog.write_snapshot(&mut bytes).expect("memory takes all");
     bytes
 }
 
@@ -39,26 +37,25 @@ fn the_way_back_leads_to_the_same_catalog() {
     }
 }
 
+/// What the first release wrote, as hex in a file, must be read for ever, and mean the same.
+#[test]
+fn a_snapshot_of_the_first_release_is_understood() {
+    let hex = include_str!("../golden/snapshot-1.hex").trim();
+    let bytes: Vec<u8> =
+        (0..hex.len() / 2).map(|at| u8::from_str_radix(&hex[2 * at..2 * at + 2], 16).expect("hex")).collect();
+    assert_eq!(Catalog::read_snapshot(bytes.as_slice()).expect("reads"), catalog_after(SOME));
+}
+
 #[test]
 fn every_flipped_bit_and_every_cut_is_found() {
     let good = bytes(&catalog_after(SOME));
     for at in 0..good.len() {
         let mut bad = good.clone();
         bad[at] ^= 1 << (at % 8);
-        assert!(
-            Catalog::read_snapshot(bad.as_slice()).is_err(),
-            "byte {at} of {}",
-            good.len()
-        );
+        assert!(Catalog::read_snapshot(bad.as_slice()).is_err(), "byte {at} of {}", good.len());
     }
     for len in 0..good.len() {
-        assert!(
-            matches!(
-                Catalog::read_snapshot(&good[..len]),
-                Err(SnapshotError::Damaged(_))
-            ),
-            "cut at {len}"
-        );
+        assert!(matches!(Catalog::read_snapshot(&good[..len]), Err(SnapshotError::Damaged(_))), "cut at {len}");
     }
 }
 
@@ -66,32 +63,17 @@ fn every_flipped_bit_and_every_cut_is_found() {
 fn newer_formats_are_refused_by_name() {
     let mut newer = bytes(&Catalog::new());
     newer[0] = 99;
-    let error = Catalog::read_snapshot(newer.as_slice())
-        .expect_err("newer")
-        .to_string();
-    assert_eq!(
-        error,
-        "snapshot format 99 is newer than this release reads (1): upgrade this server"
-    );
+    let error = Catalog::read_snapshot(newer.as_slice()).expect_err("newer").to_string();
+    assert_eq!(error, "snapshot format 99 is newer than this release reads (1): upgrade this server");
     let mut unknown = bytes(&Catalog::new());
     unknown[1] = 77;
-    let error = Catalog::read_snapshot(unknown.as_slice())
-        .expect_err("unknown")
-        .to_string();
-    assert_eq!(
-        error,
-        "snapshot has records of the unknown kind 77: upgrade this server"
-    );
+    let error = Catalog::read_snapshot(unknown.as_slice()).expect_err("unknown").to_string();
+    assert_eq!(error, "snapshot has records of the unknown kind 77: upgrade this server");
 }
 
 #[test]
 fn a_huge_length_takes_no_memory() {
     let bad = [1, 1, 255, 255, 255, 255];
-    let error = Catalog::read_snapshot(bad.as_slice())
-        .expect_err("damaged")
-        .to_string();
-    assert_eq!(
-        error,
-        "snapshot is damaged (a record of 4294967295 bytes): fetch it again"
-    );
+    let error = Catalog::read_snapshot(bad.as_slice()).expect_err("damaged").to_string();
+    assert_eq!(error, "snapshot is damaged (a record of 4294967295 bytes): fetch it again");
 }

@@ -15,16 +15,9 @@ use regex::RegexBuilder;
 
 pub(super) fn parse(text: &str, fields: &[Field]) -> Result<Expression, FilterError> {
     if text.len() > FILTER_BYTES_MAX {
-        return Err(FilterError::TooLong {
-            max: FILTER_BYTES_MAX,
-        });
+        return Err(FilterError::TooLong { max: FILTER_BYTES_MAX });
     }
-    let mut parser = Parser {
-        text,
-        at: 0,
-        depth: 0,
-        fields,
-    };
+    let mut parser = Parser { text, at: 0, depth: 0, fields };
     parser.skip_space();
     let expression = parser.or()?;
     parser.skip_space();
@@ -77,9 +70,7 @@ impl<'t> Parser<'t> {
     fn not(&mut self) -> Result<Expression, FilterError> {
         self.depth += 1;
         if self.depth > FILTER_DEPTH_MAX {
-            return Err(FilterError::TooDeep {
-                max: FILTER_DEPTH_MAX,
-            });
+            return Err(FilterError::TooDeep { max: FILTER_DEPTH_MAX });
         }
         let expression = if self.prefix_not() {
             Expression::Not(Box::new(self.not()?))
@@ -105,27 +96,13 @@ impl<'t> Parser<'t> {
             let Operand::Selector(written, parts) = right else {
                 return Err(self.expected("a selector"));
             };
-            return self.build(
-                &written,
-                &parts,
-                Operator::Contains,
-                negated,
-                "in",
-                text_of(left),
-            );
+            return self.build(&written, &parts, Operator::Contains, negated, "in", text_of(left));
         }
         let Operand::Selector(written, parts) = left else {
             return Err(self.expected("\"in\" or \"not in\""));
         };
         if let Some(negated) = self.is_empty_operator() {
-            return self.build(
-                &written,
-                &parts,
-                Operator::Empty,
-                negated,
-                "is empty",
-                String::new(),
-            );
+            return self.build(&written, &parts, Operator::Empty, negated, "is empty", String::new());
         }
         let (operator, negated, name) = self.binary_operator()?;
         let value = text_of(self.operand()?);
@@ -148,7 +125,9 @@ impl<'t> Parser<'t> {
         if let Some(negated) = self.negatable("matches") {
             return Ok((Operator::Matches, negated, "matches"));
         }
-        Err(self.expected("an operator (==, !=, in, not in, contains, not contains, matches, not matches, is empty, is not empty)"))
+        Err(self.expected(
+            "an operator (==, !=, in, not in, contains, not contains, matches, not matches, is empty, is not empty)",
+        ))
     }
 
     /// Makes the question, if the rows have the field and it can be asked so.
@@ -161,28 +140,12 @@ impl<'t> Parser<'t> {
         name: &'static str,
         value: String,
     ) -> Result<Expression, FilterError> {
-        let Some((field, key)) = self
-            .fields
-            .iter()
-            .find_map(|field| Some((field, key_in(field, parts)?)))
-        else {
-            let known: Vec<&str> = self
-                .fields
-                .iter()
-                .map(|field| field.path.as_str())
-                .collect();
-            return Err(FilterError::UnknownSelector {
-                selector: written.into(),
-                known: known.join(", "),
-            });
+        let Some((field, key)) = self.fields.iter().find_map(|field| Some((field, key_in(field, parts)?))) else {
+            let known: Vec<&str> = self.fields.iter().map(|field| field.path.as_str()).collect();
+            return Err(FilterError::UnknownSelector { selector: written.into(), known: known.join(", ") });
         };
         let test = test(written, operator, name, field.holds, value)?;
-        Ok(Expression::Match(Match {
-            path: field.path.clone(),
-            key,
-            test,
-            negated,
-        }))
+        Ok(Expression::Match(Match { path: field.path.clone(), key, test, negated }))
     }
 
     fn operand(&mut self) -> Result<Operand, FilterError> {
@@ -218,10 +181,7 @@ impl<'t> Parser<'t> {
                 break;
             }
         }
-        Ok(Operand::Selector(
-            self.text[start..self.at].to_string(),
-            parts,
-        ))
+        Ok(Operand::Selector(self.text[start..self.at].to_string(), parts))
     }
 
     fn identifier_is_next(&self) -> bool {
@@ -230,23 +190,16 @@ impl<'t> Parser<'t> {
 
     fn identifier(&mut self) -> &'t str {
         let rest = self.rest();
-        let end = rest
-            .find(|c: char| !(c.is_ascii_alphanumeric() || c == '_' || c == '/'))
-            .unwrap_or(rest.len());
+        let end = rest.find(|c: char| !(c.is_ascii_alphanumeric() || c == '_' || c == '/')).unwrap_or(rest.len());
         self.at += end;
         &rest[..end]
     }
 
     fn number(&mut self) -> Result<String, FilterError> {
         let rest = self.rest();
-        let end = rest
-            .find(|c: char| !(c.is_ascii_digit() || c == '-' || c == '.'))
-            .unwrap_or(rest.len());
+        let end = rest.find(|c: char| !(c.is_ascii_digit() || c == '-' || c == '.')).unwrap_or(rest.len());
         let number = &rest[..end];
-        let ends_well = rest[end..]
-            .chars()
-            .next()
-            .is_none_or(|c| c.is_whitespace() || c == ')');
+        let ends_well = rest[end..].chars().next().is_none_or(|c| c.is_whitespace() || c == ')');
         if number.parse::<f64>().is_err() || !ends_well {
             return Err(self.expected("a number"));
         }
@@ -331,8 +284,7 @@ impl<'t> Parser<'t> {
     }
 
     fn word_goes_on(&self) -> bool {
-        self.rest()
-            .starts_with(|c: char| c.is_ascii_alphanumeric() || c == '_')
+        self.rest().starts_with(|c: char| c.is_ascii_alphanumeric() || c == '_')
     }
 
     fn rest(&self) -> &'t str {
@@ -350,28 +302,15 @@ impl<'t> Parser<'t> {
     /// Skips white space; says whether there was any.
     fn skip_space(&mut self) -> bool {
         let start = self.at;
-        self.at += self.rest().len()
-            - self
-                .rest()
-                .trim_start_matches([' ', '\t', '\r', '\n'])
-                .len();
+        self.at += self.rest().len() - self.rest().trim_start_matches([' ', '\t', '\r', '\n']).len();
         self.at > start
     }
 
     fn expected(&self, expected: &'static str) -> FilterError {
         let before = &self.text[..self.at];
         let line = before.matches('\n').count() + 1;
-        let column = before
-            .rsplit('\n')
-            .next()
-            .map_or(0, |last| last.chars().count())
-            + 1;
-        FilterError::Syntax {
-            line,
-            column,
-            offset: self.at,
-            expected,
-        }
+        let column = before.rsplit('\n').next().map_or(0, |last| last.chars().count()) + 1;
+        FilterError::Syntax { line, column, offset: self.at, expected }
     }
 }
 
@@ -422,44 +361,30 @@ fn test(
     holds: Holds,
     value: String,
 ) -> Result<Test, FilterError> {
-    let wrong_value = |value: String, wanted| FilterError::WrongValue {
-        selector: selector.into(),
-        value,
-        wanted,
-    };
+    let wrong_value = |value: String, wanted| FilterError::WrongValue { selector: selector.into(), value, wanted };
     match (operator, holds) {
-        (Operator::Empty, Holds::Text | Holds::Texts | Holds::Map | Holds::Things) => {
-            Ok(Test::Empty)
-        }
+        (Operator::Empty, Holds::Text | Holds::Texts | Holds::Map | Holds::Things) => Ok(Test::Empty),
         (Operator::Equal, Holds::Text) => Ok(Test::EqualsText(value)),
-        (Operator::Equal, Holds::Number) => value
-            .parse()
-            .map(Test::EqualsNumber)
-            .map_err(|_| wrong_value(value, "a whole number")),
+        (Operator::Equal, Holds::Number) => {
+            value.parse().map(Test::EqualsNumber).map_err(|_| wrong_value(value, "a whole number"))
+        }
         (Operator::Equal, Holds::Flag) => match &*value {
             "true" | "TRUE" | "True" | "t" | "T" | "1" => Ok(Test::EqualsFlag(true)),
             "false" | "FALSE" | "False" | "f" | "F" | "0" => Ok(Test::EqualsFlag(false)),
             _ => Err(wrong_value(value, "true or false")),
         },
         (Operator::Contains, Holds::Text | Holds::Texts | Holds::Map) => Ok(Test::Contains(value)),
-        (Operator::Matches, Holds::Text | Holds::Texts) => match RegexBuilder::new(&value)
-            .size_limit(REGEX_BYTES_MAX)
-            .build()
-        {
-            Ok(regex) => Ok(Test::Matches(regex)),
-            Err(problem) => Err(FilterError::Regex {
-                regex: value,
-                problem: problem.to_string(),
-            }),
-        },
+        (Operator::Matches, Holds::Text | Holds::Texts) => {
+            match RegexBuilder::new(&value).size_limit(REGEX_BYTES_MAX).build() {
+                Ok(regex) => Ok(Test::Matches(regex)),
+                Err(problem) => Err(FilterError::Regex { regex: value, problem: problem.to_string() }),
+            }
+        }
         (Operator::Empty, Holds::Number | Holds::Flag)
         | (Operator::Equal, Holds::Texts | Holds::Map | Holds::Things)
         | (Operator::Contains, Holds::Number | Holds::Flag | Holds::Things)
         | (Operator::Matches, Holds::Number | Holds::Flag | Holds::Map | Holds::Things) => {
-            Err(FilterError::WrongOperator {
-                selector: selector.into(),
-                operator: name,
-            })
+            Err(FilterError::WrongOperator { selector: selector.into(), operator: name })
         }
     }
 }

@@ -27,20 +27,11 @@ pub struct CatalogRow<'a> {
 }
 
 fn list(fields: &[(&str, Holds)]) -> Vec<Field> {
-    fields
-        .iter()
-        .map(|(path, holds)| Field {
-            path: path.to_string(),
-            holds: *holds,
-        })
-        .collect()
+    fields.iter().map(|(path, holds)| Field { path: path.to_string(), holds: *holds }).collect()
 }
 
 fn prefixed(prefix: &str, fields: Vec<Field>) -> impl Iterator<Item = Field> {
-    fields.into_iter().map(move |field| Field {
-        path: format!("{prefix}{}", field.path),
-        holds: field.holds,
-    })
+    fields.into_iter().map(move |field| Field { path: format!("{prefix}{}", field.path), holds: field.holds })
 }
 
 impl Row for Node {
@@ -158,12 +149,8 @@ impl Row for ServiceInstance {
             "Tags" => Value::Texts(&self.tags),
             "Address" => Value::Text(&self.address),
             "TaggedAddresses" => Value::Things(self.tagged_addresses.len()),
-            "TaggedAddresses.<any>.Address" => {
-                tagged().map_or(Value::Missing, |tagged| Value::Text(&tagged.address))
-            }
-            "TaggedAddresses.<any>.Port" => {
-                tagged().map_or(Value::Missing, |tagged| Value::Number(tagged.port.into()))
-            }
+            "TaggedAddresses.<any>.Address" => tagged().map_or(Value::Missing, |tagged| Value::Text(&tagged.address)),
+            "TaggedAddresses.<any>.Port" => tagged().map_or(Value::Missing, |tagged| Value::Number(tagged.port.into())),
             "Meta" => Value::Map(&self.meta),
             "Meta.<any>" => of_map(&self.meta, key),
             "Port" => Value::Number(self.port.into()),
@@ -180,13 +167,9 @@ impl Row for ServiceInstance {
             "Proxy.Upstreams" => Value::Things(self.proxy.upstreams.len()),
             "PeerName" => Value::Text(&self.peer_name),
             _ => match path.strip_prefix("Proxy.Upstreams.") {
-                Some(field) => Value::Each(
-                    self.proxy
-                        .upstreams
-                        .iter()
-                        .map(|upstream| of_upstream(upstream, field))
-                        .collect(),
-                ),
+                Some(field) => {
+                    Value::Each(self.proxy.upstreams.iter().map(|upstream| of_upstream(upstream, field)).collect())
+                }
                 None => Value::Missing,
             },
         }
@@ -206,16 +189,9 @@ fn of_upstream<'a>(upstream: &'a Upstream, field: &str) -> Value<'a> {
 
 impl Row for HealthRow<'_> {
     fn fields() -> Vec<Field> {
-        let checks = Field {
-            path: "Checks".into(),
-            holds: Holds::Things,
-        };
-        let nouns = prefixed("Node.", Node::fields())
-            .chain(prefixed("Service.", ServiceInstance::fields()));
-        nouns
-            .chain([checks])
-            .chain(prefixed("Checks.", Check::fields()))
-            .collect()
+        let checks = Field { path: "Checks".into(), holds: Holds::Things };
+        let nouns = prefixed("Node.", Node::fields()).chain(prefixed("Service.", ServiceInstance::fields()));
+        nouns.chain([checks]).chain(prefixed("Checks.", Check::fields())).collect()
     }
 
     fn value<'a>(&'a self, path: &str, key: &str) -> Value<'a> {
@@ -224,12 +200,7 @@ impl Row for HealthRow<'_> {
             Some(("Node", field)) => self.node.value(field, key),
             Some(("Service", field)) => self.service.value(field, key),
             // Of several checks, one that says yes is enough.
-            Some(("Checks", field)) => Value::Each(
-                self.checks
-                    .iter()
-                    .map(|check| check.value(field, key))
-                    .collect(),
-            ),
+            Some(("Checks", field)) => Value::Each(self.checks.iter().map(|check| check.value(field, key)).collect()),
             _ => Value::Missing,
         }
     }
@@ -247,17 +218,9 @@ impl Row for CatalogRow<'_> {
             field
         });
         let own_name = |field: &Field| FLAT_SERVICE.iter().any(|(_, name)| *name == field.path);
-        let of_service = ServiceInstance::fields()
-            .into_iter()
-            .filter(move |field| !own_name(field));
-        let name = Field {
-            path: "ServiceName".into(),
-            holds: Holds::Text,
-        };
-        of_node
-            .chain([name])
-            .chain(prefixed("Service", of_service.collect()))
-            .collect()
+        let of_service = ServiceInstance::fields().into_iter().filter(move |field| !own_name(field));
+        let name = Field { path: "ServiceName".into(), holds: Holds::Text };
+        of_node.chain([name]).chain(prefixed("Service", of_service.collect())).collect()
     }
 
     fn value<'a>(&'a self, path: &str, key: &str) -> Value<'a> {
@@ -327,9 +290,7 @@ impl Row for ConfigEntry {
     fn value<'a>(&'a self, path: &str, key: &str) -> Value<'a> {
         let (meta, protocol) = match self {
             ConfigEntry::ServiceDefaults(entry) => (&entry.meta, entry.protocol.as_str()),
-            ConfigEntry::ProxyDefaults(entry) => {
-                (&entry.meta, entry.protocol().unwrap_or_default().as_str())
-            }
+            ConfigEntry::ProxyDefaults(entry) => (&entry.meta, entry.protocol().unwrap_or_default().as_str()),
         };
         match path {
             "Kind" => Value::Text(self.kind()),

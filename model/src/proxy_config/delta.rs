@@ -74,10 +74,7 @@ pub enum Change<T> {
 impl ProxyDelta {
     /// A complete configuration as a delta.
     pub fn whole(new: &ProxyConfig) -> ProxyDelta {
-        ProxyDelta {
-            whole: true,
-            ..diff(&ProxyConfig::default(), new)
-        }
+        ProxyDelta { whole: true, ..diff(&ProxyConfig::default(), new) }
     }
 
     /// Whether nothing changed, so that there is nothing to send.
@@ -107,19 +104,8 @@ pub fn apply(config: &mut ProxyConfig, delta: ProxyDelta) {
     if delta.whole {
         *config = ProxyConfig::default();
     }
-    if let Some(ProxyIdentity {
-        id,
-        datacenter,
-        trust_domain,
-        service,
-    }) = delta.identity
-    {
-        (
-            config.id,
-            config.datacenter,
-            config.trust_domain,
-            config.service,
-        ) = (id, datacenter, trust_domain, service);
+    if let Some(ProxyIdentity { id, datacenter, trust_domain, service }) = delta.identity {
+        (config.id, config.datacenter, config.trust_domain, config.service) = (id, datacenter, trust_domain, service);
     }
     replace(&mut config.roots, delta.roots);
     replace(&mut config.revoked_serials, delta.revoked_serials);
@@ -162,37 +148,20 @@ fn diff_upstreams(old: &ProxyConfig, new: &ProxyConfig, delta: &mut ProxyDelta) 
         match old.upstreams.get(name) {
             Some(known) if known == upstream => {}
             Some(known) if same_but_endpoints(known, upstream) => {
-                delta
-                    .endpoints
-                    .insert(name.clone(), upstream.endpoints.clone());
+                delta.endpoints.insert(name.clone(), upstream.endpoints.clone());
             }
             _ => {
-                delta
-                    .upstreams
-                    .insert(name.clone(), Change::Set(upstream.clone()));
+                delta.upstreams.insert(name.clone(), Change::Set(upstream.clone()));
             }
         }
     }
-    for name in old
-        .upstreams
-        .keys()
-        .filter(|name| !new.upstreams.contains_key(*name))
-    {
+    for name in old.upstreams.keys().filter(|name| !new.upstreams.contains_key(*name)) {
         delta.upstreams.insert(name.clone(), Change::Remove);
     }
 }
 
 fn same_but_endpoints(a: &UpstreamConfig, b: &UpstreamConfig) -> bool {
-    let UpstreamConfig {
-        listen,
-        service,
-        datacenter,
-        protocol,
-        sni,
-        spiffe_ids,
-        endpoints: _,
-        connect_timeout_ms,
-    } = a;
+    let UpstreamConfig { listen, service, datacenter, protocol, sni, spiffe_ids, endpoints: _, connect_timeout_ms } = a;
     *listen == b.listen
         && *service == b.service
         && *datacenter == b.datacenter
@@ -207,8 +176,7 @@ fn diff_gateway(old: Option<&GatewayConfig>, new: Option<&GatewayConfig>, delta:
         delta.gateway = change(old, None);
         return;
     };
-    let same_place =
-        |old: &&GatewayConfig| old.listen == new.listen && old.tunnel_listen == new.tunnel_listen;
+    let same_place = |old: &&GatewayConfig| old.listen == new.listen && old.tunnel_listen == new.tunnel_listen;
     let kept = old.filter(same_place);
     if kept.is_none() {
         let bare = GatewayConfig {
@@ -236,15 +204,10 @@ fn change<T: Clone + PartialEq>(old: Option<&T>, new: Option<&T>) -> Change<T> {
     }
 }
 
-fn diff_map<T: Clone + PartialEq>(
-    old: &BTreeMap<String, T>,
-    new: &BTreeMap<String, T>,
-) -> BTreeMap<String, Change<T>> {
+fn diff_map<T: Clone + PartialEq>(old: &BTreeMap<String, T>, new: &BTreeMap<String, T>) -> BTreeMap<String, Change<T>> {
     let names = old.keys().chain(new.keys());
     let changes = names.map(|name| (name.clone(), change(old.get(name), new.get(name))));
-    changes
-        .filter(|(_, change)| *change != Change::Keep)
-        .collect()
+    changes.filter(|(_, change)| *change != Change::Keep).collect()
 }
 
 fn apply_to_map<T>(map: &mut BTreeMap<String, T>, changes: BTreeMap<String, Change<T>>) {

@@ -16,44 +16,25 @@ fn endpoints() -> impl Strategy<Value = Vec<Endpoint>> {
 }
 
 fn upstream() -> impl Strategy<Value = UpstreamConfig> {
-    (0..3u8, 0..2u32, endpoints()).prop_map(|(port, connect_timeout_ms, endpoints)| {
-        UpstreamConfig {
-            listen: format!("127.0.0.1:{port}"),
-            connect_timeout_ms,
-            endpoints,
-            ..UpstreamConfig::default()
-        }
+    (0..3u8, 0..2u32, endpoints()).prop_map(|(port, connect_timeout_ms, endpoints)| UpstreamConfig {
+        listen: format!("127.0.0.1:{port}"),
+        connect_timeout_ms,
+        endpoints,
+        ..UpstreamConfig::default()
     })
 }
 
 fn gateway() -> impl Strategy<Value = GatewayConfig> {
     let datacenters = btree_map("dc[1-3]", vec("[a-c]:1", 0..2), 0..3);
-    (
-        "l[12]",
-        "t[12]",
-        datacenters,
-        btree_map("s[1-3]", endpoints(), 0..3),
+    ("l[12]", "t[12]", datacenters, btree_map("s[1-3]", endpoints(), 0..3)).prop_map(
+        |(listen, tunnel_listen, datacenters, services)| GatewayConfig { listen, tunnel_listen, datacenters, services },
     )
-        .prop_map(
-            |(listen, tunnel_listen, datacenters, services)| GatewayConfig {
-                listen,
-                tunnel_listen,
-                datacenters,
-                services,
-            },
-        )
 }
 
 fn inbound() -> impl Strategy<Value = Inbound> {
     (0..2u16, vec("[ab*]", 0..3)).prop_map(|(port, sources)| Inbound {
         listen: format!("0.0.0.0:{port}"),
-        intentions: sources
-            .into_iter()
-            .map(|source| Rule {
-                source,
-                ..Rule::default()
-            })
-            .collect(),
+        intentions: sources.into_iter().map(|source| Rule { source, ..Rule::default() }).collect(),
         ..Inbound::default()
     })
 }
@@ -61,26 +42,17 @@ fn inbound() -> impl Strategy<Value = Inbound> {
 fn config() -> impl Strategy<Value = ProxyConfig> {
     let texts = || vec("[ab]", 0..2);
     let upstreams = btree_map("u[1-3]", upstream(), 0..3);
-    let parts = (
-        texts(),
-        texts(),
-        texts(),
-        prop::option::of(inbound()),
+    let parts = (texts(), texts(), texts(), prop::option::of(inbound()), upstreams, prop::option::of(gateway()));
+    ("[ab]?", parts).prop_map(|(id, (roots, revoked_serials, revoked_ids, inbound, upstreams, gateway))| ProxyConfig {
+        id,
+        roots,
+        revoked_serials,
+        revoked_ids,
+        inbound,
         upstreams,
-        prop::option::of(gateway()),
-    );
-    ("[ab]?", parts).prop_map(
-        |(id, (roots, revoked_serials, revoked_ids, inbound, upstreams, gateway))| ProxyConfig {
-            id,
-            roots,
-            revoked_serials,
-            revoked_ids,
-            inbound,
-            upstreams,
-            gateway,
-            ..ProxyConfig::default()
-        },
-    )
+        gateway,
+        ..ProxyConfig::default()
+    })
 }
 
 proptest! {
@@ -120,26 +92,17 @@ fn one_endpoint_more_is_one_list_of_endpoints() {
         listen: "127.0.0.1:9191".into(),
         endpoints: addresses
             .iter()
-            .map(|address| Endpoint {
-                address: address.to_string(),
-                ..Endpoint::default()
-            })
+            .map(|address| Endpoint { address: address.to_string(), ..Endpoint::default() })
             .collect(),
         ..UpstreamConfig::default()
     };
     let config = |addresses: &[&str]| ProxyConfig {
-        upstreams: [
-            ("db".to_string(), upstream(addresses)),
-            ("cache".to_string(), upstream(&["c"])),
-        ]
-        .into(),
+        upstreams: [("db".to_string(), upstream(addresses)), ("cache".to_string(), upstream(&["c"]))].into(),
         ..ProxyConfig::default()
     };
     let delta = diff(&config(&["a"]), &config(&["a", "b"]));
-    let expected = ProxyDelta {
-        endpoints: [("db".to_string(), upstream(&["a", "b"]).endpoints)].into(),
-        ..ProxyDelta::default()
-    };
+    let expected =
+        ProxyDelta { endpoints: [("db".to_string(), upstream(&["a", "b"]).endpoints)].into(), ..ProxyDelta::default() };
     assert_eq!(delta, expected);
     assert!(diff(&config(&["a"]), &config(&["a"])).is_empty());
 }
