@@ -14,6 +14,8 @@ use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 const SECOND: Duration = Duration::from_secs(1);
+/// The first run of a check comes within so long.
+const FIRST_RUN_WITHIN: Duration = Duration::from_secs(1);
 
 /// The running checks. Clones are the same.
 #[derive(Clone)]
@@ -69,10 +71,11 @@ impl Runners {
 }
 
 impl Shared {
-    /// Runs a check at its interval. The first run comes at a random moment within it, so that a restart is no storm.
+    /// Runs a check at its interval. The first run comes at a random moment soon after the start, so that a restart is no storm and a
+    /// new service is known to be well at once.
     async fn repeat(&self, id: &str, plan: &Plan) {
         let mut machine = CheckMachine::new(plan.check.thresholds());
-        let mut wait = plan.interval().mul_f64(rand::random());
+        let mut wait = plan.interval().min(FIRST_RUN_WITHIN).mul_f64(rand::random());
         loop {
             sleep(wait).await;
             wait = plan.interval();

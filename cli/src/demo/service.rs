@@ -25,6 +25,8 @@ pub(crate) struct ServiceArgs {
     asks: Option<SocketAddr>,
 }
 
+/// What the health check asks.
+const HEALTH_PATH: &str = "/health";
 /// How long `web` waits for `api`.
 const ASK_TIMEOUT: Duration = Duration::from_secs(3);
 const ANSWER_BYTES_MAX: usize = 64 * 1024;
@@ -62,6 +64,9 @@ async fn answer(
         .and_then(|v| v.to_str().ok())
         .unwrap_or("nobody proven")
         .to_string();
+    if request.uri().path() == HEALTH_PATH {
+        return Ok(text(StatusCode::OK, format!("{} is well", args.name)));
+    }
     let Some(upstream) = args.asks else {
         return Ok(text(
             StatusCode::OK,

@@ -172,10 +172,10 @@ impl Stage {
             let body = json!({
                 "Name": name, "Address": app.ip(), "Port": app.port(), "Tags": ["demo"],
                 "Check": {"HTTP": format!("http://{app}/health"), "Interval": "1s", "Timeout": "1s", "Name": "answers HTTP"},
-                "Connect": {"SidecarService": {"Proxy": {
+                // Everything runs on one machine here: each sidecar keeps to its own loopback address.
+                "Connect": {"SidecarService": {"Address": plan.agent_http(dc).ip(), "Proxy": {
                     "LocalServiceAddress": app.ip(),
                     "Upstreams": upstreams,
-                    // Everything runs on one machine here: each sidecar keeps to its own loopback address.
                     "Config": {"bind_address": plan.agent_http(dc).ip()},
                 }}},
             });
