@@ -29,8 +29,16 @@ impl GoDuration {
     }
 }
 
-const UNITS_NS: [(&str, f64); 8] =
-    [("ns", 1.0), ("us", 1e3), ("µs", 1e3), ("μs", 1e3), ("ms", 1e6), ("s", 1e9), ("m", 60e9), ("h", 3600e9)];
+const UNITS_NS: [(&str, u128); 8] = [
+    ("ns", 1),
+    ("us", 1_000),
+    ("µs", 1_000),
+    ("μs", 1_000),
+    ("ms", 1_000_000),
+    ("s", 1_000_000_000),
+    ("m", 60_000_000_000),
+    ("h", 3_600_000_000_000),
+];
 
 impl FromStr for GoDuration {
     type Err = InvalidDuration;
@@ -45,26 +53,39 @@ impl FromStr for GoDuration {
         if rest.is_empty() {
             return Err(bad());
         }
-        let mut total_ns = 0f64;
+        let mut total_ns = 0u128;
         while !rest.is_empty() {
             let number_len = rest.find(|c: char| !c.is_ascii_digit() && c != '.').ok_or_else(bad)?;
             let (number, tail) = rest.split_at(number_len);
             let unit_len = tail.find(|c: char| c.is_ascii_digit() || c == '.').unwrap_or(tail.len());
             let (unit, next) = tail.split_at(unit_len);
-            let ns = UNITS_NS.iter().find(|(name, _)| *name == unit).ok_or_else(bad)?.1;
-            total_ns += number.parse::<f64>().map_err(|_| bad())? * ns;
+            let unit_ns = UNITS_NS.iter().find(|(name, _)| *name == unit).ok_or_else(bad)?.1;
+            total_ns += number_ns(number, unit_ns).ok_or_else(bad)?;
+            if total_ns > MAX_NS {
+                return Err(bad());
+            }
             rest = next;
         }
-        if total_ns > i64::MAX as f64 {
-            return Err(bad());
-        }
-        #[expect(
-            clippy::cast_possible_truncation,
-            clippy::cast_sign_loss,
-            reason = "checked against i64::MAX and built of digits"
-        )]
-        Ok(GoDuration(Duration::from_nanos(total_ns.round() as u64)))
+        #[expect(clippy::cast_possible_truncation, reason = "at most MAX_NS")]
+        Ok(GoDuration(Duration::from_nanos(total_ns as u64)))
     }
+}
+
+/// The longest that Go can hold, about 292 years.
+const MAX_NS: u128 = i64::MAX as u128;
+
+/// `12.5` of a unit. What is less than a nanosecond is cut off, as in Go.
+fn number_ns(number: &str, unit_ns: u128) -> Option<u128> {
+    let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
+    // The unit has at most 13 digits: what comes after the 18th of a fraction is less than a nanosecond.
+    let fraction = fraction.get(..fraction.len().min(18))?;
+    let digits = |text: &str| if text.is_empty() { Some(0) } else { text.parse::<u128>().ok() };
+    if whole.is_empty() && fraction.is_empty() {
+        return None;
+    }
+    let whole_ns = digits(whole).filter(|whole| *whole <= MAX_NS)?.checked_mul(unit_ns)?;
+    let fraction_ns = digits(fraction)? * unit_ns / 10u128.pow(u32::try_from(fraction.len()).ok()?);
+    Some(whole_ns + fraction_ns)
 }
 
 impl fmt::Display for GoDuration {
@@ -163,6 +184,11 @@ mod tests {
             ("17ns", 17, "17ns"),
             ("0", 0, "0s"),
             ("0s", 0, "0s"),
+            (".5s", 500_000_000, "500ms"),
+            ("5.s", 5_000_000_000, "5s"),
+            ("0.0000000019s", 1, "1ns"),
+            ("9223372036854775807ns", i64::MAX as u128, "2562047h47m16.854775807s"),
+            ("87600h", 315_360_000_000_000_000, "87600h0m0s"),
         ];
         for (text, ns, printed) in cases {
             let d: GoDuration = text.parse().expect(text);
@@ -174,7 +200,21 @@ mod tests {
 
     #[test]
     fn refuses_what_go_refuses() {
-        for text in ["", "10", "s", "-1s", "1x", "1s1", ".s", "1..5s", "9999999999999h"] {
+        for text in [
+            "",
+            "10",
+            "s",
+            "-1s",
+            "1x",
+            "1s1",
+            ".s",
+            "1..5s",
+            "9999999999999h",
+            "9223372036854775808ns",
+            "1..s",
+            "1.2.3s",
+            "é",
+        ] {
             assert!(text.parse::<GoDuration>().is_err(), "{text}");
         }
     }
@@ -185,5 +225,18 @@ mod tests {
         assert_eq!(serde_json::from_str::<GoDuration>("15000000000").expect("number"), GoDuration::from_secs(15));
         assert_eq!(serde_json::to_string(&GoDuration::from_secs(15)).expect("prints"), "\"15s\"");
         assert!(serde_json::from_str::<GoDuration>("-1").is_err());
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn what_is_printed_is_read_back(ns in 0..=i64::MAX as u64) {
+            let duration = GoDuration(Duration::from_nanos(ns));
+            proptest::prop_assert_eq!(duration.to_string().parse(), Ok(duration));
+        }
+
+        #[test]
+        fn no_text_makes_the_parser_panic(text in "[0-9.hmsnuµ+-]{0,40}") {
+            let _ = text.parse::<GoDuration>();
+        }
     }
 }

@@ -109,6 +109,7 @@ fn is_plain(c: char) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     #[test]
     fn every_form_survives_a_round_trip() {
@@ -143,6 +144,40 @@ mod tests {
             "spiffe://td.consul/ns/default/dc/dc1/svc/*",
         ] {
             assert!(text.parse::<SpiffeId>().is_err(), "{text:?}");
+        }
+    }
+
+    fn name() -> impl Strategy<Value = String> {
+        "[A-Za-z0-9_-][A-Za-z0-9._-]{0,20}".prop_filter("dots alone are no name", |name| name.chars().any(|c| c != '.'))
+    }
+
+    fn subject() -> impl Strategy<Value = Subject> {
+        prop_oneof![
+            (name(), name()).prop_map(|(dc, service)| Subject::Service { dc, service }),
+            (name(), name()).prop_map(|(dc, node)| Subject::Agent { dc, node }),
+            name().prop_map(|dc| Subject::Server { dc }),
+            name().prop_map(|dc| Subject::Gateway { dc }),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn every_id_survives_a_round_trip(subject in subject(), domain in "[a-z0-9-]{1,36}\\.consul") {
+            let id = SpiffeId::new(&domain, subject);
+            prop_assert_eq!(id.to_string().parse(), Ok(id));
+        }
+
+        #[test]
+        fn an_id_has_one_spelling(text in "spiffe://[ -~]{0,80}") {
+            if let Ok(id) = text.parse::<SpiffeId>() {
+                prop_assert_eq!(id.to_string(), text);
+            }
+        }
+
+        #[test]
+        fn parties_are_never_mistaken_for_each_other(a in subject(), b in subject()) {
+            let (a, b) = (SpiffeId::new("t.consul", a), SpiffeId::new("t.consul", b));
+            prop_assert_eq!(a == b, a.to_string() == b.to_string());
         }
     }
 }
