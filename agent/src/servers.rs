@@ -190,8 +190,8 @@ mod tests {
         Servers::new(pool, &Home::Join(given.iter().map(|g| (*g).to_string()).collect()), Vec::new())
     }
 
-    #[test]
-    fn the_one_with_the_session_comes_first_and_the_operators_last() {
+    #[tokio::test]
+    async fn the_one_with_the_session_comes_first_and_the_operators_last() {
         let servers = servers(&["a:1", "b:1"]);
         servers.learn(vec![server("c:1", false), server("b:1", false), server("w:1", true)]);
         servers.prefer("b:1");

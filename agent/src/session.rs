@@ -209,7 +209,7 @@ impl Session {
                 keeper.change(|kept| kept.set_bundle(wire));
             }
             Err(error) => {
-                tracing::error!(error, "a server sent a trust bundle that cannot be used; the one before stays")
+                tracing::error!(error, "a server sent a trust bundle that cannot be used; the one before stays");
             }
         }
     }

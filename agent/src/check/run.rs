@@ -4,6 +4,7 @@ use super::{Finding, Plan, Probe, grpc, http, script, socket};
 use crate::config::PROBES_MAX;
 use crate::local::Local;
 use crate::metrics::Metrics;
+use model::CheckStatus;
 use model::check_machine::CheckMachine;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -16,6 +17,8 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 const SECOND: Duration = Duration::from_secs(1);
 /// The first run of a check comes within so long.
 const FIRST_RUN_WITHIN: Duration = Duration::from_secs(1);
+/// A check that has not passed for so long is no longer thought to be starting.
+const STARTING_FOR: Duration = Duration::from_secs(30);
 
 /// The running checks. Clones are the same.
 #[derive(Clone)]
@@ -72,15 +75,18 @@ impl Runners {
 
 impl Shared {
     /// Runs a check at its interval. The first run comes at a random moment soon after the start, so that a restart is no storm and a
-    /// new service is known to be well at once.
+    /// new service is known to be well at once. What has not passed yet is looked at more often for a while: it is starting.
     async fn repeat(&self, id: &str, plan: &Plan) {
         let mut machine = CheckMachine::new(plan.check.thresholds());
+        let (begun, mut has_passed) = (Instant::now(), false);
         let mut wait = plan.interval().min(FIRST_RUN_WITHIN).mul_f64(rand::random());
         loop {
             sleep(wait).await;
-            wait = plan.interval();
             // The probe's future is large: it is on the heap, and only while it runs.
             let finding = Box::pin(self.probe(plan)).await;
+            has_passed |= finding.status == CheckStatus::Passing;
+            let is_starting = !has_passed && begun.elapsed() < STARTING_FOR;
+            wait = if is_starting { plan.interval().min(SECOND) } else { plan.interval() };
             let Some(status) = machine.observe(finding.status) else { continue };
             self.say(id, plan, Finding { status, ..finding });
         }

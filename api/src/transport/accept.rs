@@ -124,7 +124,8 @@ impl Gate {
         tokio::spawn(async move {
             match timeout(CONNECT_TIMEOUT, handshake(tls, tcp, address)).await {
                 Ok(Ok((stream, peer))) => {
-                    drop(ready.send(Connection { stream, peer, _permit: permit, _seat: seat }).await)
+                    // Nobody accepts any more: the connection is closed.
+                    ready.send(Connection { stream, peer, _permit: permit, _seat: seat }).await.ok();
                 }
                 Ok(Err(error)) => {
                     tracing::debug!(client = %address, %error, "TLS handshake refused");
