@@ -77,6 +77,34 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
             raft.shutdown().await;
         }
     }
+    failover().await
+}
+
+/// How long nobody is answered when the leader stops.
+async fn failover() -> Result<(), Box<dyn std::error::Error>> {
+    let mut gaps = Vec::new();
+    for _ in 0..9 {
+        let (cluster, leader) = start(3).await?;
+        leader.propose(Bytes::from_static(b"before")).await?;
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        let began = Instant::now();
+        leader.shutdown().await;
+        while gaps.last().is_none_or(|(start, _gap)| *start != began) {
+            for (raft, _folder) in cluster.iter().filter(|(raft, _)| raft.id() != leader.id()) {
+                if raft.propose(Bytes::from_static(b"after")).await.is_ok() {
+                    gaps.push((began, began.elapsed()));
+                    break;
+                }
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        for (raft, _folder) in cluster {
+            raft.shutdown().await;
+        }
+    }
+    let mut gaps: Vec<_> = gaps.into_iter().map(|(_start, gap)| gap).collect();
+    gaps.sort();
+    println!("failover of three: median {:?}, longest {:?}", gaps[gaps.len() / 2], gaps[gaps.len() - 1]);
     Ok(())
 }
 

@@ -4,7 +4,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use openraft::error::{Fatal, NetworkError, RPCError, RaftError, ReplicationClosed, StreamingError, Unreachable};
+use openraft::error::{Fatal, RPCError, RaftError, ReplicationClosed, StreamingError, Unreachable};
 use openraft::network::{Backoff, RPCOption, RaftNetwork, RaftNetworkFactory};
 use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, VoteRequest, VoteResponse};
 use openraft::{AnyError, OptionalSend};
@@ -137,7 +137,7 @@ impl RaftNetwork<TypeConfig> for Client {
             biased;
             closed = cancel => Err(StreamingError::Closed(closed)),
             sent = self.send_snapshot(vote, &snapshot.snapshot) => {
-                sent.map_err(|status| StreamingError::Network(NetworkError::new(&status)))
+                sent.map_err(|status| StreamingError::Unreachable(Unreachable::new(&status)))
             }
         }
     }

@@ -83,6 +83,11 @@ pub trait DiskFile: Send + Sync {
     fn sync(&self) -> io::Result<()>;
 }
 
+/// Whether an error means that there is no space, which may pass, and not that the disk fails.
+pub(crate) fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
 /// The real disk.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct RealDisk;

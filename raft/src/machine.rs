@@ -5,6 +5,7 @@ use std::io;
 use std::io::Read;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use bytes::Bytes;
 use openraft::storage::{RaftSnapshotBuilder, RaftStateMachine};
@@ -14,9 +15,13 @@ use tokio::sync::watch;
 use crate::consensus::{
     Answers, CoreSnapshot, Entry, LogId, SnapshotMeta, StorageError, StorageIoError, StoredMembership, TypeConfig,
 };
+use crate::disk::is_full;
 use crate::log::held;
 use crate::snapshot::{Head, SnapshotFile, Snapshots};
 use crate::types::{NodeId, Snapshot, StateMachine};
+
+/// How long to wait before asking a full disk again.
+const FULL_RETRY: Duration = Duration::from_secs(1);
 
 /// A state machine whose responses are of a type that is not named here.
 trait AnyMachine: Send + Sync {
@@ -97,6 +102,19 @@ impl Machine {
         held(&self.shared.state).former.contains(&id)
     }
 
+    fn capture(&self) -> Captured {
+        let state = held(&self.shared.state);
+        self.shared.bytes_since_snapshot.store(0, Ordering::Relaxed);
+        let index = state.last_applied.map_or(0, |log_id| log_id.index);
+        let head = Head {
+            snapshot_id: format!("{index}-{:016x}", rand::random::<u64>()),
+            last_log_id: state.last_applied,
+            membership: state.membership.clone(),
+            former: state.former.clone(),
+        };
+        (head, state.machine.snapshot())
+    }
+
     fn restore(&self, file: &SnapshotFile) -> io::Result<()> {
         self.shared.snapshots.read(file, |head, body| {
             let mut state = held(&self.shared.state);
@@ -159,19 +177,7 @@ impl RaftStateMachine<TypeConfig> for Machine {
     }
 
     async fn get_snapshot_builder(&mut self) -> Builder {
-        let state = held(&self.shared.state);
-        self.shared.bytes_since_snapshot.store(0, Ordering::Relaxed);
-        let index = state.last_applied.map_or(0, |log_id| log_id.index);
-        let head = Head {
-            snapshot_id: format!("{index}-{:016x}", rand::random::<u64>()),
-            last_log_id: state.last_applied,
-            membership: state.membership.clone(),
-            former: state.former.clone(),
-        };
-        Builder {
-            snapshots: Arc::clone(&self.shared.snapshots),
-            captured: Mutex::new(Some((head, state.machine.snapshot()))),
-        }
+        Builder { captured: Mutex::new(Some(self.capture())), machine: self.clone() }
     }
 
     async fn begin_receiving_snapshot(&mut self) -> Result<Box<SnapshotFile>, StorageError> {
@@ -196,20 +202,30 @@ impl RaftStateMachine<TypeConfig> for Machine {
 
 /// A state that was captured and waits to be written out.
 pub(crate) struct Builder {
-    snapshots: Arc<Snapshots>,
-    captured: Mutex<Option<(Head, Box<dyn Snapshot>)>>,
+    machine: Machine,
+    captured: Mutex<Option<Captured>>,
 }
 
+type Captured = (Head, Box<dyn Snapshot>);
+
 impl RaftSnapshotBuilder<TypeConfig> for Builder {
+    /// A full disk is waited for, with a newer state each time: openraft would stop for any error.
     async fn build_snapshot(&mut self) -> Result<CoreSnapshot, StorageError> {
-        let failed = |e: io::Error| StorageError::from(StorageIoError::write_snapshot(None, AnyError::new(&e)));
-        let Some((head, state)) = held(&self.captured).take() else {
-            return Err(failed(io::Error::other("a snapshot can be written out once")));
-        };
-        let snapshots = Arc::clone(&self.snapshots);
-        let written = tokio::task::spawn_blocking(move || snapshots.write(&head, state)).await;
-        let (head, file) = written.map_err(io::Error::other).and_then(|written| written).map_err(failed)?;
-        Ok(CoreSnapshot { meta: head.meta(), snapshot: Box::new(file) })
+        let snapshots = Arc::clone(&self.machine.shared.snapshots);
+        loop {
+            let captured = held(&self.captured).take();
+            let (head, state) = captured.unwrap_or_else(|| self.machine.capture());
+            let writing = Arc::clone(&snapshots);
+            let written = tokio::task::spawn_blocking(move || writing.write(&head, state)).await;
+            match written.map_err(io::Error::other).and_then(|written| written) {
+                Ok((head, file)) => return Ok(CoreSnapshot { meta: head.meta(), snapshot: Box::new(file) }),
+                Err(error) if is_full(&error) && !snapshots.is_closed() => {
+                    tracing::error!("the disk is full: no snapshot can be written until there is space");
+                    tokio::time::sleep(FULL_RETRY).await;
+                }
+                Err(error) => return Err(StorageIoError::write_snapshot(None, AnyError::new(&error)).into()),
+            }
+        }
     }
 }
 

@@ -98,10 +98,7 @@ impl<S: StateMachine> Raft<S> {
         let status = self.status();
         let to = pick_successor(&status, to)?;
         let _pause = self.pause();
-        self.core().runtime_config().heartbeat(false);
-        let result = self.hand_over(&to).await;
-        self.core().runtime_config().heartbeat(true);
-        result
+        self.hand_over(&to).await
     }
 
     async fn hand_over(&self, to: &Member) -> Result<(), MembershipError> {

@@ -305,10 +305,11 @@ impl<S: StateMachine> Raft<S> {
         self.inner.config.election_ms_max
     }
 
-    /// Makes proposals and reads wait until what is answered is dropped.
+    /// Makes this leader silent: proposals and reads wait, and no heartbeats are sent, until what is answered is dropped.
     pub(crate) fn pause(&self) -> Pause {
         self.inner.paused.send_replace(true);
-        Pause { paused: Arc::clone(&self.inner.paused) }
+        self.inner.core.runtime_config().heartbeat(false);
+        Pause { paused: Arc::clone(&self.inner.paused), core: self.inner.core.clone() }
     }
 
     fn since_contact(&self) -> Option<Duration> {
@@ -320,10 +321,12 @@ impl<S: StateMachine> Raft<S> {
 /// Ends the pause when dropped.
 pub(crate) struct Pause {
     paused: Arc<watch::Sender<bool>>,
+    core: Core,
 }
 
 impl Drop for Pause {
     fn drop(&mut self) {
+        self.core.runtime_config().heartbeat(true);
         self.paused.send_replace(false);
     }
 }

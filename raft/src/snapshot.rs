@@ -109,6 +109,10 @@ impl Snapshots {
         held(&self.record).take();
     }
 
+    pub(crate) fn is_closed(&self) -> bool {
+        held(&self.record).is_none()
+    }
+
     pub(crate) fn current(&self) -> Option<(Head, SnapshotFile)> {
         held(&self.current).clone()
     }

@@ -15,7 +15,7 @@ use super::held;
 use super::index::{Index, Place};
 use super::recover::{Segment, segment_path};
 use crate::consensus::{LogId, Vote};
-use crate::disk::{Disk, DiskFile};
+use crate::disk::{Disk, DiskFile, is_full};
 use crate::types::NodeId;
 
 /// A frame takes no further request once it is as large.
@@ -174,7 +174,7 @@ impl Writer {
         }
         loop {
             match self.begin_segment(bytes) {
-                Err(error) if error.kind() == io::ErrorKind::StorageFull => {
+                Err(error) if is_full(&error) => {
                     self.wait_for_space(error)?;
                 }
                 other => {

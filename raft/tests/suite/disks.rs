@@ -56,6 +56,22 @@ async fn a_full_disk_refuses_and_goes_on_when_there_is_space() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_snapshot_waits_for_a_full_disk() {
+    let (disk, folder) = (FaultDisk::new(), tempfile::tempdir().unwrap());
+    let (raft, _ledger) = start(&disk, &folder).await;
+    raft.propose(Bytes::from(vec![b's'; 1_000])).await.unwrap();
+    disk.set(Faults { bytes_max: Some(1), ..Faults::default() });
+    raft.snapshot_now().await.unwrap();
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    raft.propose(Bytes::from_static(b"goes on")).await.unwrap();
+    assert_eq!(raft.status().snapshot, 0);
+    disk.set(Faults::default());
+    let status = raft.clone();
+    eventually("the snapshot is there", || status.status().snapshot > 0).await;
+    raft.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_failed_sync_stops_the_server_and_acknowledges_nothing() {
     let (disk, folder) = (FaultDisk::new(), tempfile::tempdir().unwrap());
     let (raft, _ledger) = start(&disk, &folder).await;

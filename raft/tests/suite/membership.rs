@@ -99,6 +99,29 @@ async fn leadership_is_handed_over_under_load() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_handover_that_is_given_up_leaves_the_leader_at_work() {
+    let cluster = Cluster::start(3).await;
+    let leader = cluster.leader().await;
+    let raft = cluster.nodes[leader].raft();
+    let term = raft.status().term;
+    let heir = (leader + 1) % 3;
+    for wait_ms in [0, 1, 20, 100] {
+        let given_up = raft.transfer_leader(Some(cluster.nodes[heir].raft().id()));
+        assert!(tokio::time::timeout(Duration::from_millis(wait_ms), given_up).await.is_err());
+        let answered = raft.propose(Bytes::from_static(b"at once"));
+        tokio::time::timeout(Duration::from_secs(20), answered).await.unwrap().unwrap();
+    }
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!((raft.status().term, raft.is_leader()), (term, true), "the heartbeats go on");
+    // One that cannot be reached does not win, and the leader leads on.
+    cluster.cut(heir);
+    let refused = raft.transfer_leader(Some(cluster.nodes[heir].raft().id())).await;
+    assert_eq!(refused, Err(MembershipError::Behind { id: cluster.nodes[heir].raft().id() }));
+    cluster.heal();
+    cluster.propose("after").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_follower_that_was_away_too_long_gets_a_snapshot() {
     let mut cluster = Cluster::start_with(3, |config| {
         config.snapshot_every_entries = 50;
