@@ -62,7 +62,9 @@ class Cluster:
             f"-data-dir={self.folder / server.name}", *joins,
         ]
         with open(self.log(server), "ab") as log:
-            server.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+            # The pipe closes however this program ends, and the server ends with it.
+            environment = {**os.environ, "TRIBUNE_ENDS_WITH_PARENT": "1"}
+            server.process = subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=log, stderr=log)
 
     def wait_ready(self):
         """Waits until every server knows the leader and a write is accepted."""

@@ -33,7 +33,7 @@ pub(crate) struct Cluster {
 
 struct Server {
     address: Ipv4Addr,
-    /// `None` while it is killed.
+    /// `None` while it is killed. It holds the server's standard input open: the kernel closes it however this program ends, and the server ends too.
     process: Option<Child>,
 }
 
@@ -124,7 +124,8 @@ impl Cluster {
             }
         }
         let process = command
-            .stdin(Stdio::null())
+            .env("TRIBUNE_ENDS_WITH_PARENT", "1")
+            .stdin(Stdio::piped())
             .stdout(log)
             .stderr(errors)
             .spawn()
