@@ -78,6 +78,11 @@ impl Step<'_> {
     }
 }
 
+/// A noun that breaks a rule of its own. The edge should have refused it; the catalog does not keep it either.
+fn invalid(problem: impl std::fmt::Display) -> Refusal {
+    Refusal::Invalid(problem.to_string())
+}
+
 /// Whether the index of a topic must be remembered, and for how long.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Standing {

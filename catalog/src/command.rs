@@ -275,7 +275,7 @@ pub enum DecodeError {
 
 /// The newest format of commands, responses and snapshots.
 ///
-/// Raise it for a new kind of command, and for a new field that changes what `apply` does: a server that does not know
+/// Raise it for a new kind of command, and for a field or a rule that changes what `apply` does: a server that does not know
 /// it must stop (see [`DecodeError::Newer`]), for if it left it out, its catalog would differ from the others'.
 pub(crate) const FORMAT: u8 = 1;
 

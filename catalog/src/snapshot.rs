@@ -13,7 +13,7 @@ use model::datacenter::Datacenter;
 use model::{Check, Index, Intention, KvEntry, Node, ServiceInstance};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use std::io::{Read, Write};
+use std::io::{BufReader, BufWriter, Read, Write};
 use std::sync::Arc;
 
 /// Why a snapshot could not be written or read.
@@ -78,6 +78,9 @@ const KINDS: [Kind; 15] = [
 /// Largest record that is read, in bytes. A larger one would be damage, and must not take all memory.
 const RECORD_BYTES_MAX: u32 = 64 * 1024 * 1024;
 
+/// Bytes that are written and read at a time.
+const BUFFER_BYTES: usize = 64 * 1024;
+
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 struct Head {
@@ -96,6 +99,7 @@ struct End {
 impl Catalog {
     /// Writes the catalog. The same catalog gives the same bytes.
     pub fn write_snapshot(&self, stream: impl Write) -> Result<(), SnapshotError> {
+        let stream = BufWriter::with_capacity(BUFFER_BYTES, stream);
         let mut out = Writer { stream, checksum: crc32fast::Hasher::new(), count: 0, record: Vec::new() };
         out.bytes(&[FORMAT])?;
         let head = Head { index: self.index, kv_floor: self.kv_gone.floor(), topic_floor: self.indexes.gone.floor() };
@@ -120,6 +124,7 @@ impl Catalog {
 
     /// Reads what [`Catalog::write_snapshot`] wrote, in this release or an older one.
     pub fn read_snapshot(stream: impl Read) -> Result<Catalog, SnapshotError> {
+        let stream = BufReader::with_capacity(BUFFER_BYTES, stream);
         let mut input = Reader { stream, checksum: crc32fast::Hasher::new(), count: 0 };
         let mut version = [0];
         input.bytes(&mut version)?;
@@ -236,8 +241,8 @@ impl Catalog {
     }
 }
 
-struct Writer<W> {
-    stream: W,
+struct Writer<W: Write> {
+    stream: BufWriter<W>,
     checksum: crc32fast::Hasher,
     count: u64,
     record: Vec<u8>,
@@ -265,7 +270,7 @@ impl<W: Write> Writer<W> {
 }
 
 struct Reader<R> {
-    stream: R,
+    stream: BufReader<R>,
     checksum: crc32fast::Hasher,
     count: u64,
 }

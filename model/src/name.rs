@@ -39,6 +39,11 @@ pub fn check_service(name: &str) -> Result<(), InvalidName> {
     check("service name", name, 512, |c| !c.is_control())
 }
 
+/// A check's id.
+pub fn check_check(id: &str) -> Result<(), InvalidName> {
+    check("check id", id, 512, |c| !c.is_control())
+}
+
 /// Whether two names of services, or of nodes, mean the same: they compare without case, as in Consul.
 pub fn same(a: &str, b: &str) -> bool {
     let is_ascii = a.is_ascii() && b.is_ascii();

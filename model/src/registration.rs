@@ -238,15 +238,7 @@ fn fill(text: &mut String, default: impl FnOnce() -> String) {
 
 /// Whether an instance can be kept. (Consul: `structs.NodeService.Validate`.)
 pub fn validate_instance(instance: &ServiceInstance) -> Result<(), InvalidService> {
-    if instance.service.is_empty() {
-        return Err(InvalidService::NoName);
-    }
-    crate::name::check_service(&instance.service)?;
-    crate::name::check_service(&instance.id)?;
-    if instance.tags.len() > TAGS_MAX {
-        return Err(InvalidService::TooManyTags);
-    }
-    meta::validate(&instance.meta)?;
+    validate_labels(instance)?;
     if instance.weights.passing == 0 {
         return Err(InvalidService::Weights);
     }
@@ -264,6 +256,20 @@ pub fn validate_instance(instance: &ServiceInstance) -> Result<(), InvalidServic
             }
         }
     }
+}
+
+/// Whether names, tags and metadata of an instance can be kept: what every server checks again before it keeps them.
+pub fn validate_labels(instance: &ServiceInstance) -> Result<(), InvalidService> {
+    if instance.service.is_empty() {
+        return Err(InvalidService::NoName);
+    }
+    crate::name::check_service(&instance.service)?;
+    crate::name::check_service(&instance.id)?;
+    if instance.tags.len() > TAGS_MAX {
+        return Err(InvalidService::TooManyTags);
+    }
+    meta::validate(&instance.meta)?;
+    Ok(())
 }
 
 fn validate_sidecar(instance: &ServiceInstance) -> Result<(), InvalidService> {

@@ -1,10 +1,11 @@
 //! Checks: put and removed, and who hears of it.
 
-use super::Step;
+use super::{Step, invalid};
 use crate::command::Refusal;
 use crate::key::{At, Key, folded, folded_arc, under};
 use crate::tables::Row;
 use crate::topic::Topic;
+use model::check::bound_output;
 use model::{Check, ServiceInstance};
 use std::sync::Arc;
 
@@ -14,6 +15,7 @@ impl Step<'_> {
         if check.check_id.is_empty() {
             return Err(Refusal::Invalid("Must provide a CheckID".into()));
         }
+        model::name::check_check(&check.check_id).map_err(invalid)?;
         let service_id = &*check.service_id;
         let found = service_id.is_empty()
             || new_service == Some(service_id)
@@ -28,6 +30,7 @@ impl Step<'_> {
 
     /// Puts a check on a node that is there, about an instance that is there. What is so already is left alone.
     pub(super) fn put_check(&mut self, node: &Arc<str>, mut check: Check) {
+        check.output = bound_output(check.output);
         if let Some(row) = self.catalog.nodes.get(&**node) {
             check.node.clone_from(&row.name);
         }

@@ -1,6 +1,6 @@
 //! Central configuration.
 
-use super::Step;
+use super::{Step, invalid};
 use crate::command::{Refusal, Response};
 use crate::key::{At, Key, folded, folded_arc};
 use crate::tables::Row;
@@ -11,9 +11,7 @@ use std::sync::Arc;
 
 impl Step<'_> {
     pub(super) fn set_config_entry(&mut self, entry: ConfigEntry, cas: Option<Index>) -> Result<Response, Refusal> {
-        if entry.name().is_empty() {
-            return Err(Refusal::Invalid("a config entry needs a Name".into()));
-        }
+        entry.validate().map_err(invalid)?;
         let key = Key([Arc::from(entry.kind()), folded_arc(entry.name())]);
         let old = self.catalog.config_entries.get(&key).cloned();
         if cas.is_some_and(|cas| cas != old.as_ref().map_or(0, |row| row.modify_index)) {

@@ -1,6 +1,6 @@
 //! The datacenters of the federation.
 
-use super::Step;
+use super::{Step, invalid};
 use crate::command::{Refusal, Response};
 use crate::tables::Row;
 use crate::topic::Topic;
@@ -9,9 +9,7 @@ use std::sync::Arc;
 
 impl Step<'_> {
     pub(super) fn set_datacenter(&mut self, datacenter: Datacenter) -> Result<Response, Refusal> {
-        if datacenter.name.is_empty() {
-            return Err(Refusal::Invalid("a datacenter needs a name".into()));
-        }
+        model::name::check_datacenter(&datacenter.name).map_err(invalid)?;
         let old = self.catalog.datacenters.get(datacenter.name.as_str()).cloned();
         if old.as_ref().is_some_and(|old| old.value == datacenter) {
             return Ok(Response::Done);

@@ -1,6 +1,6 @@
 //! Intentions, kept by destination (which compares without case, as services do) and source (which must be exact).
 
-use super::Step;
+use super::{Step, invalid};
 use crate::command::{Refusal, Response};
 use crate::key::{At, Key, folded, folded_arc};
 use crate::tables::Row;
@@ -10,13 +10,10 @@ use std::sync::Arc;
 
 impl Step<'_> {
     pub(super) fn set_intention(&mut self, mut intention: Intention) -> Result<Response, Refusal> {
-        let (source, destination) = (&*intention.source_name, &*intention.destination_name);
-        if source.is_empty() || destination.is_empty() {
-            return Err(Refusal::Invalid("an intention needs a source and a destination (or \"*\")".into()));
-        }
-        let key = Key([folded_arc(destination), Arc::from(source)]);
+        intention.normalize();
+        intention.validate().map_err(invalid)?;
+        let key = Key([folded_arc(&intention.destination_name), Arc::from(&*intention.source_name)]);
         let old = self.catalog.intentions.get(&key).cloned();
-        intention.precedence = model::intention::precedence(source, destination);
         if let Some(old) = &old {
             intention.id.clone_from(&old.id);
             intention.created_at.clone_from(&old.created_at);

@@ -1,6 +1,6 @@
 //! Nodes: registration, renaming, health of the session, removal.
 
-use super::Step;
+use super::{Step, invalid};
 use crate::command::{Deregistration, Refusal, Registration, Response};
 use crate::key::{Key, folded, under};
 use crate::tables::Row;
@@ -85,6 +85,8 @@ impl Step<'_> {
         if node.name.is_empty() {
             return Err(Refusal::Invalid("Must provide node".into()));
         }
+        model::name::check_node(&node.name).map_err(invalid)?;
+        model::meta::validate(&node.meta).map_err(invalid)?;
         let Some(holder) = self.catalog.nodes.get(&*folded(&node.name)) else {
             return Ok(());
         };

@@ -1,6 +1,6 @@
 //! Instances: put and removed, and who hears of it.
 
-use super::Step;
+use super::{Step, invalid};
 use crate::command::Refusal;
 use crate::key::{At, Key, folded, folded_arc, under};
 use crate::tables::{Row, connect_name, gateway_kind};
@@ -13,7 +13,7 @@ impl Step<'_> {
         if service.service.is_empty() || service.id.is_empty() {
             return Err(Refusal::Invalid("Must provide service name with ID".into()));
         }
-        Ok(())
+        model::registration::validate_labels(service).map_err(invalid)
     }
 
     /// Puts an instance on a node that is there. What is so already is left alone.

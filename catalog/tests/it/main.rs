@@ -6,4 +6,5 @@ mod compile;
 mod language;
 mod properties;
 mod random;
+mod refusals;
 mod snapshots;
