@@ -10,7 +10,7 @@ use api::Error;
 use api::proto::ReadIndexRequest;
 use api::proto::peer_client::PeerClient;
 use api::query::Consistency;
-use raft::Raft;
+use raft::{Member, Raft};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
@@ -40,18 +40,20 @@ pub(crate) struct Reads {
     confirmed: mpsc::Sender<oneshot::Sender<bool>>,
     /// The newest term in which this server, as the leader, has applied all that was agreed on before.
     settled_term: AtomicU64,
+    /// Who has not heard of the leader for so long does not know of one.
+    lease: Duration,
 }
 
 impl Reads {
     /// Starts the two tasks that ask the leader; they end with this value.
-    pub(crate) fn start(raft: Raft<Machine>, peers: Peers, hold_timeout: Duration) -> Self {
+    pub(crate) fn start(raft: Raft<Machine>, peers: Peers, hold_timeout: Duration, lease: Duration) -> Self {
         let asker = |confirm| {
             let (queue, inbox) = mpsc::channel(WAITING_MAX);
             tokio::spawn(Asker { raft: raft.clone(), peers: peers.clone(), confirm }.run(inbox));
             queue
         };
         let (plain, confirmed) = (asker(false), asker(true));
-        Reads { raft, hold_timeout, plain, confirmed, settled_term: AtomicU64::new(0) }
+        Reads { raft, hold_timeout, plain, confirmed, settled_term: AtomicU64::new(0), lease }
     }
 
     /// Returns when this server's catalog is fresh enough.
@@ -78,18 +80,26 @@ impl Reads {
         Ok(Freshness { consistency, known_leader: true, last_contact_ms: 0 })
     }
 
+    /// The leader, if this server is it or has heard of it lately. A server that was started anew remembers who led, but
+    /// that is no knowledge of now.
+    pub(crate) fn known_leader(&self) -> Option<Member> {
+        let leader = self.raft.leader()?;
+        let is_heard = || self.raft.status().last_contact.is_some_and(|contact| contact <= self.lease);
+        (self.raft.is_leader() || is_heard()).then_some(leader)
+    }
+
     /// What a reader who takes anything is told.
     fn stale(&self) -> Freshness {
-        let known_leader = self.raft.leader().is_some();
+        let status = self.raft.status();
         let is_leader = self.raft.is_leader();
-        let contact = self.raft.status().last_contact;
-        let last_contact_ms = match contact {
+        let is_heard = status.last_contact.is_some_and(|contact| contact <= self.lease);
+        let last_contact_ms = match status.last_contact {
             _ if is_leader => 0,
             Some(contact) => u64::try_from(contact.as_millis()).unwrap_or(u64::MAX),
             // Never heard of one: as old as anything.
             None => u64::MAX / 2,
         };
-        Freshness { consistency: Consistency::Stale, known_leader, last_contact_ms }
+        Freshness { consistency: Consistency::Stale, known_leader: is_leader || (is_heard && status.leader.is_some()), last_contact_ms }
     }
 
     async fn is_fresh(&self, confirm: bool) -> bool {

@@ -25,6 +25,7 @@ use axum::response::Response;
 use hyper::body::Incoming;
 use identity::Peer;
 use tokio::net::TcpListener;
+use tokio::sync::Notify;
 use tonic::Status;
 
 use crate::core::Core;
@@ -32,8 +33,10 @@ use admit::{Call, admit};
 
 /// A message between nodes: a full report of ten thousand sessions, or a large push, must fit.
 const MESSAGE_BYTES_MAX: usize = 32 * 1024 * 1024;
-/// A joiner's connection ends so long after this server has become a member, so that what is under way can end.
-const JOINER_GRACE: Duration = Duration::from_millis(300);
+/// A joiner's connection ends so long after a call of it was refused, so that the refusal is heard and what is under way can end.
+const JOINER_GRACE: Duration = Duration::from_millis(100);
+/// At a shutdown, what is under way has so long to end.
+const CLOSING_GRACE: Duration = Duration::from_millis(300);
 
 /// What the gRPC services know.
 #[derive(Clone)]
@@ -87,9 +90,8 @@ fn routes(rpc: Rpc, raft: raft::RaftServer<raft::Service>) -> Router {
 async fn serve_connection(core: Arc<Core>, router: Router, connection: Connection) {
     let certificates = connection.peer().certificates.clone();
     let Ok(peer) = identity::peer_of_chain(&certificates) else { return };
-    let was_member = core.trust.is_member();
-    let peer = Arc::new(peer);
-    let service = Admitted { core: core.clone(), router, peer: peer.clone() };
+    let (peer, refused) = (Arc::new(peer), Arc::new(Notify::new()));
+    let service = Admitted { core: core.clone(), router, peer: peer.clone(), refused: refused.clone() };
     tokio::select! {
         ended = api::transport::serve(connection, service) => {
             if let Err(error) = ended {
@@ -99,9 +101,9 @@ async fn serve_connection(core: Arc<Core>, router: Router, connection: Connectio
         () = no_longer_trusted(&core, &certificates), if !matches!(*peer, Peer::Joiner { .. }) => {
             tracing::warn!(?peer, "a connection was cut: its certificate is no longer trusted");
         }
-        // It comes back as a member (`dial`).
-        () = membership(&core), if matches!(*peer, Peer::Joiner { .. }) && !was_member => {}
-        () = core.closing.cancelled() => tokio::time::sleep(JOINER_GRACE).await,
+        // It was let in with the secret while this server was becoming a member: it comes back as a member (`dial`).
+        () = a_moment_after(&refused), if matches!(*peer, Peer::Joiner { .. }) => {}
+        () = core.closing.cancelled() => tokio::time::sleep(CLOSING_GRACE).await,
     }
 }
 
@@ -117,10 +119,8 @@ async fn no_longer_trusted(core: &Core, chain: &[rustls_pki_types::CertificateDe
     }
 }
 
-async fn membership(core: &Core) {
-    let mut member = core.trust.member();
-    // The sender lives as long as the core.
-    let _ = member.wait_for(|is_member| *is_member).await;
+async fn a_moment_after(refused: &Notify) {
+    refused.notified().await;
     tokio::time::sleep(JOINER_GRACE).await;
 }
 
@@ -130,6 +130,8 @@ struct Admitted {
     core: Arc<Core>,
     router: Router,
     peer: Arc<Peer>,
+    /// Told of each call that is refused.
+    refused: Arc<Notify>,
 }
 
 impl tower::Service<http::Request<Incoming>> for Admitted {
@@ -149,6 +151,7 @@ impl tower::Service<http::Request<Incoming>> for Admitted {
             Some(call) => Some(not_admitted(call, &self.peer)),
         };
         if let Some(refusal) = refusal {
+            self.refused.notify_one();
             return Box::pin(std::future::ready(Ok(refusal)));
         }
         request.extensions_mut().insert(Caller(self.peer.clone()));

@@ -73,7 +73,7 @@ impl Server {
         let (raft, service) = Raft::start(raft_config, Machine::new(watch.clone()), peers.clone()).await?;
         let core = Arc::new(Core {
             proposer: Proposer::start(raft.clone(), peers.clone(), watch.clone(), config.hold_timeout),
-            reads: Reads::start(raft.clone(), peers.clone(), config.hold_timeout),
+            reads: Reads::start(raft.clone(), peers.clone(), config.hold_timeout, 2 * Duration::from_millis(config.timing.election_ms_max)),
             members: Members::new(raft.clone(), &config.datacenter),
             sessions: LocalSessions::default(),
             acquaintances: Mutex::default(),
@@ -174,6 +174,7 @@ fn spawn_tasks(core: &Arc<Core>, http: &Router, service: raft::RaftServer<raft::
 
 /// Tells agents which servers there are, whenever that changes.
 async fn tell_members(core: Arc<Core>) {
+    let mut leadership = core.raft.watch();
     loop {
         let servers = core.members.servers();
         core.servers.send_if_modified(|known| {
@@ -183,6 +184,7 @@ async fn tell_members(core: Arc<Core>) {
         });
         tokio::select! {
             () = tokio::time::sleep(MEMBERS_INTERVAL) => {}
+            Ok(()) = leadership.changed() => {}
             () = core.closing.cancelled() => return,
         }
     }

@@ -81,6 +81,7 @@ impl Watch {
         loop {
             let (answer, index, topics, ran_on) = self.run(&run);
             if index > min_index || self.is_over(deadline) {
+                self.rest_if_closed().await;
                 return (answer, index);
             }
             drop(answer);
@@ -110,6 +111,7 @@ impl Watch {
                 if was_woken && index > min_index {
                     self.shared.keep(target, ran_on, &answer, index);
                 }
+                self.rest_if_closed().await;
                 return (answer, index);
             }
             drop(answer);
@@ -157,6 +159,13 @@ impl Watch {
             return;
         }
         let _ = tokio::time::timeout_at(deadline, registration.woken()).await;
+    }
+
+    /// Those who ask again and again must let the others run, or nobody could tell them to end.
+    async fn rest_if_closed(&self) {
+        if self.closed.load(Ordering::Acquire) {
+            tokio::task::yield_now().await;
+        }
     }
 
     fn is_over(&self, deadline: Instant) -> bool {

@@ -8,7 +8,7 @@ use super::read::{Read, plain_json};
 
 /// The leader's RPC address, or an empty text.
 pub(super) async fn leader(State(core): State<Shared>, read: Read) -> Response {
-    let address = core.raft.leader().map(|leader| leader.address).unwrap_or_default();
+    let address = core.reads.known_leader().map(|leader| leader.address).unwrap_or_default();
     plain_json(&address, read.options.pretty)
 }
 

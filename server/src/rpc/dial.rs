@@ -2,8 +2,8 @@
 //!
 //! A new cluster makes its CA while its servers already speak Raft by join certificates, and Raft keeps its channels for
 //! long. So a channel within the datacenter decides anew at each connection: as a member if this server is one and the other
-//! side proves to be one too, else by the secret. A server that has become a member closes the connections of joiners
-//! (`rpc::serve`), and they come back as members.
+//! side proves to be one too, else by the secret. A server that has become a member closes a joiner's connection with the first
+//! call that it refuses (`rpc::serve`), and it comes back as a member's.
 
 use std::collections::BTreeMap;
 use std::future::Future;

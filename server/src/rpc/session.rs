@@ -82,9 +82,10 @@ async fn attend(core: &Core, node: Node, mut messages: Streaming<AgentMessage>, 
     let name = node.name.clone();
     let session = core.sessions.opened(node);
     let (mut bundle, mut servers) = (core.trust.bundle(), core.servers.subscribe());
+    servers.mark_unchanged();
     let welcome = Told::Welcome(Welcome {
         server: core.config.node_name.clone(),
-        servers: Some(servers.borrow_and_update().clone()),
+        servers: Some(core.members.servers()),
         bundle: Some(bundle.borrow_and_update().clone()),
     });
     let mut is_heard = tell(&sender, welcome).await;

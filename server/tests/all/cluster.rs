@@ -1,0 +1,165 @@
+//! Three servers: they find each other, forward, agree, and lose a leader.
+
+use std::time::Duration;
+
+use identity::JoinSecret;
+use server::Server;
+use tempfile::TempDir;
+
+use crate::support::{Node, cluster, config, eventually};
+
+fn folder() -> TempDir {
+    tempfile::tempdir().expect("a folder")
+}
+
+async fn stop_all(nodes: Vec<Node>) {
+    futures_util::future::join_all(nodes.into_iter().map(Node::stop)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_writes_anywhere_reads_it_there_and_everywhere() {
+    let folder = folder();
+    let nodes = cluster(&folder, "dc1", 3).await;
+    for (i, node) in nodes.iter().enumerate() {
+        assert_eq!(node.put(&format!("/v1/kv/from/{i}"), format!("{i}")).await.text(), "true");
+        assert_eq!(node.get(&format!("/v1/kv/from/{i}?raw&stale")).await.text(), format!("{i}"));
+        for other in &nodes {
+            assert_eq!(other.get(&format!("/v1/kv/from/{i}?raw")).await.text(), format!("{i}"));
+            let consistent = other.get(&format!("/v1/kv/from/{i}?consistent")).await;
+            assert_eq!(consistent.headers["x-consul-effective-consistency"], "consistent");
+            assert_eq!(consistent.status.as_u16(), 200);
+        }
+    }
+    let leaders: Vec<_> = futures_util::future::join_all(nodes.iter().map(|node| async { node.get("/v1/status/leader").await.json() })).await;
+    assert!(leaders.iter().all(|leader| *leader == leaders[0] && *leader != ""), "{leaders:?}");
+    stop_all(nodes).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_blocking_query_is_woken_on_every_server() {
+    let folder = folder();
+    let nodes = cluster(&folder, "dc1", 3).await;
+    nodes[0].put("/v1/kv/a", "1").await;
+    let polls = nodes.iter().map(|node| async move {
+        let index = node.get("/v1/kv/a").await.index();
+        node.get(&format!("/v1/kv/a?index={index}&wait=60s")).await
+    });
+    let change = async {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        nodes[1].put("/v1/kv/a", "2").await;
+    };
+    let (answers, ()) = tokio::join!(futures_util::future::join_all(polls), change);
+    assert!(answers.iter().all(|answer| answer.json()[0]["Value"] == "Mg=="));
+    stop_all(nodes).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn writes_go_on_without_the_leader_and_it_comes_back() {
+    let folder = folder();
+    let mut nodes = cluster(&folder, "dc1", 3).await;
+    nodes[0].put("/v1/kv/before", "1").await;
+    let leader = nodes.iter().position(Node::is_leader).expect("a leader");
+    let config = nodes.remove(leader).stop().await;
+    for (i, node) in nodes.iter().enumerate() {
+        assert_eq!(node.put(&format!("/v1/kv/after{i}"), "1").await.text(), "true");
+        assert_eq!(node.get("/v1/kv/before?raw&consistent").await.text(), "1");
+    }
+    let back = Node::start(config).await;
+    back.ready().await;
+    assert_eq!(back.get("/v1/kv/after1?raw").await.text(), "1");
+    nodes.push(back);
+    stop_all(nodes).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_a_majority_only_stale_reads_answer() {
+    let folder = folder();
+    let mut nodes = cluster(&folder, "dc1", 3).await;
+    nodes[0].put("/v1/kv/a", "1").await;
+    let mut last = nodes.remove(0).stop().await;
+    for node in nodes {
+        node.stop().await;
+    }
+    last.hold_timeout = Duration::from_millis(300);
+    let alone = Node::start(last).await;
+    let refused = alone.get("/v1/kv/a").await;
+    assert_eq!((refused.status.as_u16(), refused.text()), (500, "No cluster leader"));
+    let refused = alone.put("/v1/kv/a", "2").await;
+    assert_eq!((refused.status.as_u16(), refused.text()), (500, "No cluster leader"));
+    let stale = alone.get("/v1/kv/a?stale").await;
+    assert_eq!(stale.headers["x-consul-knownleader"], "false");
+    assert!(stale.headers["x-consul-lastcontact"].to_str().expect("text").parse::<u64>().expect("a number") > 0);
+    assert_eq!(alone.get("/v1/status/leader").await.text(), "\"\"");
+    alone.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_joins_a_cluster_votes_and_leaves() {
+    let folder = folder();
+    let first = Node::single(&folder).await;
+    first.put("/v1/kv/a", "1").await;
+    let mut config = config(folder.path(), "s2", "dc1");
+    config.bootstrap_expect = 0;
+    config.retry_join = vec![first.config.rpc_bind.to_string()];
+    let second = Node::start(config).await;
+    second.ready().await;
+    let voters = || async { first.server.status().raft.voters.len() };
+    eventually("two voters", || async { voters().await == 2 }).await;
+    assert_eq!(second.get("/v1/kv/a?raw").await.text(), "1");
+    eventually("both in the catalog", || async { first.get("/v1/catalog/service/consul").await.json().as_array().map(Vec::len) == Some(2) }).await;
+    second.server.leave().await.expect("left");
+    eventually("one voter", || async { voters().await == 1 }).await;
+    assert_eq!(first.put("/v1/kv/b", "1").await.text(), "true");
+    eventually("one in the catalog", || async { first.get("/v1/catalog/service/consul").await.json().as_array().map(Vec::len) == Some(1) }).await;
+    second.stop().await;
+    first.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_wiped_server_comes_back_as_a_new_one() {
+    let folder = folder();
+    let mut nodes = cluster(&folder, "dc1", 3).await;
+    let at = nodes.iter().position(|node| !node.is_leader()).expect("a follower");
+    let config = nodes.remove(at).stop().await;
+    std::fs::remove_dir_all(&config.data_dir).expect("wiped");
+    let back = Node::start(config).await;
+    back.ready().await;
+    eventually("three voters again", || async {
+        let raft = nodes[0].server.status().raft;
+        raft.voters.len() == 3 && raft.learners.is_empty() && raft.voters.iter().any(|voter| voter.id == back.server.status().raft.id)
+    })
+    .await;
+    nodes.push(back);
+    stop_all(nodes).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_leadership_is_handed_over_from_any_server() {
+    let folder = folder();
+    let nodes = cluster(&folder, "dc1", 3).await;
+    let follower = nodes.iter().find(|node| !node.is_leader()).expect("a follower");
+    let before = follower.get("/v1/status/leader").await.json();
+    let answer = follower.send(http::Method::POST, "/v1/operator/raft/transfer-leader", "").await;
+    assert_eq!(answer.json()["Success"], true);
+    eventually("another leader", || async {
+        let now = follower.get("/v1/status/leader").await.json();
+        now != before && now != ""
+    })
+    .await;
+    stop_all(nodes).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn another_secret_joins_nothing() {
+    let folder = folder();
+    let first = Node::single(&folder).await;
+    let mut config = config(folder.path(), "s2", "dc1");
+    config.bootstrap_expect = 0;
+    config.retry_join = vec![first.config.rpc_bind.to_string()];
+    config.join_secret = JoinSecret::parse("MTIzNDU2Nzg5MDEyMzQ1Ng==").expect("a secret");
+    let stranger = Server::start(config).await.expect("starts");
+    assert!(!stranger.ready(Duration::from_secs(2)).await);
+    assert_eq!(first.server.status().raft.voters.len() + first.server.status().raft.learners.len(), 1);
+    stranger.shutdown().await;
+    first.stop().await;
+}

@@ -1,0 +1,119 @@
+//! Sessions of agents, and what the catalog says of their nodes; who may call what on the RPC port.
+
+use api::proto::server_message::Message;
+use model::ServiceInstance;
+use tonic::Code;
+
+use crate::agent::Agent;
+use crate::support::{Node, cluster, eventually};
+
+async fn health(node: &Node, name: &str) -> String {
+    let checks = node.get(&format!("/v1/health/node/{name}")).await.json();
+    checks.as_array().and_then(|list| list.iter().find(|check| check["CheckID"] == "serfHealth")).map_or_else(String::new, |check| check["Status"].as_str().expect("text").into())
+}
+
+async fn becomes(node: &Node, name: &str, status: &str) {
+    eventually(&format!("{name} is {status:?}"), || async { health(node, name).await == status }).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_session_is_the_nodes_liveness() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let node = Node::single(&folder).await;
+    let rpc = node.config.rpc_bind.to_string();
+    let agent = Agent::enroll("a1", "dc1", &rpc).await.expect("enrolled");
+    let mut session = agent.open_session(&rpc).await.expect("a session");
+    let welcome = session.replies.message().await.expect("a message").expect("one").message;
+    let Some(Message::Welcome(welcome)) = welcome else { panic!("{welcome:?}") };
+    assert_eq!((welcome.server.as_str(), welcome.servers.expect("servers").servers.len()), ("s1", 1));
+    assert!(!welcome.bundle.expect("bundle").roots_pem.is_empty());
+    session.ping(7).await;
+    let pong = session.replies.message().await.expect("a message").expect("one").message;
+    assert!(matches!(pong, Some(Message::Pong(pong)) if pong.seq == 7));
+    becomes(&node, "a1", "passing").await;
+    drop(session);
+    becomes(&node, "a1", "critical").await;
+    let session = agent.open_session(&rpc).await.expect("a session");
+    becomes(&node, "a1", "passing").await;
+    session.leave().await;
+    becomes(&node, "a1", "").await;
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_silent_agent_is_critical() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let node = Node::single(&folder).await;
+    let rpc = node.config.rpc_bind.to_string();
+    let agent = Agent::enroll("a1", "dc1", &rpc).await.expect("enrolled");
+    let _frozen = agent.open_session(&rpc).await.expect("a session");
+    becomes(&node, "a1", "passing").await;
+    becomes(&node, "a1", "critical").await;
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn agents_of_a_dead_server_move_and_never_fail() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut nodes = cluster(&folder, "dc1", 3).await;
+    let at = nodes.iter().position(|node| !node.is_leader()).expect("a follower");
+    let dead = nodes.remove(at);
+    let rpc = dead.config.rpc_bind.to_string();
+    let agent = Agent::enroll("a1", "dc1", &rpc).await.expect("enrolled");
+    let held = agent.open_session(&rpc).await.expect("a session").keep();
+    becomes(&nodes[0], "a1", "passing").await;
+    dead.stop().await;
+    held.await.expect("ends with the server");
+    let moved = agent.open_session(&nodes[1].config.rpc_bind.to_string()).await.expect("a session").keep();
+    for _ in 0..20 {
+        assert_eq!(health(&nodes[0], "a1").await, "passing");
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+    moved.abort();
+    becomes(&nodes[0], "a1", "critical").await;
+    for node in nodes {
+        node.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_agent_speaks_for_itself_alone() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let node = Node::single(&folder).await;
+    let rpc = node.config.rpc_bind.to_string();
+    let refused = Agent::enroll_as("a1", "dc1", &rpc, "s1").await.err().map(|status| status.code());
+    assert_eq!(refused, Some(Code::PermissionDenied));
+    let refused = Agent::enroll("a1", "dc2", &rpc).await.err().map(|status| status.code());
+    assert_eq!(refused, Some(Code::FailedPrecondition));
+    let agent = Agent::enroll("a1", "dc1", &rpc).await.expect("enrolled");
+    let web = ServiceInstance { id: "web".into(), service: "web".into(), port: 80, ..ServiceInstance::default() };
+    let reply = agent.push(&rpc, std::slice::from_ref(&web), &[]).await.expect("pushed");
+    assert!(reply.index > 1 && reply.errors.is_empty(), "{reply:?}");
+    assert_eq!(node.get("/v1/catalog/service/web").await.json()[0]["Node"], "a1");
+    let other = model::Node { name: "s1".into(), ..agent.node.clone() };
+    let refused = agent.push_for(&rpc, &other, &[web], &[]).await.expect_err("refused");
+    assert_eq!(refused.code(), Code::PermissionDenied);
+    let mut peer = api::proto::peer_client::PeerClient::new(agent.channel(&rpc));
+    let refused = peer.propose(api::proto::ProposeRequest::default()).await.expect_err("refused");
+    assert_eq!(refused.code(), Code::PermissionDenied);
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn plain_http_travels_on_the_rpc_port() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let node = Node::single(&folder).await;
+    let rpc = node.config.rpc_bind.to_string();
+    let agent = Agent::enroll("a1", "dc1", &rpc).await.expect("enrolled");
+    let get = |target: &'static str| {
+        let channel = agent.channel(&rpc);
+        async move {
+            let request = http::Request::get(target).body(http_body_util::Empty::new()).expect("request");
+            api::transport::forward(&channel, request).await.expect("an answer").status().as_u16()
+        }
+    };
+    assert_eq!(get("/v1/catalog/nodes").await, 200);
+    assert_eq!(get("/v1/agent/self").await, 404);
+    assert_eq!(get("/ui/").await, 200, "gRPC's refusals are in the trailers");
+    node.stop().await;
+}
