@@ -27,7 +27,7 @@ pub enum Topic {
     Connect(Arc<str>),
     /// Which services something speaks the mesh's protocol for.
     ConnectNames,
-    /// The instances of one kind that is not [`ServiceKind::Typical`], and the rows of their nodes.
+    /// The gateways of one kind, and the rows of their nodes.
     Kind(ServiceKind),
     /// The checks of one service's instances.
     ServiceChecks(Arc<str>),

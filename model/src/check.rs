@@ -25,7 +25,8 @@ pub enum CheckStatus {
     Passing,
     /// Impaired; still served unless the asker wants passing only.
     Warning,
-    /// Out of service.
+    /// Out of service. A registration that does not say means this.
+    #[serde(alias = "")]
     Critical,
 }
 

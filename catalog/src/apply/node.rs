@@ -87,6 +87,7 @@ impl Step<'_> {
         }
         model::name::check_node(&node.name).map_err(invalid)?;
         model::meta::validate(&node.meta).map_err(invalid)?;
+        self.may_use_id(node)?;
         let Some(holder) = self.catalog.nodes.get(&*folded(&node.name)) else {
             return Ok(());
         };
@@ -105,6 +106,19 @@ impl Step<'_> {
             holder: holder.name.clone(),
             address: holder.address.clone(),
         })
+    }
+
+    /// A machine that was copied, id and all, must not throw the original's services out again and again. An agent that
+    /// was only renamed is let in as soon as the session under its old name is over.
+    fn may_use_id(&self, node: &Node) -> Result<(), Refusal> {
+        let Some(holder) = self.catalog.node_ids.get(node.id.as_str()) else { return Ok(()) };
+        if **holder == *folded(&node.name) || !self.has_live_session(holder) {
+            return Ok(());
+        }
+        Err(Refusal::Invalid(format!(
+            "node id {} belongs to node {holder}, which is alive: give node {} an id of its own, or stop {holder} to rename it",
+            node.id, node.name
+        )))
     }
 
     fn has_live_session(&self, name: &str) -> bool {

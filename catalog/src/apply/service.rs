@@ -5,7 +5,7 @@ use crate::command::Refusal;
 use crate::key::{At, Key, folded, folded_arc, under};
 use crate::tables::{Row, connect_name, gateway_kind};
 use crate::topic::Topic;
-use model::{ServiceInstance, ServiceKind};
+use model::ServiceInstance;
 use std::sync::Arc;
 
 impl Step<'_> {
@@ -90,7 +90,7 @@ impl Step<'_> {
         if let Some(name) = connect_name(instance) {
             self.touch(Topic::Connect(folded_arc(name)));
         }
-        if gateway_kind(instance).is_some() || instance.kind == ServiceKind::ConnectProxy {
+        if gateway_kind(instance).is_some() {
             self.touch(Topic::Kind(instance.kind));
         }
     }
