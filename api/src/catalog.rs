@@ -93,4 +93,13 @@ mod tests {
         let body: Deregister = from_slice(br#"{"node": "n1", "service_id": "web-1"}"#).expect("reads");
         assert_eq!((body.node.as_str(), body.service_id.as_str()), ("n1", "web-1"));
     }
+
+    #[test]
+    fn a_check_without_a_status_is_critical() {
+        for check in [r#"{"CheckID": "a"}"#, r#"{"CheckID": "a", "Status": ""}"#, r#"{"CheckID": "a", "Status": null}"#] {
+            let body = format!(r#"{{"Node": "n1", "Check": {check}}}"#);
+            let register: Register = from_slice(body.as_bytes()).expect(check);
+            assert_eq!(register.check.expect("a check").status, model::CheckStatus::Critical);
+        }
+    }
 }
