@@ -34,32 +34,16 @@ mod tests {
     fn single_dash_flags_become_long_ones() {
         let cases = [
             (vec!["t", "agent", "-dev"], vec!["t", "agent", "--dev"]),
-            (
-                vec!["t", "agent", "-node=x", "-bind", "1.2.3.4"],
-                vec!["t", "agent", "--node=x", "--bind", "1.2.3.4"],
-            ),
-            (
-                vec!["t", "kv", "put", "k", "-"],
-                vec!["t", "kv", "put", "k", "-"],
-            ),
+            (vec!["t", "agent", "-node=x", "-bind", "1.2.3.4"], vec!["t", "agent", "--node=x", "--bind", "1.2.3.4"]),
+            (vec!["t", "kv", "put", "k", "-"], vec!["t", "kv", "put", "k", "-"]),
             (vec!["t", "-h"], vec!["t", "-h"]),
-            (
-                vec!["t", "kv", "put", "k", "-5"],
-                vec!["t", "kv", "put", "k", "-5"],
-            ),
+            (vec!["t", "kv", "put", "k", "-5"], vec!["t", "kv", "put", "k", "-5"]),
             (vec!["t", "--server"], vec!["t", "--server"]),
-            (
-                vec!["t", "kv", "put", "k", "--", "-value"],
-                vec!["t", "kv", "put", "k", "--", "-value"],
-            ),
+            (vec!["t", "kv", "put", "k", "--", "-value"], vec!["t", "kv", "put", "k", "--", "-value"]),
         ];
         for (given, want) in cases {
             let got = normalise(given.iter().map(OsString::from));
-            assert_eq!(
-                got,
-                want.iter().map(OsString::from).collect::<Vec<_>>(),
-                "{given:?}"
-            );
+            assert_eq!(got, want.iter().map(OsString::from).collect::<Vec<_>>(), "{given:?}");
         }
     }
 }

@@ -11,7 +11,8 @@ fn a_port_in_use_is_named_with_the_way_out() {
     let ip = format!("{}.1", block());
     for (port, setting) in [(8300, "ports.server"), (8500, "ports.http"), (8600, "ports.dns")] {
         let taken = std::net::TcpListener::bind((ip.as_str(), port)).expect("a free port");
-        let mut process = Process::start(folder.path(), &format!("p{port}"), &server_args(folder.path(), "s1", &ip, 1, &[], &[]));
+        let mut process =
+            Process::start(folder.path(), &format!("p{port}"), &server_args(folder.path(), "s1", &ip, 1, &[], &[]));
         assert!(!process.ended().success());
         let words = process.words();
         assert!(words.contains(&format!("{ip}:{port}")) && words.contains(setting), "{words}");
@@ -25,13 +26,16 @@ fn a_data_folder_without_rights_or_in_use_is_refused() {
     let net = block();
     // A file where the folder should be: refused for every user, root too.
     std::fs::write(folder.path().join("s1"), "not a folder").expect("a file");
-    let mut process = Process::start(folder.path(), "file", &server_args(folder.path(), "s1", &format!("{net}.1"), 1, &[], &[]));
+    let mut process =
+        Process::start(folder.path(), "file", &server_args(folder.path(), "s1", &format!("{net}.1"), 1, &[], &[]));
     assert!(!process.ended().success());
     assert!(process.words().contains("data folder"), "{}", process.words());
 
-    let first = Process::start(folder.path(), "first", &server_args(folder.path(), "s2", &format!("{net}.2"), 1, &[], &[]));
+    let first =
+        Process::start(folder.path(), "first", &server_args(folder.path(), "s2", &format!("{net}.2"), 1, &[], &[]));
     tokio::runtime::Runtime::new().expect("a runtime").block_on(writable(&format!("{net}.2")));
-    let mut second = Process::start(folder.path(), "second", &server_args(folder.path(), "s2", &format!("{net}.3"), 1, &[], &[]));
+    let mut second =
+        Process::start(folder.path(), "second", &server_args(folder.path(), "s2", &format!("{net}.3"), 1, &[], &[]));
     assert!(!second.ended().success());
     assert!(second.words().contains("in use"), "{}", second.words());
     drop(first);
@@ -54,7 +58,8 @@ fn a_data_folder_of_another_node_is_refused() {
 #[test]
 fn without_a_data_folder_an_agent_says_what_to_give() {
     let folder = tempfile::tempdir().expect("a scratch folder");
-    let mut process = Process::start(folder.path(), "none", &["agent".into(), "-server".into(), "-bootstrap-expect=1".into()]);
+    let mut process =
+        Process::start(folder.path(), "none", &["agent".into(), "-server".into(), "-bootstrap-expect=1".into()]);
     assert!(!process.ended().success());
     assert!(process.words().contains("-data-dir"), "{}", process.words());
 }
@@ -68,7 +73,11 @@ async fn a_wrong_join_secret_is_told_and_keeps_the_node_out() {
     let bad = "-encrypt=AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
     let _server = Process::start(folder.path(), "s1", &server_args(folder.path(), "s1", &server, 1, &[], &[good]));
     writable(&server).await;
-    let agent = Process::start(folder.path(), "a1", &agent_args(folder.path(), "a1", &agent, std::slice::from_ref(&server), &[bad]));
+    let agent = Process::start(
+        folder.path(),
+        "a1",
+        &agent_args(folder.path(), "a1", &agent, std::slice::from_ref(&server), &[bad]),
+    );
     agent.says("encrypt");
     let nodes = client(&server).nodes("").await.expect("nodes");
     assert_eq!(nodes.len(), 1, "only the server itself");
@@ -78,7 +87,8 @@ async fn a_wrong_join_secret_is_told_and_keeps_the_node_out() {
 fn a_secret_that_is_none_is_refused_at_once() {
     let folder = tempfile::tempdir().expect("a scratch folder");
     let ip = format!("{}.1", block());
-    let mut process = Process::start(folder.path(), "s1", &server_args(folder.path(), "s1", &ip, 1, &[], &["-encrypt=short"]));
+    let mut process =
+        Process::start(folder.path(), "s1", &server_args(folder.path(), "s1", &ip, 1, &[], &["-encrypt=short"]));
     assert!(!process.ended().success());
     assert!(process.words().contains("tribune keygen"), "{}", process.words());
 }
@@ -124,7 +134,8 @@ async fn killed_agents_are_critical_and_frozen_ones_too() {
         })
     };
     let join = std::slice::from_ref(&server);
-    let mut killed = Process::start(folder.path(), "a1", &agent_args(folder.path(), "a1", &format!("{net}.2"), join, &[]));
+    let mut killed =
+        Process::start(folder.path(), "a1", &agent_args(folder.path(), "a1", &format!("{net}.2"), join, &[]));
     let frozen = Process::start(folder.path(), "a2", &agent_args(folder.path(), "a2", &format!("{net}.3"), join, &[]));
     assert_eq!(status("a1", "passing").await["Output"], "Agent alive and reachable");
     status("a2", "passing").await;

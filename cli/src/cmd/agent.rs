@@ -183,11 +183,7 @@ struct IgnoredFlags {
 }
 
 pub(super) fn run(args: AgentArgs) -> Outcome {
-    let scratch = if args.dev && args.flags.data_dir.is_none() {
-        Some(scratch_dir()?)
-    } else {
-        None
-    };
+    let scratch = if args.dev && args.flags.data_dir.is_none() { Some(scratch_dir()?) } else { None };
     let loaded = load(&sources(&args, scratch.as_ref()))?;
     crate::telemetry::start(&loaded.settings.log_level, loaded.settings.log_json);
     warn_of_ignored(&loaded, &args.flags.ignored);
@@ -196,8 +192,7 @@ pub(super) fn run(args: AgentArgs) -> Outcome {
         // The folder is ours and temporary; what cannot be removed is the system's to clean.
         let _ = std::fs::remove_dir_all(dir);
     }
-    ran.map(|()| ExitCode::SUCCESS)
-        .map_err(|e| Failure::Other(e.to_string()))
+    ran.map(|()| ExitCode::SUCCESS).map_err(|e| Failure::Other(e.to_string()))
 }
 
 fn scratch_dir() -> Result<PathBuf, Failure> {
@@ -218,12 +213,7 @@ fn sources(args: &AgentArgs, scratch: Option<&PathBuf>) -> Vec<Source> {
     let files = args.config_files.iter().cloned().map(Source::File);
     let dirs = args.config_dirs.iter().cloned().map(Source::Dir);
     let pieces = args.hcl.iter().cloned().map(Source::Hcl);
-    dev.into_iter()
-        .chain(files)
-        .chain(dirs)
-        .chain(pieces)
-        .chain([Source::Flags(args.flags.keys())])
-        .collect()
+    dev.into_iter().chain(files).chain(dirs).chain(pieces).chain([Source::Flags(args.flags.keys())]).collect()
 }
 
 fn warn_of_ignored(loaded: &Loaded, flags: &IgnoredFlags) {
@@ -238,16 +228,12 @@ impl Flags {
     /// The configuration that these flags stand for.
     fn keys(&self) -> Value {
         let mut pairs: Vec<(&'static str, Value)> = Vec::new();
-        let mut set =
-            |key: &'static str, value: Option<Value>| pairs.extend(value.map(|value| (key, value)));
+        let mut set = |key: &'static str, value: Option<Value>| pairs.extend(value.map(|value| (key, value)));
         set("server", self.server.map(Value::from));
         set("bootstrap", self.bootstrap.map(Value::from));
         set("bootstrap_expect", self.bootstrap_expect.map(Value::from));
         set("datacenter", self.datacenter.clone().map(Value::from));
-        set(
-            "primary_datacenter",
-            self.primary_datacenter.clone().map(Value::from),
-        );
+        set("primary_datacenter", self.primary_datacenter.clone().map(Value::from));
         set("data_dir", self.data_dir.as_ref().map(|dir| json!(dir)));
         set("node_name", self.node.clone().map(Value::from));
         set("node_id", self.node_id.clone().map(Value::from));
@@ -255,10 +241,7 @@ impl Flags {
         set("bind_addr", self.bind.clone().map(Value::from));
         set("client_addr", self.client.clone().map(Value::from));
         set("advertise_addr", self.advertise.clone().map(Value::from));
-        set(
-            "advertise_addr_wan",
-            self.advertise_wan.clone().map(Value::from),
-        );
+        set("advertise_addr_wan", self.advertise_wan.clone().map(Value::from));
         set("encrypt", self.encrypt.clone().map(Value::from));
         set("retry_join", list(&self.retry_join));
         set("start_join", list(&self.join));
@@ -272,14 +255,8 @@ impl Flags {
         set("domain", self.domain.clone().map(Value::from));
         set("alt_domain", self.alt_domain.clone().map(Value::from));
         set("recursors", list(&self.recursor));
-        set(
-            "enable_local_script_checks",
-            self.enable_local_script_checks.then(|| json!(true)),
-        );
-        set(
-            "enable_script_checks",
-            self.enable_script_checks.then(|| json!(true)),
-        );
+        set("enable_local_script_checks", self.enable_local_script_checks.then(|| json!(true)));
+        set("enable_script_checks", self.enable_script_checks.then(|| json!(true)));
         set("log_level", self.log_level.clone().map(Value::from));
         set("log_json", self.log_json.then(|| json!(true)));
         set("pid_file", self.pid_file.as_ref().map(|file| json!(file)));
@@ -295,26 +272,10 @@ impl IgnoredFlags {
                 self.ui || self.ui_dir.is_some() || self.ui_content_path.is_some(),
                 "there is no web interface yet",
             ),
-            (
-                "-disable-host-node-id",
-                self.disable_host_node_id.is_some(),
-                "node ids are random",
-            ),
-            (
-                "-disable-keyring-file",
-                self.disable_keyring_file,
-                "there is no gossip",
-            ),
-            (
-                "-grpc-tls-port",
-                self.grpc_tls_port.is_some(),
-                "proxies of this machine use the loopback gRPC port",
-            ),
-            (
-                "-protocol",
-                self.protocol.is_some() || self.raft_protocol.is_some(),
-                "there is one protocol",
-            ),
+            ("-disable-host-node-id", self.disable_host_node_id.is_some(), "node ids are random"),
+            ("-disable-keyring-file", self.disable_keyring_file, "there is no gossip"),
+            ("-grpc-tls-port", self.grpc_tls_port.is_some(), "proxies of this machine use the loopback gRPC port"),
+            ("-protocol", self.protocol.is_some() || self.raft_protocol.is_some(), "there is one protocol"),
             ("-rejoin", self.rejoin, "a node always rejoins"),
             (
                 "-retry-interval",
@@ -326,27 +287,15 @@ impl IgnoredFlags {
                 self.retry_max.is_some() || self.retry_max_wan.is_some(),
                 "joining is tried until it succeeds",
             ),
-            (
-                "-serf-lan-port",
-                self.serf_lan_bind.is_some() || self.serf_lan_port.is_some(),
-                "there is no gossip",
-            ),
-            (
-                "-serf-wan-port",
-                self.serf_wan_bind.is_some() || self.serf_wan_port.is_some(),
-                "there is no gossip",
-            ),
+            ("-serf-lan-port", self.serf_lan_bind.is_some() || self.serf_lan_port.is_some(), "there is no gossip"),
+            ("-serf-wan-port", self.serf_wan_bind.is_some() || self.serf_wan_port.is_some(), "there is no gossip"),
             (
                 "-log-file",
                 self.log_file.is_some() || self.syslog,
                 "log to standard error and let the supervisor keep it",
             ),
         ];
-        flags
-            .into_iter()
-            .filter(|(_, given, _)| *given)
-            .map(|(flag, _, reason)| format!("{flag} ({reason})"))
-            .collect()
+        flags.into_iter().filter(|(_, given, _)| *given).map(|(flag, _, reason)| format!("{flag} ({reason})")).collect()
     }
 }
 

@@ -60,34 +60,19 @@ impl Agent {
         if let Some(token) = &args.token {
             client = client.with_token(token)?;
         }
-        let datacenter = args
-            .datacenter
-            .as_ref()
-            .map(|name| format!("&dc={}", segment(name)));
+        let datacenter = args.datacenter.as_ref().map(|name| format!("&dc={}", segment(name)));
         let stale = args.stale.then(|| "&stale".to_string());
-        Ok(Agent {
-            client,
-            suffix: datacenter.into_iter().chain(stale).collect(),
-        })
+        Ok(Agent { client, suffix: datacenter.into_iter().chain(stale).collect() })
     }
 
     /// The agent at an address.
     pub(crate) fn at(address: SocketAddr) -> Agent {
-        Agent {
-            client: Client::new(Address::Http(address.to_string()), None),
-            suffix: String::new(),
-        }
+        Agent { client: Client::new(Address::Http(address.to_string()), None), suffix: String::new() }
     }
 
     /// Reads.
     pub(crate) async fn get(&self, path: &str) -> Result<Value, ClientError> {
-        json(
-            path,
-            &self
-                .send(Method::GET, path, Vec::new(), TIMEOUT)
-                .await?
-                .successful()?,
-        )
+        json(path, &self.send(Method::GET, path, Vec::new(), TIMEOUT).await?.successful()?)
     }
 
     /// Reads; nothing there is `None`.
@@ -101,79 +86,37 @@ impl Agent {
 
     /// Writes; answers what came back, `null` if nothing did.
     pub(crate) async fn put(&self, path: &str, body: Vec<u8>) -> Result<Value, ClientError> {
-        json(
-            path,
-            &self
-                .send(Method::PUT, path, body, TIMEOUT)
-                .await?
-                .successful()?,
-        )
+        json(path, &self.send(Method::PUT, path, body, TIMEOUT).await?.successful()?)
     }
 
     /// As [`Agent::put`].
     pub(super) async fn post(&self, path: &str, body: Vec<u8>) -> Result<Value, ClientError> {
-        json(
-            path,
-            &self
-                .send(Method::POST, path, body, TIMEOUT)
-                .await?
-                .successful()?,
-        )
+        json(path, &self.send(Method::POST, path, body, TIMEOUT).await?.successful()?)
     }
 
     /// Removes.
     pub(super) async fn delete(&self, path: &str) -> Result<Value, ClientError> {
-        json(
-            path,
-            &self
-                .send(Method::DELETE, path, Vec::new(), TIMEOUT)
-                .await?
-                .successful()?,
-        )
+        json(path, &self.send(Method::DELETE, path, Vec::new(), TIMEOUT).await?.successful()?)
     }
 
     /// Waits until an answer is newer than `index` (0: at once). Nothing there is `null`.
     pub(super) async fn wait(&self, path: &str, index: Index) -> Result<Answer, ClientError> {
-        let path = format!(
-            "{path}{}index={index}&wait={}s",
-            joint(path),
-            WAIT.as_secs()
-        );
-        let path = if index == 0 {
-            path.replace("index=0&", "")
-        } else {
-            path
-        };
-        let reply = self
-            .send(Method::GET, &path, Vec::new(), WAIT + TIMEOUT)
-            .await?;
+        let path = format!("{path}{}index={index}&wait={}s", joint(path), WAIT.as_secs());
+        let path = if index == 0 { path.replace("index=0&", "") } else { path };
+        let reply = self.send(Method::GET, &path, Vec::new(), WAIT + TIMEOUT).await?;
         if reply.status == StatusCode::NOT_FOUND {
-            return Ok(Answer {
-                body: Bytes::from_static(b"null"),
-                index: reply.index,
-            });
+            return Ok(Answer { body: Bytes::from_static(b"null"), index: reply.index });
         }
         let reply = reply.successful()?;
-        Ok(Answer {
-            body: reply.body,
-            index: reply.index,
-        })
+        Ok(Answer { body: reply.body, index: reply.index })
     }
 
-    async fn send(
-        &self,
-        method: Method,
-        path: &str,
-        body: Vec<u8>,
-        limit: Duration,
-    ) -> Result<RawReply, ClientError> {
+    async fn send(&self, method: Method, path: &str, body: Vec<u8>, limit: Duration) -> Result<RawReply, ClientError> {
         let path = match self.suffix.strip_prefix('&') {
             Some(suffix) => format!("{path}{}{suffix}", joint(path)),
             None => path.to_string(),
         };
-        self.client
-            .send(method, &path, Bytes::from(body), limit)
-            .await
+        self.client.send(method, &path, Bytes::from(body), limit).await
     }
 }
 

@@ -69,41 +69,21 @@ pub(super) async fn run(args: ConfigArgs) -> Outcome {
     match args.what {
         What::Read { kind, name, client } => {
             let found = Agent::connect(&client)?.get(&path(&kind, &name)).await?;
-            println!(
-                "{}",
-                serde_json::to_string_pretty(&found).map_err(|e| Failure::Other(e.to_string()))?
-            );
+            println!("{}", serde_json::to_string_pretty(&found).map_err(|e| Failure::Other(e.to_string()))?);
         }
-        What::Write {
-            file,
-            cas,
-            modify_index,
-            client,
-        } => {
+        What::Write { file, cas, modify_index, client } => {
             let entry = parse(&file)?;
             let label = format!("{}/{}", word(&entry, "Kind"), word(&entry, "Name"));
-            let query = if cas {
-                format!("?cas={modify_index}")
-            } else {
-                String::new()
-            };
-            let written = Agent::connect(&client)?
-                .put(
-                    &format!("/v1/config{query}"),
-                    entry.to_string().into_bytes(),
-                )
-                .await?;
+            let query = if cas { format!("?cas={modify_index}") } else { String::new() };
+            let written =
+                Agent::connect(&client)?.put(&format!("/v1/config{query}"), entry.to_string().into_bytes()).await?;
             if written != Value::Bool(true) {
-                return Err(Failure::Other(format!(
-                    "config entry {label} was changed by someone else: read it again"
-                )));
+                return Err(Failure::Other(format!("config entry {label} was changed by someone else: read it again")));
             }
             println!("Config entry written: {label}");
         }
         What::List { kind, client } => {
-            let found = Agent::connect(&client)?
-                .get(&format!("/v1/config/{}", escape(&kind)))
-                .await?;
+            let found = Agent::connect(&client)?.get(&format!("/v1/config/{}", escape(&kind))).await?;
             for entry in found.as_array().into_iter().flatten() {
                 println!("{}", word(entry, "Name"));
             }
@@ -121,27 +101,16 @@ fn path(kind: &str, name: &str) -> String {
 }
 
 fn word(entry: &Value, key: &str) -> String {
-    let found = entry
-        .get(key)
-        .or_else(|| entry.get(key.to_ascii_lowercase()));
-    found
-        .and_then(Value::as_str)
-        .unwrap_or_default()
-        .to_string()
+    let found = entry.get(key).or_else(|| entry.get(key.to_ascii_lowercase()));
+    found.and_then(Value::as_str).unwrap_or_default().to_string()
 }
 
 /// JSON if it looks like it, else HCL: files of either kind are piped in by scripts.
 fn parse(file: &str) -> Result<Value, Failure> {
-    let data = if file == "-" {
-        read_argument("-")?
-    } else {
-        read_argument(&format!("@{file}"))?
-    };
-    let text =
-        String::from_utf8(data).map_err(|_| Failure::Other(format!("{file} is not UTF-8 text")))?;
+    let data = if file == "-" { read_argument("-")? } else { read_argument(&format!("@{file}"))? };
+    let text = String::from_utf8(data).map_err(|_| Failure::Other(format!("{file} is not UTF-8 text")))?;
     if text.trim_start().starts_with('{') {
-        return serde_json::from_str(&text)
-            .map_err(|e| Failure::Other(format!("{file} is not valid JSON: {e}")));
+        return serde_json::from_str(&text).map_err(|e| Failure::Other(format!("{file} is not valid JSON: {e}")));
     }
     hcl::from_str(&text).map_err(|e| Failure::Other(format!("{file} is not valid HCL: {e}")))
 }

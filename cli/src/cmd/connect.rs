@@ -81,14 +81,23 @@ pub(super) fn run(args: ConnectArgs) -> Outcome {
 }
 
 /// Runs a proxy until a signal or the end of its parent.
-fn run_proxy(args: &ProxyArgs, what: &str, source: impl Future<Output = Result<(ConfigSource, String), Failure>>, start: fn(ConfigSource) -> Handle) -> Outcome {
+fn run_proxy(
+    args: &ProxyArgs,
+    what: &str,
+    source: impl Future<Output = Result<(ConfigSource, String), Failure>>,
+    start: fn(ConfigSource) -> Handle,
+) -> Outcome {
     crate::telemetry::start(&args.log_level, false);
     let runtime = proxy::runtime(args.threads).map_err(Failure::io("cannot start the runtime"))?;
     let outcome = runtime.block_on(async {
         let (source, name) = source.await?;
         let handle = start(source);
         let _admin = match args.admin_bind {
-            Some(at) => Some(admin::serve(at, handle.clone()).await.map_err(Failure::io(format!("cannot listen on {at} (-admin-bind)")))?),
+            Some(at) => Some(
+                admin::serve(at, handle.clone())
+                    .await
+                    .map_err(Failure::io(format!("cannot listen on {at} (-admin-bind)")))?,
+            ),
             None => None,
         };
         tokio::select! {
@@ -117,7 +126,9 @@ fn addresses(handle: &Handle) -> String {
 async fn node_name(agent: &Agent) -> Result<String, Failure> {
     let answer = agent.get("/v1/agent/self").await?;
     let name = answer["Config"]["NodeName"].as_str();
-    name.map(str::to_string).ok_or_else(|| Failure::Other("the agent does not say its node's name: is it a Tribune or Consul agent?".into()))
+    name.map(str::to_string).ok_or_else(|| {
+        Failure::Other("the agent does not say its node's name: is it a Tribune or Consul agent?".into())
+    })
 }
 
 async fn roots(pem: bool, client: ClientArgs) -> Outcome {
@@ -129,7 +140,13 @@ async fn roots(pem: bool, client: ClientArgs) -> Outcome {
             continue;
         }
         let active = if root["Active"] == true { " (active)" } else { "" };
-        println!("{}{active}\n  name     {}\n  valid    {} to {}", text("ID"), text("Name"), text("NotBefore"), text("NotAfter"));
+        println!(
+            "{}{active}\n  name     {}\n  valid    {} to {}",
+            text("ID"),
+            text("Name"),
+            text("NotBefore"),
+            text("NotAfter")
+        );
     }
     if !pem {
         println!("trust domain {}", found["TrustDomain"].as_str().unwrap_or_default());

@@ -88,56 +88,25 @@ enum What {
 
 pub(super) async fn run(args: IntentionArgs) -> Outcome {
     match args.what {
-        What::Create {
-            source,
-            destination,
-            allow: _,
-            deny,
-            replace,
-            client,
-        } => create(&client, &source, &destination, deny, replace).await,
-        What::Delete {
-            source,
-            destination,
-            client,
-        } => {
-            Agent::connect(&client)?
-                .delete(&exact(&source, &destination))
-                .await?;
+        What::Create { source, destination, allow: _, deny, replace, client } => {
+            create(&client, &source, &destination, deny, replace).await
+        }
+        What::Delete { source, destination, client } => {
+            Agent::connect(&client)?.delete(&exact(&source, &destination)).await?;
             println!("Intention deleted.");
             Ok(ExitCode::SUCCESS)
         }
-        What::Check {
-            source,
-            destination,
-            client,
-        } => {
-            let path = format!(
-                "/v1/connect/intentions/check?source={}&destination={}",
-                escape(&source),
-                escape(&destination)
-            );
-            let allowed =
-                Agent::connect(&client)?.get(&path).await?["Allowed"] == Value::Bool(true);
+        What::Check { source, destination, client } => {
+            let path =
+                format!("/v1/connect/intentions/check?source={}&destination={}", escape(&source), escape(&destination));
+            let allowed = Agent::connect(&client)?.get(&path).await?["Allowed"] == Value::Bool(true);
             println!("{}", if allowed { "Allowed" } else { "Denied" });
-            Ok(if allowed {
-                ExitCode::SUCCESS
-            } else {
-                ExitCode::from(2)
-            })
+            Ok(if allowed { ExitCode::SUCCESS } else { ExitCode::from(2) })
         }
-        What::Match {
-            service,
-            source,
-            destination: _,
-            client,
-        } => {
+        What::Match { service, source, destination: _, client } => {
             let by = if source { "source" } else { "destination" };
             let found = Agent::connect(&client)?
-                .get(&format!(
-                    "/v1/connect/intentions/match?by={by}&name={}",
-                    escape(&service)
-                ))
+                .get(&format!("/v1/connect/intentions/match?by={by}&name={}", escape(&service)))
                 .await?;
             for intention in found[&service].as_array().into_iter().flatten() {
                 println!(
@@ -149,23 +118,11 @@ pub(super) async fn run(args: IntentionArgs) -> Outcome {
             }
             Ok(ExitCode::SUCCESS)
         }
-        What::Get {
-            source,
-            destination,
-            client,
-        } => {
-            let found = Agent::connect(&client)?
-                .find(&exact(&source, &destination))
-                .await?;
-            let found = found.ok_or_else(|| {
-                Failure::Other(format!(
-                    "there is no intention from {source} to {destination}"
-                ))
-            })?;
-            println!(
-                "{}",
-                serde_json::to_string_pretty(&found).map_err(|e| Failure::Other(e.to_string()))?
-            );
+        What::Get { source, destination, client } => {
+            let found = Agent::connect(&client)?.find(&exact(&source, &destination)).await?;
+            let found =
+                found.ok_or_else(|| Failure::Other(format!("there is no intention from {source} to {destination}")))?;
+            println!("{}", serde_json::to_string_pretty(&found).map_err(|e| Failure::Other(e.to_string()))?);
             Ok(ExitCode::SUCCESS)
         }
         What::List { client } => list(&client).await,
@@ -173,24 +130,14 @@ pub(super) async fn run(args: IntentionArgs) -> Outcome {
 }
 
 fn exact(source: &str, destination: &str) -> String {
-    format!(
-        "/v1/connect/intentions/exact?source={}&destination={}",
-        escape(source),
-        escape(destination)
-    )
+    format!("/v1/connect/intentions/exact?source={}&destination={}", escape(source), escape(destination))
 }
 
 fn text(value: &Value, key: &str) -> String {
     value[key].as_str().unwrap_or_default().to_string()
 }
 
-async fn create(
-    client: &ClientArgs,
-    source: &str,
-    destination: &str,
-    deny: bool,
-    replace: bool,
-) -> Outcome {
+async fn create(client: &ClientArgs, source: &str, destination: &str, deny: bool, replace: bool) -> Outcome {
     let agent = Agent::connect(client)?;
     let path = exact(source, destination);
     if !replace && agent.find(&path).await?.is_some() {
@@ -199,17 +146,13 @@ async fn create(
         )));
     }
     let action = if deny { "deny" } else { "allow" };
-    agent
-        .put(&path, json!({"Action": action}).to_string().into_bytes())
-        .await?;
+    agent.put(&path, json!({"Action": action}).to_string().into_bytes()).await?;
     println!("Created: {source} => {destination} ({action})");
     Ok(ExitCode::SUCCESS)
 }
 
 async fn list(client: &ClientArgs) -> Outcome {
-    let found = Agent::connect(client)?
-        .get("/v1/connect/intentions")
-        .await?;
+    let found = Agent::connect(client)?.get("/v1/connect/intentions").await?;
     let rows: Vec<Vec<String>> = found
         .as_array()
         .into_iter()
@@ -227,13 +170,7 @@ async fn list(client: &ClientArgs) -> Outcome {
     if rows.is_empty() {
         println!("There are no intentions.");
     } else {
-        print!(
-            "{}",
-            table::render(
-                &["ID", "Source", "Action", "Destination", "Precedence"],
-                &rows
-            )
-        );
+        print!("{}", table::render(&["ID", "Source", "Action", "Destination", "Precedence"], &rows));
     }
     Ok(ExitCode::SUCCESS)
 }

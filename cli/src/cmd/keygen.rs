@@ -16,9 +16,6 @@ pub(super) struct KeygenArgs {}
 
 pub(super) fn run(_: KeygenArgs) -> Outcome {
     let secret: [u8; 32] = rand::random();
-    println!(
-        "{}",
-        base64::engine::general_purpose::STANDARD.encode(secret)
-    );
+    println!("{}", base64::engine::general_purpose::STANDARD.encode(secret));
     Ok(ExitCode::SUCCESS)
 }

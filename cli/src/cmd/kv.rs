@@ -106,15 +106,7 @@ enum What {
 
 pub(super) async fn run(args: KvArgs) -> Outcome {
     match args.what {
-        What::Get {
-            key,
-            recurse,
-            keys,
-            separator,
-            detailed,
-            base64,
-            client,
-        } => {
+        What::Get { key, recurse, keys, separator, detailed, base64, client } => {
             let agent = Agent::connect(&client)?;
             match (recurse, keys) {
                 (true, _) => get_recurse(&agent, &key, detailed, base64).await,
@@ -122,26 +114,14 @@ pub(super) async fn run(args: KvArgs) -> Outcome {
                 (false, false) => get_one(&agent, &key, detailed, base64).await,
             }
         }
-        What::Put {
-            key,
-            value,
-            base64,
-            cas,
-            modify_index,
-            flags,
-            client,
-        } => {
+        What::Put { key, value, base64, cas, modify_index, flags, client } => {
             let mut data = read_argument(&value)?;
             if base64 {
                 data = STANDARD
                     .decode(data.trim_ascii())
                     .map_err(|e| Failure::Other(format!("the value is not base64: {e}")))?;
             }
-            let cas = if cas {
-                format!("&cas={modify_index}")
-            } else {
-                String::new()
-            };
+            let cas = if cas { format!("&cas={modify_index}") } else { String::new() };
             let path = format!("/v1/kv/{}?flags={flags}{cas}", escape_path(&key));
             done(
                 Agent::connect(&client)?.put(&path, data).await?,
@@ -149,32 +129,18 @@ pub(super) async fn run(args: KvArgs) -> Outcome {
                 "CAS performed, but key was not set",
             )
         }
-        What::Delete {
-            key,
-            recurse,
-            cas,
-            modify_index,
-            client,
-        } => {
+        What::Delete { key, recurse, cas, modify_index, client } => {
             let query = match (recurse, cas) {
                 (true, _) => "?recurse".to_string(),
                 (false, true) => format!("?cas={modify_index}"),
                 (false, false) => String::new(),
             };
-            let answer = Agent::connect(&client)?
-                .delete(&format!("/v1/kv/{}{query}", escape_path(&key)))
-                .await?;
+            let answer = Agent::connect(&client)?.delete(&format!("/v1/kv/{}{query}", escape_path(&key))).await?;
             let what = if recurse { "keys with prefix" } else { "key" };
-            done(
-                answer,
-                &format!("Success! Deleted {what}: {key}"),
-                "CAS performed, but key was not deleted",
-            )
+            done(answer, &format!("Success! Deleted {what}: {key}"), "CAS performed, but key was not deleted")
         }
         What::Export { prefix, client } => export(&Agent::connect(&client)?, &prefix).await,
-        What::Import { data, client } => {
-            import(&Agent::connect(&client)?, &read_argument(&data)?).await
-        }
+        What::Import { data, client } => import(&Agent::connect(&client)?, &read_argument(&data)?).await,
     }
 }
 
@@ -183,9 +149,7 @@ fn done(answer: Value, good: &str, bad: &str) -> Outcome {
         println!("{good}");
         return Ok(ExitCode::SUCCESS);
     }
-    Err(Failure::Other(format!(
-        "{bad}: someone else changed it; read it again"
-    )))
+    Err(Failure::Other(format!("{bad}: someone else changed it; read it again")))
 }
 
 async fn get_one(agent: &Agent, key: &str, detailed: bool, base64: bool) -> Outcome {
@@ -199,22 +163,13 @@ async fn get_one(agent: &Agent, key: &str, detailed: bool, base64: bool) -> Outc
     }
     let mut value = value_of(entry, base64)?;
     value.push(b'\n');
-    std::io::stdout()
-        .write_all(&value)
-        .map_err(Failure::io("cannot print"))?;
+    std::io::stdout().write_all(&value).map_err(Failure::io("cannot print"))?;
     Ok(ExitCode::SUCCESS)
 }
 
 async fn get_recurse(agent: &Agent, prefix: &str, detailed: bool, base64: bool) -> Outcome {
-    let found = agent
-        .find(&format!("/v1/kv/{}?recurse", escape_path(prefix)))
-        .await?;
-    for entry in found
-        .as_ref()
-        .and_then(Value::as_array)
-        .into_iter()
-        .flatten()
-    {
+    let found = agent.find(&format!("/v1/kv/{}?recurse", escape_path(prefix))).await?;
+    for entry in found.as_ref().and_then(Value::as_array).into_iter().flatten() {
         if detailed {
             print_detailed(entry, base64)?;
             println!();
@@ -231,33 +186,16 @@ async fn get_recurse(agent: &Agent, prefix: &str, detailed: bool, base64: bool) 
 
 async fn get_keys(agent: &Agent, prefix: &str, separator: &str) -> Outcome {
     let found = agent
-        .find(&format!(
-            "/v1/kv/{}?keys&separator={}",
-            escape_path(prefix),
-            super::client::escape(separator)
-        ))
+        .find(&format!("/v1/kv/{}?keys&separator={}", escape_path(prefix), super::client::escape(separator)))
         .await?;
-    for key in found
-        .as_ref()
-        .and_then(Value::as_array)
-        .into_iter()
-        .flatten()
-        .filter_map(Value::as_str)
-    {
+    for key in found.as_ref().and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str) {
         println!("{key}");
     }
     Ok(ExitCode::SUCCESS)
 }
 
 fn print_detailed(entry: &Value, base64: bool) -> Result<(), Failure> {
-    for key in [
-        "CreateIndex",
-        "Flags",
-        "Key",
-        "LockIndex",
-        "ModifyIndex",
-        "Session",
-    ] {
+    for key in ["CreateIndex", "Flags", "Key", "LockIndex", "ModifyIndex", "Session"] {
         let value = match &entry[key] {
             Value::Null => "-".to_string(),
             Value::String(text) => text.clone(),
@@ -265,11 +203,7 @@ fn print_detailed(entry: &Value, base64: bool) -> Result<(), Failure> {
         };
         println!("{key:<16} {value}");
     }
-    println!(
-        "{:<16} {}",
-        "Value",
-        String::from_utf8_lossy(&value_of(entry, base64)?)
-    );
+    println!("{:<16} {}", "Value", String::from_utf8_lossy(&value_of(entry, base64)?));
     Ok(())
 }
 
@@ -278,42 +212,29 @@ fn value_of(entry: &Value, keep_base64: bool) -> Result<Vec<u8>, Failure> {
     if keep_base64 {
         return Ok(text.as_bytes().to_vec());
     }
-    STANDARD
-        .decode(text)
-        .map_err(|e| Failure::Other(format!("the agent sent a value that is not base64: {e}")))
+    STANDARD.decode(text).map_err(|e| Failure::Other(format!("the agent sent a value that is not base64: {e}")))
 }
 
 async fn export(agent: &Agent, prefix: &str) -> Outcome {
-    let found = agent
-        .find(&format!("/v1/kv/{}?recurse", escape_path(prefix)))
-        .await?;
-    let entries = found
-        .as_ref()
-        .and_then(Value::as_array)
-        .into_iter()
-        .flatten();
-    let exported: Vec<Value> = entries.map(|e| json!({"key": e["Key"], "flags": e["Flags"], "value": e["Value"].as_str().unwrap_or_default()})).collect();
-    println!(
-        "{}",
-        serde_json::to_string_pretty(&exported).map_err(|e| Failure::Other(e.to_string()))?
-    );
+    let found = agent.find(&format!("/v1/kv/{}?recurse", escape_path(prefix))).await?;
+    let entries = found.as_ref().and_then(Value::as_array).into_iter().flatten();
+    let exported: Vec<Value> = entries
+        .map(|e| json!({"key": e["Key"], "flags": e["Flags"], "value": e["Value"].as_str().unwrap_or_default()}))
+        .collect();
+    println!("{}", serde_json::to_string_pretty(&exported).map_err(|e| Failure::Other(e.to_string()))?);
     Ok(ExitCode::SUCCESS)
 }
 
 async fn import(agent: &Agent, data: &[u8]) -> Outcome {
-    let entries: Vec<Value> = serde_json::from_slice(data)
-        .map_err(|e| Failure::Other(format!("cannot decode what to import: {e}")))?;
+    let entries: Vec<Value> =
+        serde_json::from_slice(data).map_err(|e| Failure::Other(format!("cannot decode what to import: {e}")))?;
     for entry in &entries {
-        let key = entry["key"]
-            .as_str()
-            .ok_or_else(|| Failure::Other("an entry to import has no `key`".into()))?;
+        let key = entry["key"].as_str().ok_or_else(|| Failure::Other("an entry to import has no `key`".into()))?;
         let value = STANDARD
             .decode(entry["value"].as_str().unwrap_or_default())
             .map_err(|e| Failure::Other(format!("{key}: {e}")))?;
         let flags = entry["flags"].as_u64().unwrap_or(0);
-        agent
-            .put(&format!("/v1/kv/{}?flags={flags}", escape_path(key)), value)
-            .await?;
+        agent.put(&format!("/v1/kv/{}?flags={flags}", escape_path(key)), value).await?;
         println!("Imported: {key}");
     }
     Ok(ExitCode::SUCCESS)

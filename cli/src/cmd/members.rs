@@ -66,58 +66,26 @@ pub(super) struct ForceLeaveArgs {
 
 pub(super) async fn members(args: MembersArgs) -> Outcome {
     let agent = Agent::connect(&args.client)?;
-    let members = agent
-        .get(if args.wan {
-            "/v1/agent/members?wan=1"
-        } else {
-            "/v1/agent/members"
-        })
-        .await?;
+    let members = agent.get(if args.wan { "/v1/agent/members?wan=1" } else { "/v1/agent/members" }).await?;
     let wanted = regex_of(&args.status)?;
-    let rows: Vec<Vec<String>> = members
-        .as_array()
-        .into_iter()
-        .flatten()
-        .map(row)
-        .filter(|row| wanted.is_match(&row[2]))
-        .collect();
+    let rows: Vec<Vec<String>> =
+        members.as_array().into_iter().flatten().map(row).filter(|row| wanted.is_match(&row[2])).collect();
     if args.detailed {
-        print!(
-            "{}",
-            table::render(
-                &["Node", "Address", "Status", "Tags"],
-                &detailed(&members, &rows)
-            )
-        );
+        print!("{}", table::render(&["Node", "Address", "Status", "Tags"], &detailed(&members, &rows)));
     } else {
         print!(
             "{}",
             table::render(
-                &[
-                    "Node",
-                    "Address",
-                    "Status",
-                    "Type",
-                    "Build",
-                    "Protocol",
-                    "DC",
-                    "Partition",
-                    "Segment"
-                ],
+                &["Node", "Address", "Status", "Type", "Build", "Protocol", "DC", "Partition", "Segment"],
                 &rows
             )
         );
     }
-    Ok(if rows.is_empty() {
-        ExitCode::from(2)
-    } else {
-        ExitCode::SUCCESS
-    })
+    Ok(if rows.is_empty() { ExitCode::from(2) } else { ExitCode::SUCCESS })
 }
 
 fn regex_of(text: &str) -> Result<regex::Regex, super::Failure> {
-    regex::Regex::new(&format!("^(?:{text})$"))
-        .map_err(|error| super::Failure::Other(format!("-status: {error}")))
+    regex::Regex::new(&format!("^(?:{text})$")).map_err(|error| super::Failure::Other(format!("-status: {error}")))
 }
 
 fn row(member: &Value) -> Vec<String> {
@@ -131,11 +99,7 @@ fn row(member: &Value) -> Vec<String> {
         _ => "unknown",
     };
     let server = tags["role"] == "consul";
-    let build = text(&tags["build"])
-        .split(':')
-        .next()
-        .unwrap_or_default()
-        .to_string();
+    let build = text(&tags["build"]).split(':').next().unwrap_or_default().to_string();
     vec![
         text(&member["Name"]),
         format!("{}:{}", text(&member["Addr"]), member["Port"]),
@@ -153,22 +117,10 @@ fn detailed(members: &Value, rows: &[Vec<String>]) -> Vec<Vec<String>> {
     let tags_of = |name: &str| {
         let member = members.as_array()?.iter().find(|m| m["Name"] == name)?;
         let tags = member["Tags"].as_object()?;
-        Some(
-            tags.iter()
-                .map(|(k, v)| format!("{k}={}", v.as_str().unwrap_or_default()))
-                .collect::<Vec<_>>()
-                .join(","),
-        )
+        Some(tags.iter().map(|(k, v)| format!("{k}={}", v.as_str().unwrap_or_default())).collect::<Vec<_>>().join(","))
     };
     rows.iter()
-        .map(|row| {
-            vec![
-                row[0].clone(),
-                row[1].clone(),
-                row[2].clone(),
-                tags_of(&row[0]).unwrap_or_default(),
-            ]
-        })
+        .map(|row| vec![row[0].clone(), row[1].clone(), row[2].clone(), tags_of(&row[0]).unwrap_or_default()])
         .collect()
 }
 
@@ -176,34 +128,19 @@ pub(super) async fn join(args: JoinArgs) -> Outcome {
     let agent = Agent::connect(&args.client)?;
     let wan = if args.wan { "?wan=1" } else { "" };
     for address in &args.addresses {
-        agent
-            .put(
-                &format!("/v1/agent/join/{}{wan}", escape(address)),
-                Vec::new(),
-            )
-            .await?;
+        agent.put(&format!("/v1/agent/join/{}{wan}", escape(address)), Vec::new()).await?;
     }
-    println!(
-        "Successfully joined cluster by contacting {} nodes.",
-        args.addresses.len()
-    );
+    println!("Successfully joined cluster by contacting {} nodes.", args.addresses.len());
     Ok(ExitCode::SUCCESS)
 }
 
 pub(super) async fn leave(args: LeaveArgs) -> Outcome {
-    Agent::connect(&args.client)?
-        .put("/v1/agent/leave", Vec::new())
-        .await?;
+    Agent::connect(&args.client)?.put("/v1/agent/leave", Vec::new()).await?;
     println!("Graceful leave complete");
     Ok(ExitCode::SUCCESS)
 }
 
 pub(super) async fn force_leave(args: ForceLeaveArgs) -> Outcome {
-    Agent::connect(&args.client)?
-        .put(
-            &format!("/v1/agent/force-leave/{}", escape(&args.node)),
-            Vec::new(),
-        )
-        .await?;
+    Agent::connect(&args.client)?.put(&format!("/v1/agent/force-leave/{}", escape(&args.node)), Vec::new()).await?;
     Ok(ExitCode::SUCCESS)
 }

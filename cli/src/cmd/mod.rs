@@ -28,12 +28,7 @@ use std::process::ExitCode;
 ///   tribune kv put hello world            store something
 ///   tribune demo                          two datacenters, and calls between them
 #[derive(Debug, Parser)]
-#[command(
-    name = "tribune",
-    version,
-    verbatim_doc_comment,
-    disable_help_subcommand = true
-)]
+#[command(name = "tribune", version, verbatim_doc_comment, disable_help_subcommand = true)]
 pub(crate) struct Cli {
     #[command(subcommand)]
     verb: Verb,

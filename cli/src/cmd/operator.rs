@@ -59,56 +59,25 @@ pub(super) async fn run(args: OperatorArgs) -> Outcome {
     let What::Raft { what } = args.what;
     match what {
         RaftWhat::ListPeers { client } => {
-            let found = Agent::connect(&client)?
-                .get("/v1/operator/raft/configuration")
-                .await?;
-            let rows: Vec<Vec<String>> = found["Servers"]
-                .as_array()
-                .into_iter()
-                .flatten()
-                .map(row)
-                .collect();
+            let found = Agent::connect(&client)?.get("/v1/operator/raft/configuration").await?;
+            let rows: Vec<Vec<String>> = found["Servers"].as_array().into_iter().flatten().map(row).collect();
             print!(
                 "{}",
-                table::render(
-                    &[
-                        "Node",
-                        "ID",
-                        "Address",
-                        "State",
-                        "Voter",
-                        "RaftProtocol",
-                        "Commit Index"
-                    ],
-                    &rows
-                )
+                table::render(&["Node", "ID", "Address", "State", "Voter", "RaftProtocol", "Commit Index"], &rows)
             );
         }
-        RaftWhat::RemovePeer {
-            id,
-            address,
-            client,
-        } => {
+        RaftWhat::RemovePeer { id, address, client } => {
             let query = match (id, address) {
                 (Some(id), _) => format!("id={}", escape(&id)),
                 (None, Some(address)) => format!("address={}", escape(&address)),
                 (None, None) => return Err(Failure::Other("give -id or -address".into())),
             };
-            Agent::connect(&client)?
-                .delete(&format!("/v1/operator/raft/peer?{query}"))
-                .await?;
+            Agent::connect(&client)?.delete(&format!("/v1/operator/raft/peer?{query}")).await?;
             println!("Removed peer");
         }
         RaftWhat::TransferLeader { id, client } => {
-            let query = id
-                .map(|id| format!("?id={}", escape(&id)))
-                .unwrap_or_default();
-            Agent::connect(&client)?
-                .post(
-                    &format!("/v1/operator/raft/transfer-leader{query}"),
-                    Vec::new(),
-                )
-                .await?;
+            let query = id.map(|id| format!("?id={}", escape(&id))).unwrap_or_default();
+            Agent::connect(&client)?.post(&format!("/v1/operator/raft/transfer-leader{query}"), Vec::new()).await?;
             println!("Success");
         }
     }
@@ -120,11 +89,7 @@ fn row(server: &Value) -> Vec<String> {
         Value::String(text) => text.clone(),
         other => other.to_string(),
     };
-    let state = if server["Leader"] == Value::Bool(true) {
-        "leader"
-    } else {
-        "follower"
-    };
+    let state = if server["Leader"] == Value::Bool(true) { "leader" } else { "follower" };
     vec![
         text("Node"),
         text("ID"),

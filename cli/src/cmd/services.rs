@@ -70,29 +70,15 @@ pub(super) async fn run(args: ServicesArgs) -> Outcome {
         What::Register(register) => {
             let agent = Agent::connect(&register.client)?;
             for service in register.definitions()? {
-                let name = service["name"]
-                    .as_str()
-                    .or(service["Name"].as_str())
-                    .unwrap_or_default()
-                    .to_string();
-                agent
-                    .put(
-                        "/v1/agent/service/register",
-                        service.to_string().into_bytes(),
-                    )
-                    .await?;
+                let name = service["name"].as_str().or(service["Name"].as_str()).unwrap_or_default().to_string();
+                agent.put("/v1/agent/service/register", service.to_string().into_bytes()).await?;
                 println!("Registered service: {name}");
             }
         }
         What::Deregister { files, id, client } => {
             let agent = Agent::connect(&client)?;
             for id in ids(&files, id)? {
-                agent
-                    .put(
-                        &format!("/v1/agent/service/deregister/{}", escape(&id)),
-                        Vec::new(),
-                    )
-                    .await?;
+                agent.put(&format!("/v1/agent/service/deregister/{}", escape(&id)), Vec::new()).await?;
                 println!("Deregistered service: {id}");
             }
         }
@@ -105,30 +91,22 @@ impl Register {
         match (&self.name, self.files.is_empty()) {
             (None, false) => from_files(&self.files),
             (Some(name), true) => Ok(vec![self.from_flags(name)?]),
-            _ => Err(Failure::Other(
-                "give files, or -name and its flags: not both, not neither".into(),
-            )),
+            _ => Err(Failure::Other("give files, or -name and its flags: not both, not neither".into())),
         }
     }
 
     fn from_flags(&self, name: &str) -> Result<Value, Failure> {
         let mut service = Map::from_iter([("Name".to_string(), json!(name))]);
-        let mut set = |key: &str, value: Option<Value>| {
-            value.map(|value| service.insert(key.to_string(), value))
-        };
+        let mut set = |key: &str, value: Option<Value>| value.map(|value| service.insert(key.to_string(), value));
         set("ID", self.id.as_ref().map(|id| json!(id)));
-        set(
-            "Address",
-            self.address.as_ref().map(|address| json!(address)),
-        );
+        set("Address", self.address.as_ref().map(|address| json!(address)));
         set("Port", self.port.map(|port| json!(port)));
         set("Kind", self.kind.as_ref().map(|kind| json!(kind)));
         set("Tags", Some(json!(self.tags)));
         let mut meta = Map::new();
         for pair in &self.meta {
-            let (key, value) = pair
-                .split_once('=')
-                .ok_or_else(|| Failure::Other(format!("-meta={pair}: write key=value")))?;
+            let (key, value) =
+                pair.split_once('=').ok_or_else(|| Failure::Other(format!("-meta={pair}: write key=value")))?;
             meta.insert(key.to_string(), json!(value));
         }
         set("Meta", Some(Value::Object(meta)));
@@ -139,15 +117,9 @@ impl Register {
 fn from_files(files: &[PathBuf]) -> Result<Vec<Value>, Failure> {
     let sources: Vec<Source> = files.iter().cloned().map(Source::File).collect();
     let settings = load(&sources)?.settings;
-    let services: Vec<Value> = settings
-        .service
-        .into_iter()
-        .chain(settings.services)
-        .collect();
+    let services: Vec<Value> = settings.service.into_iter().chain(settings.services).collect();
     if services.is_empty() {
-        return Err(Failure::Other(
-            "the files have no `service` and no `services`".into(),
-        ));
+        return Err(Failure::Other("the files have no `service` and no `services`".into()));
     }
     Ok(services)
 }
@@ -157,15 +129,10 @@ fn ids(files: &[PathBuf], id: Option<String>) -> Result<Vec<String>, Failure> {
         (Some(id), true) => Ok(vec![id]),
         (None, false) => {
             let id_of = |service: &Value| {
-                ["id", "ID", "name", "Name"]
-                    .iter()
-                    .find_map(|key| service[*key].as_str())
-                    .map(str::to_string)
+                ["id", "ID", "name", "Name"].iter().find_map(|key| service[*key].as_str()).map(str::to_string)
             };
             Ok(from_files(files)?.iter().filter_map(id_of).collect())
         }
-        _ => Err(Failure::Other(
-            "give files, or -id: not both, not neither".into(),
-        )),
+        _ => Err(Failure::Other("give files, or -id: not both, not neither".into())),
     }
 }

@@ -21,17 +21,8 @@ pub(super) struct ValidateArgs {
 }
 
 pub(super) fn run(args: ValidateArgs) -> Outcome {
-    let sources: Vec<Source> = args
-        .paths
-        .into_iter()
-        .map(|path| {
-            if path.is_dir() {
-                Source::Dir(path)
-            } else {
-                Source::File(path)
-            }
-        })
-        .collect();
+    let sources: Vec<Source> =
+        args.paths.into_iter().map(|path| if path.is_dir() { Source::Dir(path) } else { Source::File(path) }).collect();
     let loaded = load(&sources)?;
     loaded.settings.node()?;
     crate::node::Definitions::parse(&loaded.settings).map_err(Failure::Other)?;

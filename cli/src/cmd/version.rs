@@ -14,16 +14,11 @@ pub(super) struct VersionArgs {
 
 pub(super) fn run(args: VersionArgs) -> Outcome {
     let version = env!("CARGO_PKG_VERSION");
-    let as_consul = std::env::args_os().next().is_some_and(|name| {
-        std::path::Path::new(&name)
-            .file_stem()
-            .is_some_and(|stem| stem == "consul")
-    });
+    let as_consul = std::env::args_os()
+        .next()
+        .is_some_and(|name| std::path::Path::new(&name).file_stem().is_some_and(|stem| stem == "consul"));
     match args.format.as_str() {
-        "json" => println!(
-            "{}",
-            serde_json::json!({"Version": version, "CompatibleWith": "1.16.1"})
-        ),
+        "json" => println!("{}", serde_json::json!({"Version": version, "CompatibleWith": "1.16.1"})),
         _ if as_consul => println!("Consul v1.16.1\nTribune v{version}"),
         _ => println!("Tribune v{version}\nCompatible with Consul v1.16.1"),
     }

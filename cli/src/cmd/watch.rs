@@ -66,11 +66,7 @@ pub(super) async fn run(args: WatchArgs) -> Outcome {
                 back_off = Duration::from_secs(1);
                 // An index that runs backwards means a new cluster: begin again (Consul's rule for clients).
                 let changed = answer.index != index;
-                index = if answer.index < index {
-                    0
-                } else {
-                    answer.index
-                };
+                index = if answer.index < index { 0 } else { answer.index };
                 if changed {
                     args.show(&answer.body).await?;
                     shown += 1;
@@ -92,24 +88,15 @@ impl WatchArgs {
     /// The blocking read that answers this watch.
     fn target(&self) -> Result<String, Failure> {
         let need = |value: &Option<String>, flag: &str| {
-            value
-                .clone()
-                .ok_or_else(|| Failure::Other(format!("this type needs -{flag}")))
+            value.clone().ok_or_else(|| Failure::Other(format!("this type needs -{flag}")))
         };
         Ok(match self.kind {
             Kind::Key => format!("/v1/kv/{}", escape_path(&need(&self.key, "key")?)),
-            Kind::Keyprefix => format!(
-                "/v1/kv/{}?recurse",
-                escape_path(&need(&self.prefix, "prefix")?)
-            ),
+            Kind::Keyprefix => format!("/v1/kv/{}?recurse", escape_path(&need(&self.prefix, "prefix")?)),
             Kind::Services => "/v1/catalog/services".into(),
             Kind::Nodes => "/v1/catalog/nodes".into(),
             Kind::Service => {
-                let tags: String = self
-                    .tag
-                    .iter()
-                    .map(|tag| format!("&tag={}", escape(tag)))
-                    .collect();
+                let tags: String = self.tag.iter().map(|tag| format!("&tag={}", escape(tag))).collect();
                 let passing = if self.passingonly { "&passing" } else { "" };
                 format!(
                     "/v1/health/service/{}?{}",
@@ -119,10 +106,7 @@ impl WatchArgs {
             }
             Kind::Checks => match (&self.service, &self.state) {
                 (Some(service), _) => format!("/v1/health/checks/{}", escape(service)),
-                (None, state) => format!(
-                    "/v1/health/state/{}",
-                    escape(state.as_deref().unwrap_or("any"))
-                ),
+                (None, state) => format!("/v1/health/state/{}", escape(state.as_deref().unwrap_or("any"))),
             },
             Kind::ConnectRoots => "/v1/connect/ca/roots".into(),
         })
@@ -142,10 +126,7 @@ impl WatchArgs {
             // A program that does not read its input is none of our business.
             let _ = tokio::io::AsyncWriteExt::write_all(&mut stdin, body).await;
         }
-        let status = child
-            .wait()
-            .await
-            .map_err(Failure::io(format!("cannot wait for {program}")))?;
+        let status = child.wait().await.map_err(Failure::io(format!("cannot wait for {program}")))?;
         if !status.success() {
             eprintln!("watch: {program} ended with {status}");
         }

@@ -20,24 +20,13 @@ pub(crate) enum Source {
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ConfigError {
     #[error("cannot read {path}: {error}")]
-    Unreadable {
-        path: PathBuf,
-        error: std::io::Error,
-    },
+    Unreadable { path: PathBuf, error: std::io::Error },
     #[error("{path} is not valid {format}: {message}")]
-    Syntax {
-        path: PathBuf,
-        format: &'static str,
-        message: String,
-    },
+    Syntax { path: PathBuf, format: &'static str, message: String },
     #[error("{path}: a configuration file must end in .json or .hcl")]
     Extension { path: PathBuf },
     #[error("{origin}: unknown key {key:?}{}", suggestion.as_ref().map(|s| format!(": did you mean {s:?}?")).unwrap_or_default())]
-    UnknownKey {
-        origin: String,
-        key: String,
-        suggestion: Option<String>,
-    },
+    UnknownKey { origin: String, key: String, suggestion: Option<String> },
     #[error("{key}: {message}")]
     Value { key: String, message: String },
     #[error("{0}")]
@@ -52,10 +41,7 @@ impl Source {
             Source::Dir(dir) => {
                 let mut files = list(dir)?;
                 files.sort();
-                files
-                    .iter()
-                    .map(|path| Ok((path.display().to_string(), parse(path)?)))
-                    .collect()
+                files.iter().map(|path| Ok((path.display().to_string(), parse(path)?))).collect()
             }
             Source::Hcl(text) => {
                 let value = hcl::from_str(text).map_err(|e| ConfigError::Syntax {
@@ -71,10 +57,7 @@ impl Source {
 }
 
 fn list(dir: &Path) -> Result<Vec<PathBuf>, ConfigError> {
-    let unreadable = |error| ConfigError::Unreadable {
-        path: dir.to_path_buf(),
-        error,
-    };
+    let unreadable = |error| ConfigError::Unreadable { path: dir.to_path_buf(), error };
     let mut files = Vec::new();
     for entry in std::fs::read_dir(dir).map_err(unreadable)? {
         let path = entry.map_err(unreadable)?.path();
@@ -87,21 +70,13 @@ fn list(dir: &Path) -> Result<Vec<PathBuf>, ConfigError> {
 }
 
 fn parse(path: &Path) -> Result<Value, ConfigError> {
-    let text = std::fs::read_to_string(path).map_err(|error| ConfigError::Unreadable {
-        path: path.to_path_buf(),
-        error,
-    })?;
-    let syntax = |format, message| ConfigError::Syntax {
-        path: path.to_path_buf(),
-        format,
-        message,
-    };
+    let text =
+        std::fs::read_to_string(path).map_err(|error| ConfigError::Unreadable { path: path.to_path_buf(), error })?;
+    let syntax = |format, message| ConfigError::Syntax { path: path.to_path_buf(), format, message };
     match path.extension().and_then(|e| e.to_str()) {
         Some("json") => serde_json::from_str(&text).map_err(|e| syntax("JSON", e.to_string())),
         Some("hcl") => hcl::from_str(&text).map_err(|e| syntax("HCL", e.to_string())),
-        _ => Err(ConfigError::Extension {
-            path: path.to_path_buf(),
-        }),
+        _ => Err(ConfigError::Extension { path: path.to_path_buf() }),
     }
 }
 
@@ -122,9 +97,8 @@ pub(crate) fn merge(into: &mut Value, from: Value) {
 pub(crate) fn object_of(pairs: impl IntoIterator<Item = (&'static str, Value)>) -> Value {
     let mut root = Value::Object(Map::new());
     for (path, value) in pairs {
-        let nested = path.rsplit('.').fold(value, |inner, key| {
-            Value::Object(Map::from_iter([(key.to_string(), inner)]))
-        });
+        let nested =
+            path.rsplit('.').fold(value, |inner, key| Value::Object(Map::from_iter([(key.to_string(), inner)])));
         merge(&mut root, nested);
     }
     root

@@ -36,14 +36,8 @@ const KEYS: &[(&str, Use)] = &[
     ("addresses.http", Used),
     ("addresses.https", Ignored(NOT_YET)),
     ("acl", Group),
-    (
-        "acl.enabled",
-        Refused("`true` is an error: access control lists are not supported yet"),
-    ),
-    (
-        "acl.default_policy",
-        Refused("`deny` is an error: access control lists are not supported yet"),
-    ),
+    ("acl.enabled", Refused("`true` is an error: access control lists are not supported yet")),
+    ("acl.default_policy", Refused("`deny` is an error: access control lists are not supported yet")),
     ("acl.down_policy", Ignored(NOT_YET)),
     ("acl.enable_key_list_policy", Ignored(NOT_YET)),
     ("acl.enable_token_persistence", Ignored(NOT_YET)),
@@ -80,18 +74,9 @@ const KEYS: &[(&str, Use)] = &[
     ("config_entries.bootstrap", Free),
     ("connect", Group),
     ("connect.enabled", Ignored("the mesh is always on")),
-    (
-        "connect.ca_provider",
-        Ignored("the built-in CA is the only one"),
-    ),
-    (
-        "connect.ca_config",
-        Ignored("the built-in CA has its own defaults"),
-    ),
-    (
-        "connect.enable_mesh_gateway_wan_federation",
-        Ignored(NOT_YET),
-    ),
+    ("connect.ca_provider", Ignored("the built-in CA is the only one")),
+    ("connect.ca_config", Ignored("the built-in CA has its own defaults")),
+    ("connect.enable_mesh_gateway_wan_federation", Ignored(NOT_YET)),
     ("data_dir", Used),
     ("datacenter", Used),
     ("default_intention_policy", Used),
@@ -107,28 +92,16 @@ const KEYS: &[(&str, Use)] = &[
     ("discovery_max_stale", Ignored(NOT_YET)),
     ("dns_config", Group),
     ("dns_config.a_record_limit", Used),
-    (
-        "dns_config.allow_stale",
-        Ignored("answers come from this node's memory"),
-    ),
+    ("dns_config.allow_stale", Ignored("answers come from this node's memory")),
     ("dns_config.cache_max_age", Ignored(AUTOMATIC)),
-    (
-        "dns_config.disable_compression",
-        Ignored("answers are always compressed"),
-    ),
+    ("dns_config.disable_compression", Ignored("answers are always compressed")),
     ("dns_config.enable_additional_node_meta_txt", Used),
     ("dns_config.enable_truncate", Used),
-    (
-        "dns_config.max_stale",
-        Ignored("answers come from this node's memory"),
-    ),
+    ("dns_config.max_stale", Ignored("answers come from this node's memory")),
     ("dns_config.node_ttl", Used),
     ("dns_config.only_passing", Used),
     ("dns_config.prefer_namespace", Ignored(ENTERPRISE)),
-    (
-        "dns_config.recursor_strategy",
-        Ignored("recursors are asked in order"),
-    ),
+    ("dns_config.recursor_strategy", Ignored("recursors are asked in order")),
     ("dns_config.recursor_timeout", Used),
     ("dns_config.service_ttl", Free),
     ("dns_config.soa", Group),
@@ -144,10 +117,7 @@ const KEYS: &[(&str, Use)] = &[
     ("enable_debug", Ignored(NOT_YET)),
     ("enable_local_script_checks", Used),
     ("enable_script_checks", Used),
-    (
-        "enable_syslog",
-        Ignored("log to standard error and let the supervisor keep it"),
-    ),
+    ("enable_syslog", Ignored("log to standard error and let the supervisor keep it")),
     ("encrypt", Used),
     ("encrypt_verify_incoming", Ignored(GOSSIP)),
     ("encrypt_verify_outgoing", Ignored(GOSSIP)),
@@ -170,24 +140,12 @@ const KEYS: &[(&str, Use)] = &[
     ("limits.rpc_rate", Ignored(NOT_YET)),
     ("limits.txn_max_req_len", Ignored("always 512 KiB")),
     ("locality", Ignored(NOT_YET)),
-    (
-        "log_file",
-        Ignored("log to standard error and let the supervisor keep it"),
-    ),
+    ("log_file", Ignored("log to standard error and let the supervisor keep it")),
     ("log_json", Used),
     ("log_level", Used),
-    (
-        "log_rotate_bytes",
-        Ignored("log to standard error and let the supervisor keep it"),
-    ),
-    (
-        "log_rotate_duration",
-        Ignored("log to standard error and let the supervisor keep it"),
-    ),
-    (
-        "log_rotate_max_files",
-        Ignored("log to standard error and let the supervisor keep it"),
-    ),
+    ("log_rotate_bytes", Ignored("log to standard error and let the supervisor keep it")),
+    ("log_rotate_duration", Ignored("log to standard error and let the supervisor keep it")),
+    ("log_rotate_max_files", Ignored("log to standard error and let the supervisor keep it")),
     ("max_query_time", Ignored("always 600 s")),
     ("node_id", Used),
     ("node_meta", Free),
@@ -198,10 +156,7 @@ const KEYS: &[(&str, Use)] = &[
     ("performance.grpc_keepalive_interval", Ignored(NOT_YET)),
     ("performance.grpc_keepalive_timeout", Ignored(NOT_YET)),
     ("performance.leave_drain_time", Ignored(NOT_YET)),
-    (
-        "performance.raft_multiplier",
-        Ignored("election timing fits any machine; see docs/operations.md"),
-    ),
+    ("performance.raft_multiplier", Ignored("election timing fits any machine; see docs/operations.md")),
     ("performance.rpc_hold_timeout", Ignored("always 7 s")),
     ("pid_file", Used),
     ("ports", Group),
@@ -209,15 +164,9 @@ const KEYS: &[(&str, Use)] = &[
     ("ports.expose_max_port", Ignored(NOT_YET)),
     ("ports.expose_min_port", Ignored(NOT_YET)),
     ("ports.grpc", Used),
-    (
-        "ports.grpc_tls",
-        Ignored("proxies of this machine use the loopback gRPC port"),
-    ),
+    ("ports.grpc_tls", Ignored("proxies of this machine use the loopback gRPC port")),
     ("ports.http", Used),
-    (
-        "ports.https",
-        Refused("a port is an error: HTTPS for clients is not supported yet"),
-    ),
+    ("ports.https", Refused("a port is an error: HTTPS for clients is not supported yet")),
     ("ports.serf_lan", Ignored(GOSSIP)),
     ("ports.serf_wan", Ignored(GOSSIP)),
     ("ports.server", Used),
@@ -234,32 +183,17 @@ const KEYS: &[(&str, Use)] = &[
     ("raft_snapshot_threshold", Ignored(AUTOMATIC)),
     ("raft_trailing_logs", Ignored(AUTOMATIC)),
     ("read_replica", Ignored(ENTERPRISE)),
-    (
-        "reconnect_timeout",
-        Ignored("failed nodes are removed after 72 h"),
-    ),
-    (
-        "reconnect_timeout_wan",
-        Ignored("failed nodes are removed after 72 h"),
-    ),
+    ("reconnect_timeout", Ignored("failed nodes are removed after 72 h")),
+    ("reconnect_timeout_wan", Ignored("failed nodes are removed after 72 h")),
     ("recursors", Used),
     ("rejoin_after_leave", Ignored(AUTOMATIC)),
     ("reporting", Ignored("nothing calls home")),
-    (
-        "retry_interval",
-        Ignored("backs off by itself, with jitter"),
-    ),
-    (
-        "retry_interval_wan",
-        Ignored("backs off by itself, with jitter"),
-    ),
+    ("retry_interval", Ignored("backs off by itself, with jitter")),
+    ("retry_interval_wan", Ignored("backs off by itself, with jitter")),
     ("retry_join", Used),
     ("retry_join_wan", Used),
     ("retry_max", Ignored("joining is tried until it succeeds")),
-    (
-        "retry_max_wan",
-        Ignored("joining is tried until it succeeds"),
-    ),
+    ("retry_max_wan", Ignored("joining is tried until it succeeds")),
     ("rpc", Ignored(NOT_YET)),
     ("segment", Ignored(ENTERPRISE)),
     ("segments", Ignored(ENTERPRISE)),
@@ -276,10 +210,7 @@ const KEYS: &[(&str, Use)] = &[
     ("start_join", Used),
     ("start_join_wan", Used),
     ("static_runtime", Ignored(ENTERPRISE)),
-    (
-        "syslog_facility",
-        Ignored("log to standard error and let the supervisor keep it"),
-    ),
+    ("syslog_facility", Ignored("log to standard error and let the supervisor keep it")),
     ("tagged_addresses", Free),
     ("telemetry", Ignored(NO_TELEMETRY)),
     ("tls", Ignored(ALWAYS_TLS)),
@@ -305,20 +236,11 @@ const KEYS: &[(&str, Use)] = &[
 ///
 /// # Errors
 /// A key that nobody knows, with the nearest one that somebody does.
-pub(super) fn check(
-    origin: &str,
-    value: &mut Value,
-    ignored: &mut Vec<String>,
-) -> Result<(), ConfigError> {
+pub(super) fn check(origin: &str, value: &mut Value, ignored: &mut Vec<String>) -> Result<(), ConfigError> {
     check_group(origin, "", value, ignored)
 }
 
-fn check_group(
-    origin: &str,
-    prefix: &str,
-    value: &mut Value,
-    ignored: &mut Vec<String>,
-) -> Result<(), ConfigError> {
+fn check_group(origin: &str, prefix: &str, value: &mut Value, ignored: &mut Vec<String>) -> Result<(), ConfigError> {
     unwrap_single(value);
     let Value::Object(map) = value else {
         let key = if prefix.is_empty() { origin } else { prefix };
@@ -328,11 +250,7 @@ fn check_group(
         });
     };
     for key in map.keys().cloned().collect::<Vec<_>>() {
-        let path = if prefix.is_empty() {
-            key.clone()
-        } else {
-            format!("{prefix}.{key}")
-        };
+        let path = if prefix.is_empty() { key.clone() } else { format!("{prefix}.{key}") };
         match find(&path) {
             Some(Used | Free | Refused(_)) => {}
             Some(Group) => {
@@ -367,17 +285,12 @@ fn unwrap_single(value: &mut Value) {
 }
 
 fn find(path: &str) -> Option<Use> {
-    KEYS.iter()
-        .find(|(key, _)| *key == path)
-        .map(|(_, what)| *what)
+    KEYS.iter().find(|(key, _)| *key == path).map(|(_, what)| *what)
 }
 
 /// The known key that is nearest to a misspelt one, if any is near.
 fn nearest(path: &str) -> Option<String> {
-    let near = KEYS
-        .iter()
-        .map(|(key, _)| (distance(path, key), *key))
-        .min()?;
+    let near = KEYS.iter().map(|(key, _)| (distance(path, key), *key)).min()?;
     (near.0 <= 3.max(path.len() / 4)).then(|| near.1.to_string())
 }
 
@@ -426,10 +339,7 @@ mod tests {
     #[test]
     fn every_key_is_listed_once_under_a_group() {
         for (i, (key, _)) in KEYS.iter().enumerate() {
-            assert!(
-                KEYS[i + 1..].iter().all(|(other, _)| other != key),
-                "{key} is listed twice"
-            );
+            assert!(KEYS[i + 1..].iter().all(|(other, _)| other != key), "{key} is listed twice");
             if let Some((group, _)) = key.rsplit_once('.') {
                 assert_eq!(find(group), Some(Group), "{key}");
             }

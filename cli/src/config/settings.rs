@@ -156,12 +156,7 @@ pub(crate) struct Soa {
 
 impl Default for Soa {
     fn default() -> Self {
-        Soa {
-            expire: 86_400,
-            min_ttl: 0,
-            refresh: 3_600,
-            retry: 600,
-        }
+        Soa { expire: 86_400, min_ttl: 0, refresh: 3_600, retry: 600 }
     }
 }
 
@@ -174,9 +169,7 @@ pub(crate) struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Limits {
-            http_max_conns_per_client: 200,
-        }
+        Limits { http_max_conns_per_client: 200 }
     }
 }
 
@@ -223,10 +216,8 @@ pub(crate) struct Node {
 impl Settings {
     /// Types a merged document.
     pub(super) fn from_value(value: Value) -> Result<Settings, ConfigError> {
-        serde_path_to_error::deserialize(value).map_err(|error| ConfigError::Value {
-            key: error.path().to_string(),
-            message: error.inner().to_string(),
-        })
+        serde_path_to_error::deserialize(value)
+            .map_err(|error| ConfigError::Value { key: error.path().to_string(), message: error.inner().to_string() })
     }
 
     /// What no single value can say: settings that do not go together, or that would weaken security if ignored.
@@ -249,25 +240,15 @@ impl Settings {
             return conflict("bootstrap_expect needs a server: add `server = true` (or -server)");
         }
         if self.bootstrap_expect > 9 {
-            return conflict(
-                "bootstrap_expect: more than 9 servers are slower and no safer; 3 or 5 are usual",
-            );
+            return conflict("bootstrap_expect: more than 9 servers are slower and no safer; 3 or 5 are usual");
         }
-        if !matches!(
-            self.default_intention_policy.as_str(),
-            "" | "allow" | "deny"
-        ) {
+        if !matches!(self.default_intention_policy.as_str(), "" | "allow" | "deny") {
             return conflict("default_intention_policy: must be \"allow\" or \"deny\"");
         }
-        for (what, name) in [
-            ("datacenter", &self.datacenter),
-            ("primary_datacenter", &self.primary_datacenter),
-        ] {
+        for (what, name) in [("datacenter", &self.datacenter), ("primary_datacenter", &self.primary_datacenter)] {
             if !name.is_empty() {
-                model::name::check_datacenter(name).map_err(|e| ConfigError::Value {
-                    key: what.into(),
-                    message: e.to_string(),
-                })?;
+                model::name::check_datacenter(name)
+                    .map_err(|e| ConfigError::Value { key: what.into(), message: e.to_string() })?;
             }
         }
         Ok(())
@@ -278,46 +259,30 @@ impl Settings {
     /// # Errors
     /// An address that is none, or a node name that is none.
     pub(crate) fn node(&self) -> Result<Node, ConfigError> {
-        let bind = parse_ip("bind_addr", self.bind_addr.as_deref())?
-            .unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
-        let client = parse_ip("client_addr", self.client_addr.as_deref())?
-            .unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
+        let bind = parse_ip("bind_addr", self.bind_addr.as_deref())?.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+        let client = parse_ip("client_addr", self.client_addr.as_deref())?.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
         let advertise = match parse_ip("advertise_addr", self.advertise_addr.as_deref())? {
             Some(address) => address,
             None if bind.is_unspecified() => own_address(bind),
             None => bind,
         };
         let name = self.node_name.clone().unwrap_or_else(host_name);
-        model::name::check_node(&name).map_err(|e| ConfigError::Value {
-            key: "node_name".into(),
-            message: e.to_string(),
-        })?;
+        model::name::check_node(&name)
+            .map_err(|e| ConfigError::Value { key: "node_name".into(), message: e.to_string() })?;
         let at = |key, own: &Option<String>, port| -> Result<Option<SocketAddr>, ConfigError> {
             let ip = parse_ip(key, own.as_deref())?.unwrap_or(client);
             Ok(port_of(key, port)?.map(|port| SocketAddr::new(ip, port)))
         };
         // Proxies talk to the agent of their own machine only.
-        let grpc_ip = if client.is_unspecified() {
-            Some("127.0.0.1".to_string())
-        } else {
-            None
-        };
+        let grpc_ip = if client.is_unspecified() { Some("127.0.0.1".to_string()) } else { None };
         Ok(Node {
             name,
             bind,
             advertise,
-            advertise_wan: parse_ip("advertise_addr_wan", self.advertise_addr_wan.as_deref())?
-                .unwrap_or(advertise),
-            rpc: SocketAddr::new(
-                bind,
-                port_of("ports.server", self.ports.server)?.unwrap_or(8300),
-            ),
+            advertise_wan: parse_ip("advertise_addr_wan", self.advertise_addr_wan.as_deref())?.unwrap_or(advertise),
+            rpc: SocketAddr::new(bind, port_of("ports.server", self.ports.server)?.unwrap_or(8300)),
             http: at("addresses.http", &self.addresses.http, self.ports.http)?,
-            grpc: at(
-                "addresses.grpc",
-                &self.addresses.grpc.clone().or(grpc_ip),
-                self.ports.grpc,
-            )?,
+            grpc: at("addresses.grpc", &self.addresses.grpc.clone().or(grpc_ip), self.ports.grpc)?,
             dns: at("addresses.dns", &self.addresses.dns, self.ports.dns)?,
         })
     }
@@ -328,12 +293,7 @@ fn port_of(key: &str, port: i32) -> Result<Option<u16>, ConfigError> {
         return Ok(None);
     }
     let message = || format!("{port} is not a port: 1 to 65535, or -1 to turn it off");
-    u16::try_from(port)
-        .map(Some)
-        .map_err(|_| ConfigError::Value {
-            key: key.to_string(),
-            message: message(),
-        })
+    u16::try_from(port).map(Some).map_err(|_| ConfigError::Value { key: key.to_string(), message: message() })
 }
 
 fn parse_ip(key: &str, text: Option<&str>) -> Result<Option<IpAddr>, ConfigError> {
@@ -344,10 +304,7 @@ fn parse_ip(key: &str, text: Option<&str>) -> Result<Option<IpAddr>, ConfigError
     text.trim_matches(['[', ']'])
         .parse()
         .map(Some)
-        .map_err(|_| ConfigError::Value {
-            key: key.to_string(),
-            message: message(),
-        })
+        .map_err(|_| ConfigError::Value { key: key.to_string(), message: message() })
 }
 
 /// The address that this machine would use to reach others. No packet is sent.

@@ -37,16 +37,8 @@ fn hcl_and_json_say_the_same() {
 #[test]
 fn later_sources_win_and_lists_are_joined() {
     let dir = tempfile::tempdir().expect("a scratch folder");
-    file(
-        &dir,
-        "2.json",
-        r#"{"datacenter": "b", "retry_join": ["2"]}"#,
-    );
-    file(
-        &dir,
-        "1.json",
-        r#"{"datacenter": "a", "retry_join": ["1"], "node_name": "n"}"#,
-    );
+    file(&dir, "2.json", r#"{"datacenter": "b", "retry_join": ["2"]}"#);
+    file(&dir, "1.json", r#"{"datacenter": "a", "retry_join": ["1"], "node_name": "n"}"#);
     file(&dir, "notes.txt", "not read");
     let flags = object_of([("retry_join", json!(["3"])), ("ports.http", json!(1234))]);
     let loaded = load(&[Source::Dir(dir.path().into()), Source::Flags(flags)]).expect("valid");
@@ -62,49 +54,25 @@ fn keys_without_use_are_named_and_do_nothing() {
     let loaded = load(&[Source::Flags(flags)]).expect("valid");
     assert_eq!(loaded.settings.limits.http_max_conns_per_client, 19_000);
     assert_eq!(loaded.ignored.len(), 2);
-    assert!(
-        loaded.ignored[1].starts_with("performance.raft_multiplier"),
-        "{:?}",
-        loaded.ignored
-    );
+    assert!(loaded.ignored[1].starts_with("performance.raft_multiplier"), "{:?}", loaded.ignored);
 }
 
 #[test]
 fn mistakes_are_told_with_the_way_out() {
     let cases = [
-        (
-            json!({"datacentre": "x"}),
-            "unknown key \"datacentre\": did you mean \"datacenter\"?",
-        ),
-        (
-            json!({"ports": {"htttp": 1}}),
-            "unknown key \"ports.htttp\": did you mean \"ports.http\"?",
-        ),
-        (
-            json!({"ports": {"http": "x"}}),
-            "ports.http: invalid type: string \"x\", expected i32",
-        ),
+        (json!({"datacentre": "x"}), "unknown key \"datacentre\": did you mean \"datacenter\"?"),
+        (json!({"ports": {"htttp": 1}}), "unknown key \"ports.htttp\": did you mean \"ports.http\"?"),
+        (json!({"ports": {"http": "x"}}), "ports.http: invalid type: string \"x\", expected i32"),
         (json!({"ports": 5}), "ports: must be an object"),
         (json!({"bootstrap_expect": 3}), "needs a server"),
         (json!({"acl": {"enabled": true}}), "not supported yet"),
-        (
-            json!({"acl": {"default_policy": "deny"}}),
-            "not supported yet",
-        ),
+        (json!({"acl": {"default_policy": "deny"}}), "not supported yet"),
         (json!({"datacenter": "a.b"}), "not allowed"),
-        (
-            json!({"server": true, "bootstrap": true, "bootstrap_expect": 3}),
-            "exclude each other",
-        ),
-        (
-            json!({"check_update_interval": "5 minutes"}),
-            "invalid duration",
-        ),
+        (json!({"server": true, "bootstrap": true, "bootstrap_expect": 3}), "exclude each other"),
+        (json!({"check_update_interval": "5 minutes"}), "invalid duration"),
     ];
     for (given, want) in cases {
-        let error = load(&[Source::Flags(given.clone())])
-            .expect_err(&given.to_string())
-            .to_string();
+        let error = load(&[Source::Flags(given.clone())]).expect_err(&given.to_string()).to_string();
         assert!(error.contains(want), "{given}: {error}");
     }
 }
@@ -119,30 +87,22 @@ fn files_that_cannot_be_read_are_named() {
         (file(&dir, "x.yaml", "a: 1"), "must end in .json or .hcl"),
     ];
     for (source, want) in cases {
-        let error = load(std::slice::from_ref(&source))
-            .expect_err(want)
-            .to_string();
+        let error = load(std::slice::from_ref(&source)).expect_err(want).to_string();
         assert!(error.contains(want), "{error}");
     }
 }
 
 #[test]
 fn addresses_follow_bind_and_client() {
-    let flags = json!({"bind_addr": "127.20.1.1", "client_addr": "127.20.1.2", "node_name": "s1", "ports": {"dns": -1}});
-    let node = load(&[Source::Flags(flags)])
-        .expect("valid")
-        .settings
-        .node()
-        .expect("addresses");
+    let flags =
+        json!({"bind_addr": "127.20.1.1", "client_addr": "127.20.1.2", "node_name": "s1", "ports": {"dns": -1}});
+    let node = load(&[Source::Flags(flags)]).expect("valid").settings.node().expect("addresses");
     assert_eq!(node.rpc.to_string(), "127.20.1.1:8300");
     assert_eq!(node.advertise.to_string(), "127.20.1.1");
     assert_eq!(node.http.expect("on").to_string(), "127.20.1.2:8500");
     assert_eq!(node.dns, None);
     for (key, value) in [("bind_addr", "nowhere"), ("node_name", "a/b")] {
-        let bad = load(&[Source::Flags(json!({key: value}))])
-            .expect("syntax is fine")
-            .settings
-            .node();
+        let bad = load(&[Source::Flags(json!({key: value}))]).expect("syntax is fine").settings.node();
         assert!(bad.expect_err(value).to_string().contains(key));
     }
 }

@@ -20,20 +20,14 @@ pub(super) struct Children {
 
 impl Children {
     pub(super) fn new(folder: &Path) -> Self {
-        Children {
-            folder: folder.to_path_buf(),
-            running: Vec::new(),
-        }
+        Children { folder: folder.to_path_buf(), running: Vec::new() }
     }
 
     /// Starts `tribune ARGS…`; its output goes to `<folder>/logs/<name>.log`.
     pub(super) fn start(&mut self, name: &str, args: &[String]) -> std::io::Result<()> {
         let logs = self.folder.join("logs");
         std::fs::create_dir_all(&logs)?;
-        let log = File::options()
-            .create(true)
-            .append(true)
-            .open(logs.join(format!("{name}.log")))?;
+        let log = File::options().create(true).append(true).open(logs.join(format!("{name}.log")))?;
         let child = Command::new(std::env::current_exe()?)
             .args(args)
             .env(BOUND, "1")
@@ -57,9 +51,7 @@ impl Children {
 
     /// The first child that ended by itself, which none should.
     pub(super) fn ended(&mut self) -> Option<String> {
-        let gone = |(name, child): &mut (String, Child)| {
-            matches!(child.try_wait(), Ok(Some(_))).then(|| name.clone())
-        };
+        let gone = |(name, child): &mut (String, Child)| matches!(child.try_wait(), Ok(Some(_))).then(|| name.clone());
         self.running.iter_mut().find_map(gone)
     }
 
@@ -76,10 +68,7 @@ impl Children {
         }
         let deadline = tokio::time::Instant::now() + STOP_LIMIT;
         for (_, child) in &mut running {
-            if tokio::time::timeout_at(deadline, child.wait())
-                .await
-                .is_err()
-            {
+            if tokio::time::timeout_at(deadline, child.wait()).await.is_err() {
                 // It may have ended in this very moment; either way it is gone.
                 let _ = child.kill().await;
             }

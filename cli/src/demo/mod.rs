@@ -50,10 +50,9 @@ pub(crate) fn run(args: DemoArgs) -> Result<ExitCode, Failure> {
         .build()
         .map_err(Failure::io("cannot start the runtime"))?;
     let outcome = match args.part {
-        Some(Part::Service(service)) => runtime
-            .block_on(service::serve(service))
-            .map(|()| ExitCode::SUCCESS)
-            .map_err(Failure::io("demo service")),
+        Some(Part::Service(service)) => {
+            runtime.block_on(service::serve(service)).map(|()| ExitCode::SUCCESS).map_err(Failure::io("demo service"))
+        }
         None => runtime.block_on(play(args)),
     };
     // A child's read of standard input cannot be cancelled; it must not keep the process alive.
@@ -65,13 +64,9 @@ async fn play(args: DemoArgs) -> Result<ExitCode, Failure> {
     let plan = plan::Plan::find().ok_or_else(|| Failure::Other("no free block of loopback addresses (127.41.0.0 to 127.99.0.0, ports 8300, 8500, 8600): is another demo running?".into()))?;
     let (folder, temporary) = match args.dir {
         Some(dir) => (dir, false),
-        None => (
-            std::env::temp_dir().join(format!("tribune-demo-{}", std::process::id())),
-            true,
-        ),
+        None => (std::env::temp_dir().join(format!("tribune-demo-{}", std::process::id())), true),
     };
-    std::fs::create_dir_all(&folder)
-        .map_err(Failure::io(format!("cannot make {}", folder.display())))?;
+    std::fs::create_dir_all(&folder).map_err(Failure::io(format!("cannot make {}", folder.display())))?;
     let mut stage = steps::Stage::new(plan, &folder);
     let played = tokio::select! {
         played = stage.play() => played,
@@ -89,10 +84,7 @@ async fn play(args: DemoArgs) -> Result<ExitCode, Failure> {
             ExitCode::SUCCESS
         }
         Err(reason) => {
-            eprintln!(
-                "The demo failed: {reason}\nThe logs are in {}",
-                folder.join("logs").display()
-            );
+            eprintln!("The demo failed: {reason}\nThe logs are in {}", folder.join("logs").display());
             ExitCode::FAILURE
         }
     })
@@ -111,9 +103,7 @@ struct Narrator {
 
 impl Narrator {
     fn new() -> Self {
-        Narrator {
-            started: Instant::now(),
-        }
+        Narrator { started: Instant::now() }
     }
 
     fn act(&self, title: &str) {
@@ -121,10 +111,7 @@ impl Narrator {
     }
 
     fn say(&self, text: &str) {
-        self.line(&format!(
-            "  {:6.2} s  {text}",
-            self.started.elapsed().as_secs_f64()
-        ));
+        self.line(&format!("  {:6.2} s  {text}", self.started.elapsed().as_secs_f64()));
     }
 
     fn line(&self, text: &str) {

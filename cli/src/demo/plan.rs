@@ -24,11 +24,7 @@ impl Plan {
     pub(super) fn find() -> Option<Plan> {
         (41..=99).map(|block| Plan { block }).find(|plan| {
             let ports = [8300, HTTP_PORT, 8600];
-            (1..=2).all(|dc| {
-                ports
-                    .iter()
-                    .all(|port| TcpListener::bind((plan.ip(dc, 1), *port)).is_ok())
-            })
+            (1..=2).all(|dc| ports.iter().all(|port| TcpListener::bind((plan.ip(dc, 1), *port)).is_ok()))
         })
     }
 
@@ -77,9 +73,7 @@ impl Plan {
         args.push("-server".into());
         args.push(format!("-bootstrap-expect={SERVERS}"));
         if dc == 2 {
-            args.extend(
-                (1..=SERVERS).map(|other| format!("-retry-join-wan={}", self.ip(1, other))),
-            );
+            args.extend((1..=SERVERS).map(|other| format!("-retry-join-wan={}", self.ip(1, other))));
         }
         args
     }
@@ -107,23 +101,15 @@ impl Plan {
 
     /// Arguments of an application.
     pub(super) fn app_args(self, dc: u8, name: &str, asks: Option<SocketAddr>) -> Vec<String> {
-        let mut args = vec![
-            "demo".to_string(),
-            "service".into(),
-            format!("-name={name}"),
-            format!("-listen={}", self.app(dc)),
-        ];
+        let mut args =
+            vec!["demo".to_string(), "service".into(), format!("-name={name}"), format!("-listen={}", self.app(dc))];
         args.extend(asks.map(|at| format!("-asks={at}")));
         args
     }
 
     /// Arguments of the sidecar of a service.
     pub(super) fn sidecar_args(self, dc: u8, service: &str) -> Vec<String> {
-        let verb = [
-            "connect".to_string(),
-            "proxy".into(),
-            format!("-sidecar-for={service}"),
-        ];
+        let verb = ["connect".to_string(), "proxy".into(), format!("-sidecar-for={service}")];
         verb.into_iter().chain(self.control_args(dc)).collect()
     }
 
@@ -141,9 +127,6 @@ impl Plan {
     }
 
     fn control_args(self, dc: u8) -> [String; 2] {
-        [
-            format!("-http-addr={}", self.agent_http(dc)),
-            format!("-grpc-addr={}", self.agent_grpc(dc)),
-        ]
+        [format!("-http-addr={}", self.agent_http(dc)), format!("-grpc-addr={}", self.agent_grpc(dc))]
     }
 }

@@ -47,9 +47,7 @@ async fn accept(listener: TcpListener, args: ServiceArgs) -> std::io::Result<()>
         tokio::spawn(async move {
             let service = service_fn(move |request| answer(args.clone(), request));
             // A connection that breaks is the other side's affair.
-            let _ = hyper::server::conn::http1::Builder::new()
-                .serve_connection(TokioIo::new(stream), service)
-                .await;
+            let _ = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
         });
     }
 }
@@ -68,24 +66,13 @@ async fn answer(
         return Ok(text(StatusCode::OK, format!("{} is well", args.name)));
     }
     let Some(upstream) = args.asks else {
-        return Ok(text(
-            StatusCode::OK,
-            format!("{} was called by {caller}", args.name),
-        ));
+        return Ok(text(StatusCode::OK, format!("{} was called by {caller}", args.name)));
     };
-    Ok(
-        match tokio::time::timeout(ASK_TIMEOUT, ask(upstream, request.uri().path())).await {
-            Ok(Ok((status, body))) => text(status, body),
-            Ok(Err(error)) => text(
-                StatusCode::BAD_GATEWAY,
-                format!("{} cannot reach its upstream: {error}", args.name),
-            ),
-            Err(_) => text(
-                StatusCode::GATEWAY_TIMEOUT,
-                format!("{} got no answer within {ASK_TIMEOUT:?}", args.name),
-            ),
-        },
-    )
+    Ok(match tokio::time::timeout(ASK_TIMEOUT, ask(upstream, request.uri().path())).await {
+        Ok(Ok((status, body))) => text(status, body),
+        Ok(Err(error)) => text(StatusCode::BAD_GATEWAY, format!("{} cannot reach its upstream: {error}", args.name)),
+        Err(_) => text(StatusCode::GATEWAY_TIMEOUT, format!("{} got no answer within {ASK_TIMEOUT:?}", args.name)),
+    })
 }
 
 fn text(status: StatusCode, body: String) -> Response<Full<Bytes>> {
@@ -96,29 +83,20 @@ fn text(status: StatusCode, body: String) -> Response<Full<Bytes>> {
 
 /// One GET over a new connection.
 pub(super) async fn ask(address: SocketAddr, path: &str) -> Result<(StatusCode, String), String> {
-    let stream = TcpStream::connect(address)
-        .await
-        .map_err(|e| e.to_string())?;
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
-        .await
-        .map_err(|e| e.to_string())?;
+    let stream = TcpStream::connect(address).await.map_err(|e| e.to_string())?;
+    let (mut sender, connection) =
+        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|e| e.to_string())?;
     let driver = tokio::spawn(connection);
     let request = Request::get(path)
         .header(HOST, address.to_string())
         .body(Full::<Bytes>::default())
         .map_err(|e| e.to_string())?;
-    let response = sender
-        .send_request(request)
-        .await
-        .map_err(|e| e.to_string())?;
+    let response = sender.send_request(request).await.map_err(|e| e.to_string())?;
     let status = response.status();
     let body = http_body_util::Limited::new(response.into_body(), ANSWER_BYTES_MAX)
         .collect()
         .await
         .map_err(|e| e.to_string())?;
     driver.abort();
-    Ok((
-        status,
-        String::from_utf8_lossy(&body.to_bytes()).into_owned(),
-    ))
+    Ok((status, String::from_utf8_lossy(&body.to_bytes()).into_owned()))
 }

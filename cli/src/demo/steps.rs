@@ -82,8 +82,7 @@ impl Stage {
         self.narrator.act("Servers");
         let secret = base64::engine::general_purpose::STANDARD.encode(rand::random::<[u8; 32]>());
         let secret_file = self.folder.join("encrypt");
-        std::fs::write(&secret_file, &secret)
-            .map_err(|e| format!("cannot write {}: {e}", secret_file.display()))?;
+        std::fs::write(&secret_file, &secret).map_err(|e| format!("cannot write {}: {e}", secret_file.display()))?;
         for dc in 1..=2 {
             let begun = Instant::now();
             for n in 1..=SERVERS {
@@ -91,18 +90,12 @@ impl Stage {
                 self.start(&format!("dc{dc}-s{n}"), &args)?;
             }
             let leader = self.leader(dc).await?;
-            self.narrator.say(&format!(
-                "dc{dc}: {SERVERS} servers elected dc{dc}-s{leader} after {}",
-                ms(begun)
-            ));
+            self.narrator.say(&format!("dc{dc}: {SERVERS} servers elected dc{dc}-s{leader} after {}", ms(begun)));
         }
         let begun = Instant::now();
         let plan = self.plan;
         let root = until("dc2 has the root certificate of dc1", || async move {
-            let [first, second] = [
-                root_id(plan.server_http(1, 1)).await,
-                root_id(plan.server_http(2, 1)).await,
-            ];
+            let [first, second] = [root_id(plan.server_http(1, 1)).await, root_id(plan.server_http(2, 1)).await];
             (first.is_some() && first == second).then_some(first?)
         })
         .await?;
@@ -112,22 +105,17 @@ impl Stage {
             ms(begun)
         ));
         let known = until("both datacenters know each other", || async move {
-            let list = Agent::at(plan.server_http(1, 1))
-                .get("/v1/catalog/datacenters")
-                .await
-                .ok()?;
+            let list = Agent::at(plan.server_http(1, 1)).get("/v1/catalog/datacenters").await.ok()?;
             (list.as_array()?.len() == 2).then(|| list.to_string())
         })
         .await?;
-        self.narrator
-            .say(&format!("GET /v1/catalog/datacenters says {known}"));
+        self.narrator.say(&format!("GET /v1/catalog/datacenters says {known}"));
         Ok(())
     }
 
     async fn agents(&mut self) -> Step {
         self.narrator.act("Agents");
-        let secret =
-            std::fs::read_to_string(self.folder.join("encrypt")).map_err(|e| e.to_string())?;
+        let secret = std::fs::read_to_string(self.folder.join("encrypt")).map_err(|e| e.to_string())?;
         for dc in 1..=2 {
             let begun = Instant::now();
             let args = self.plan.agent_args(&self.folder, &secret, dc);
@@ -135,10 +123,7 @@ impl Stage {
             let (at, node) = (self.plan.server_http(dc, 1), format!("dc{dc}-agent"));
             let node = &node;
             until("the agent is alive in the catalog", || async move {
-                let checks = Agent::at(at)
-                    .get(&format!("/v1/health/node/{node}"))
-                    .await
-                    .ok()?;
+                let checks = Agent::at(at).get(&format!("/v1/health/node/{node}")).await.ok()?;
                 checks
                     .as_array()?
                     .iter()
@@ -190,7 +175,10 @@ impl Stage {
                 some(Agent::at(plan.server_http(dc, 2)).get(path).await.ok()?)
             })
             .await?;
-            self.narrator.say(&format!("PUT /v1/agent/service/register {name} in dc{dc}: passing on another server after {}", ms(begun)));
+            self.narrator.say(&format!(
+                "PUT /v1/agent/service/register {name} in dc{dc}: passing on another server after {}",
+                ms(begun)
+            ));
         }
         Ok(())
     }
@@ -202,12 +190,7 @@ impl Stage {
             let begun = Instant::now();
             self.start(&format!("gateway-dc{dc}"), &plan.gateway_args(dc))?;
             until("the gateway passes", || async move {
-                some(
-                    Agent::at(plan.server_http(dc, 1))
-                        .get("/v1/health/service/mesh-gateway?passing")
-                        .await
-                        .ok()?,
-                )
+                some(Agent::at(plan.server_http(dc, 1)).get("/v1/health/service/mesh-gateway?passing").await.ok()?)
             })
             .await?;
             self.narrator.say(&format!(
@@ -221,14 +204,12 @@ impl Stage {
             self.start(&format!("sidecar-{name}"), &plan.sidecar_args(dc, name))?;
             let path = format!("/v1/health/connect/{name}?passing");
             let path = &path;
-            until("the sidecar passes", || async move {
-                some(Agent::at(plan.server_http(dc, 1)).get(path).await.ok()?)
-            })
+            until(
+                "the sidecar passes",
+                || async move { some(Agent::at(plan.server_http(dc, 1)).get(path).await.ok()?) },
+            )
             .await?;
-            self.narrator.say(&format!(
-                "sidecar of {name} in dc{dc} passes after {}",
-                ms(begun)
-            ));
+            self.narrator.say(&format!("sidecar of {name} in dc{dc} passes after {}", ms(begun)));
         }
         Ok(())
     }
@@ -236,25 +217,23 @@ impl Stage {
     async fn names(&mut self) -> Step {
         self.narrator.act("Names, asked of dc1's agent by DNS");
         let at = self.plan.agent_dns(1);
-        for (name, kind) in [
-            ("web.service.consul.", "A"),
-            ("api.service.dc2.consul.", "SRV"),
-            ("dc2-agent.node.dc2.consul.", "A"),
-        ] {
+        for (name, kind) in
+            [("web.service.consul.", "A"), ("api.service.dc2.consul.", "SRV"), ("dc2-agent.node.dc2.consul.", "A")]
+        {
             let (answer, took) = until("DNS answers", || async move {
                 let asked = Instant::now();
                 let answer = dns::client::ask(at, name, kind).await.ok()?;
                 (!answer.is_empty()).then(|| (answer.join(", "), ms(asked)))
             })
             .await?;
-            self.narrator
-                .say(&format!("{name} {kind} is {answer} ({took})"));
+            self.narrator.say(&format!("{name} {kind} is {answer} ({took})"));
         }
         Ok(())
     }
 
     async fn call(&mut self) -> Step {
-        self.narrator.act("A call across the datacenters: web (dc1) → sidecar → gateway ═QUIC═ gateway → sidecar → api (dc2)");
+        self.narrator
+            .act("A call across the datacenters: web (dc1) → sidecar → gateway ═QUIC═ gateway → sidecar → api (dc2)");
         let web = self.plan.app(1);
         let (body, took) = until("web can call api", || async move {
             let asked = Instant::now();
@@ -262,9 +241,7 @@ impl Stage {
             (status == StatusCode::OK && body.contains("spiffe://")).then(|| (body, ms(asked)))
         })
         .await?;
-        self.narrator.say(&format!(
-            "GET http://{web}/hello: 200 in {took} (the first)"
-        ));
+        self.narrator.say(&format!("GET http://{web}/hello: 200 in {took} (the first)"));
         let (caller, called) = (field(&body, "URI="), field(&body, "By="));
         self.narrator.say(&format!("api's sidecar saw the caller prove to be {caller}"));
         self.narrator.say(&format!("and proved itself to be {called}, the only id that web's sidecar accepts"));
@@ -277,16 +254,12 @@ impl Stage {
             }
         }
         let each = asked.elapsed() / calls;
-        self.narrator.say(&format!(
-            "{calls} more calls: all 200, {:.2} ms each",
-            each.as_secs_f64() * 1e3
-        ));
+        self.narrator.say(&format!("{calls} more calls: all 200, {:.2} ms each", each.as_secs_f64() * 1e3));
         Ok(())
     }
 
     async fn intention(&mut self) -> Step {
-        self.narrator
-            .act("Who may call whom: an intention, flipped in dc1 and enforced in dc2");
+        self.narrator.act("Who may call whom: an intention, flipped in dc1 and enforced in dc2");
         let (web, server) = (self.plan.app(1), Agent::at(self.plan.server_http(1, 1)));
         for (action, good) in [("deny", false), ("allow", true)] {
             let path = "/v1/connect/intentions/exact?source=web&destination=api";
@@ -300,7 +273,8 @@ impl Stage {
                 ((status == StatusCode::OK) == good).then(|| (status, ms(begun)))
             })
             .await?;
-            self.narrator.say(&format!("{action} web → api: the call answers {status} {took} after the write was acknowledged"));
+            self.narrator
+                .say(&format!("{action} web → api: the call answers {status} {took} after the write was acknowledged"));
         }
         Ok(())
     }
@@ -310,33 +284,16 @@ impl Stage {
         let leader = self.leader(1).await?;
         let survivor = if leader == 1 { 2 } else { 1 };
         let agent = Agent::at(self.plan.server_http(1, survivor));
-        agent
-            .put("/v1/kv/demo/before", b"kept".to_vec())
-            .await
-            .map_err(|e| format!("write: {e}"))?;
-        self.children
-            .kill(&format!("dc1-s{leader}"))
-            .await
-            .map_err(|e| e.to_string())?;
+        agent.put("/v1/kv/demo/before", b"kept".to_vec()).await.map_err(|e| format!("write: {e}"))?;
+        self.children.kill(&format!("dc1-s{leader}")).await.map_err(|e| e.to_string())?;
         self.killed = Some((1, leader));
         let begun = Instant::now();
         let agent = &agent;
-        until("writes go on", || async move {
-            agent
-                .put("/v1/kv/demo/after", b"written".to_vec())
-                .await
-                .ok()
-        })
-        .await?;
+        until("writes go on", || async move { agent.put("/v1/kv/demo/after", b"written".to_vec()).await.ok() }).await?;
         let gap = ms(begun);
-        let kept = agent
-            .get("/v1/kv/demo/before?consistent")
-            .await
-            .map_err(|e| format!("read: {e}"))?;
+        let kept = agent.get("/v1/kv/demo/before?consistent").await.map_err(|e| format!("read: {e}"))?;
         if kept[0]["Value"] != "a2VwdA==" {
-            return Err(format!(
-                "a write that was acknowledged before the crash is gone: {kept}"
-            ));
+            return Err(format!("a write that was acknowledged before the crash is gone: {kept}"));
         }
         let new = self.leader(1).await?;
         self.narrator.say(&format!("dc1-s{leader} is dead; a write succeeded again after {gap}, led by dc1-s{new}; the write before it is there"));
@@ -344,8 +301,7 @@ impl Stage {
         if status != StatusCode::OK {
             return Err(format!("calls did not go on: {status} {body}"));
         }
-        self.narrator
-            .say(&format!("calls went on meanwhile: {status}"));
+        self.narrator.say(&format!("calls went on meanwhile: {status}"));
         Ok(())
     }
 
@@ -353,17 +309,14 @@ impl Stage {
     fn nobody_fell(&mut self) -> Step {
         match self.children.ended() {
             None => Ok(()),
-            Some(name) => Err(format!(
-                "{name} ended by itself; its words are in {}",
-                self.children.log(&name).display()
-            )),
+            Some(name) => {
+                Err(format!("{name} ended by itself; its words are in {}", self.children.log(&name).display()))
+            }
         }
     }
 
     fn start(&mut self, name: &str, args: &[String]) -> Step {
-        self.children
-            .start(name, args)
-            .map_err(|e| format!("cannot start {name}: {e}"))
+        self.children.start(name, args).map_err(|e| format!("cannot start {name}: {e}"))
     }
 
     /// Waits until every living server of a datacenter names the same leader; answers its number.
@@ -372,10 +325,7 @@ impl Stage {
         until("the servers agree on a leader", || async move {
             let mut named = Vec::new();
             for n in (1..=SERVERS).filter(|n| killed != Some((dc, *n))) {
-                let answer = Agent::at(plan.server_http(dc, n))
-                    .get("/v1/status/leader")
-                    .await
-                    .ok()?;
+                let answer = Agent::at(plan.server_http(dc, n)).get("/v1/status/leader").await.ok()?;
                 named.push(answer.as_str()?.parse::<SocketAddr>().ok()?.ip());
             }
             let first = *named.first()?;
@@ -387,20 +337,14 @@ impl Stage {
 }
 
 /// Asks again and again until there is an answer.
-async fn until<T, F: Future<Output = Option<T>>>(
-    what: &str,
-    mut ask: impl FnMut() -> F,
-) -> Step<T> {
+async fn until<T, F: Future<Output = Option<T>>>(what: &str, mut ask: impl FnMut() -> F) -> Step<T> {
     let deadline = Instant::now() + PATIENCE;
     loop {
         if let Some(answer) = ask().await {
             return Ok(answer);
         }
         if Instant::now() > deadline {
-            return Err(format!(
-                "waited {} s, and still not: {what}",
-                PATIENCE.as_secs()
-            ));
+            return Err(format!("waited {} s, and still not: {what}", PATIENCE.as_secs()));
         }
         tokio::time::sleep(GLANCE).await;
     }
@@ -412,10 +356,7 @@ fn some(list: Value) -> Option<()> {
 
 async fn root_id(at: SocketAddr) -> Option<String> {
     let roots = Agent::at(at).get("/v1/connect/ca/roots").await.ok()?;
-    roots["ActiveRootID"]
-        .as_str()
-        .filter(|id| !id.is_empty())
-        .map(str::to_string)
+    roots["ActiveRootID"].as_str().filter(|id| !id.is_empty()).map(str::to_string)
 }
 
 /// A field of the header in which api's sidecar tells who proved to be whom (`By=…;URI=…`).
@@ -426,9 +367,5 @@ fn field(text: &str, name: &str) -> String {
 
 fn ms(since: Instant) -> String {
     let elapsed = since.elapsed().as_secs_f64() * 1e3;
-    if elapsed < 100.0 {
-        format!("{elapsed:.1} ms")
-    } else {
-        format!("{elapsed:.0} ms")
-    }
+    if elapsed < 100.0 { format!("{elapsed:.1} ms") } else { format!("{elapsed:.0} ms") }
 }

@@ -30,7 +30,8 @@ impl Definitions {
 fn each<'a, T: DeserializeOwned>(what: &str, values: impl Iterator<Item = &'a Value>) -> Result<Vec<T>, String> {
     values
         .map(|value| {
-            let name = ["name", "Name", "id", "ID"].iter().find_map(|key| value[*key].as_str()).unwrap_or("without a name");
+            let name =
+                ["name", "Name", "id", "ID"].iter().find_map(|key| value[*key].as_str()).unwrap_or("without a name");
             api::json::from_slice(value.to_string().as_bytes()).map_err(|error| format!("{what} {name}: {error}"))
         })
         .collect()

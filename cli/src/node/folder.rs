@@ -18,11 +18,15 @@ pub(crate) struct Folder {
 /// Why the folder cannot be used. Nothing in it was changed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum FolderError {
-    #[error("cannot use the data folder {path}: {error}; it must be a folder that the user who runs the agent can write to")]
+    #[error(
+        "cannot use the data folder {path}: {error}; it must be a folder that the user who runs the agent can write to"
+    )]
     Io { path: PathBuf, error: io::Error },
     #[error("the data folder {path} is in use by another process: stop that agent, or give this one its own -data-dir")]
     InUse { path: PathBuf },
-    #[error("the data folder {path} belongs to node {owner:?} of datacenter {owner_dc:?}, and this is node {name:?} of {dc:?}: give each node its own -data-dir, or the name that the folder has")]
+    #[error(
+        "the data folder {path} belongs to node {owner:?} of datacenter {owner_dc:?}, and this is node {name:?} of {dc:?}: give each node its own -data-dir, or the name that the folder has"
+    )]
     OtherNode { path: PathBuf, owner: String, owner_dc: String, name: String, dc: String },
     #[error("{path} is damaged ({reason}): restore it from a backup, or empty the data folder and join as a new node")]
     Damaged { path: PathBuf, reason: String },
@@ -47,7 +51,13 @@ impl Folder {
     pub(crate) fn open(path: &Path, name: &str, dc: &str, wanted_id: Option<&str>) -> Result<Folder, FolderError> {
         let failed = |error| FolderError::Io { path: path.to_path_buf(), error };
         DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(failed)?;
-        let lock = File::options().create(true).truncate(false).write(true).mode(0o600).open(path.join(LOCK_FILE)).map_err(failed)?;
+        let lock = File::options()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .mode(0o600)
+            .open(path.join(LOCK_FILE))
+            .map_err(failed)?;
         let lock = Flock::lock(lock, FlockArg::LockExclusiveNonblock).map_err(|(_, error)| match error {
             nix::errno::Errno::EWOULDBLOCK => FolderError::InUse { path: path.to_path_buf() },
             other => failed(other.into()),
@@ -74,7 +84,13 @@ impl Folder {
     }
 }
 
-fn check_owner(path: &Path, owner: Owner, name: &str, dc: &str, wanted_id: Option<&str>) -> Result<String, FolderError> {
+fn check_owner(
+    path: &Path,
+    owner: Owner,
+    name: &str,
+    dc: &str,
+    wanted_id: Option<&str>,
+) -> Result<String, FolderError> {
     let same_id = wanted_id.is_none_or(|id| id == owner.node_id);
     if owner.node_name != name || owner.datacenter != dc || !same_id {
         return Err(FolderError::OtherNode {
@@ -90,7 +106,9 @@ fn check_owner(path: &Path, owner: Owner, name: &str, dc: &str, wanted_id: Optio
 
 fn read_owner(file: &Path) -> Result<Option<Owner>, FolderError> {
     match std::fs::read(file) {
-        Ok(bytes) => serde_json::from_slice(&bytes).map(Some).map_err(|e| FolderError::Damaged { path: file.to_path_buf(), reason: e.to_string() }),
+        Ok(bytes) => serde_json::from_slice(&bytes)
+            .map(Some)
+            .map_err(|e| FolderError::Damaged { path: file.to_path_buf(), reason: e.to_string() }),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(FolderError::Io { path: file.to_path_buf(), error }),
     }
@@ -129,7 +147,10 @@ mod tests {
         assert!(matches!(Folder::open(scratch.path(), "n1", "dc1", None), Err(FolderError::InUse { .. })));
         drop(held);
         for (name, dc, id) in [("n2", "dc1", None), ("n1", "dc2", None), ("n1", "dc1", Some("other"))] {
-            assert!(matches!(Folder::open(scratch.path(), name, dc, id), Err(FolderError::OtherNode { .. })), "{name} {dc}");
+            assert!(
+                matches!(Folder::open(scratch.path(), name, dc, id), Err(FolderError::OtherNode { .. })),
+                "{name} {dc}"
+            );
         }
     }
 

@@ -7,10 +7,10 @@ mod settings;
 pub(crate) use definitions::Definitions;
 
 use crate::config::{Node, Settings};
+use crate::signals::Stop;
 use agent::{Agent, Deps, Source};
 use folder::Folder;
 use identity::{Identity, Role, RpcIdentity, TrustBundle};
-use crate::signals::Stop;
 use server::Server;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -32,7 +32,9 @@ const ENTRY_RETRY: Duration = Duration::from_secs(1);
 pub(crate) enum NodeError {
     #[error(transparent)]
     Config(#[from] crate::config::ConfigError),
-    #[error("no data folder: give -data-dir=FOLDER (or data_dir in a file), where this node keeps what it must not forget; -dev makes a temporary one")]
+    #[error(
+        "no data folder: give -data-dir=FOLDER (or data_dir in a file), where this node keeps what it must not forget; -dev makes a temporary one"
+    )]
     NoDataDir,
     #[error(transparent)]
     Folder(#[from] folder::FolderError),
@@ -40,7 +42,9 @@ pub(crate) enum NodeError {
     Definition(String),
     #[error("{setting}: {message}")]
     Setting { setting: &'static str, message: String },
-    #[error("cannot listen on {address} for {what}: {source}; is another agent running? choose another port or address with `{setting}`, or turn it off with -1")]
+    #[error(
+        "cannot listen on {address} for {what}: {source}; is another agent running? choose another port or address with `{setting}`, or turn it off with -1"
+    )]
     Listen { what: &'static str, address: SocketAddr, setting: &'static str, source: std::io::Error },
     #[error(transparent)]
     Server(#[from] server::StartError),
@@ -90,7 +94,11 @@ impl Ports {
     }
 }
 
-fn listen(what: &'static str, setting: &'static str, address: Option<SocketAddr>) -> Result<Option<TcpListener>, NodeError> {
+fn listen(
+    what: &'static str,
+    setting: &'static str,
+    address: Option<SocketAddr>,
+) -> Result<Option<TcpListener>, NodeError> {
     let Some(address) = address else { return Ok(None) };
     let open = || {
         let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
@@ -113,7 +121,13 @@ struct Running {
 }
 
 impl Running {
-    async fn start(settings: Settings, node: Node, definitions: Definitions, folder: &Folder, ports: Ports) -> Result<Running, NodeError> {
+    async fn start(
+        settings: Settings,
+        node: Node,
+        definitions: Definitions,
+        folder: &Folder,
+        ports: Ports,
+    ) -> Result<Running, NodeError> {
         let server = match settings.server {
             true => Some(Server::start(settings::server(&settings, &node, folder)?).await?),
             false => None,
@@ -158,7 +172,12 @@ impl Running {
             Some(server) => server.http_router().merge(self.agent.router_local()),
             None => self.agent.router_local().fallback_service(self.agent.forward_fallback()),
         };
-        self.tasks.spawn(server::serve_http(listener, router, settings::http(settings), self.closing.clone().cancelled_owned()));
+        self.tasks.spawn(server::serve_http(
+            listener,
+            router,
+            settings::http(settings),
+            self.closing.clone().cancelled_owned(),
+        ));
     }
 
     fn serve_grpc(&self, listener: Option<TcpListener>) {
@@ -250,7 +269,9 @@ struct PidFile(PathBuf);
 impl PidFile {
     fn write(path: &Path) -> Result<PidFile, NodeError> {
         let written = std::fs::write(path, format!("{}\n", std::process::id()));
-        written.map(|()| PidFile(path.to_path_buf())).map_err(|error| NodeError::PidFile { path: path.to_path_buf(), error })
+        written
+            .map(|()| PidFile(path.to_path_buf()))
+            .map_err(|error| NodeError::PidFile { path: path.to_path_buf(), error })
     }
 }
 

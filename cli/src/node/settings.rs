@@ -13,7 +13,10 @@ use std::net::SocketAddr;
 pub(super) fn join_secret(settings: &Settings) -> Result<JoinSecret, NodeError> {
     match settings.encrypt.as_deref().map(str::trim).filter(|secret| !secret.is_empty()) {
         None => Ok(JoinSecret::open()),
-        Some(secret) => JoinSecret::parse(secret).map_err(|error| NodeError::Setting { setting: "encrypt", message: format!("{error}; make one with `tribune keygen`") }),
+        Some(secret) => JoinSecret::parse(secret).map_err(|error| NodeError::Setting {
+            setting: "encrypt",
+            message: format!("{error}; make one with `tribune keygen`"),
+        }),
     }
 }
 
@@ -76,12 +79,19 @@ pub(super) fn dns(settings: &Settings) -> Result<dns::Config, NodeError> {
         alt_domain: Some(settings.alt_domain.clone()).filter(|domain| !domain.is_empty()),
         node_ttl_s: seconds(given.node_ttl),
         service_ttl_s: given.service_ttl.iter().map(|(name, ttl)| (name.clone(), seconds(*ttl))).collect(),
-        soa: dns::Soa { refresh_s: given.soa.refresh, retry_s: given.soa.retry, expire_s: given.soa.expire, min_ttl_s: given.soa.min_ttl },
+        soa: dns::Soa {
+            refresh_s: given.soa.refresh,
+            retry_s: given.soa.retry,
+            expire_s: given.soa.expire,
+            min_ttl_s: given.soa.min_ttl,
+        },
         only_passing: given.only_passing,
         udp_answer_limit: given.udp_answer_limit.unwrap_or(base.udp_answer_limit),
         a_record_limit: given.a_record_limit.unwrap_or(base.a_record_limit),
         enable_truncate: given.enable_truncate.unwrap_or(base.enable_truncate),
-        enable_additional_node_meta_txt: given.enable_additional_node_meta_txt.unwrap_or(base.enable_additional_node_meta_txt),
+        enable_additional_node_meta_txt: given
+            .enable_additional_node_meta_txt
+            .unwrap_or(base.enable_additional_node_meta_txt),
         recursors,
         recursor_timeout: given.recursor_timeout.map_or(base.recursor_timeout, |timeout| timeout.0),
         ..base
@@ -99,7 +109,10 @@ fn seconds(duration: GoDuration) -> u32 {
 
 fn recursor(text: &str) -> Result<SocketAddr, NodeError> {
     let ip = || text.parse().map(|ip| SocketAddr::new(ip, 53));
-    text.parse().or_else(|_| ip()).map_err(|_| NodeError::Setting { setting: "recursors", message: format!("{text:?} is not an IP address, or one with a port") })
+    text.parse().or_else(|_| ip()).map_err(|_| NodeError::Setting {
+        setting: "recursors",
+        message: format!("{text:?} is not an IP address, or one with a port"),
+    })
 }
 
 fn joins(retry: &[String], start: &[String]) -> Vec<String> {
@@ -149,8 +162,16 @@ mod tests {
 
     #[test]
     fn join_addresses_get_this_nodes_port() {
-        let given = ["10.0.0.1", "10.0.0.2:9300", "::1", "[::2]:9300", "srv.example.com", "srv.example.com:9300"].map(String::from);
-        let want = ["10.0.0.1:8300", "10.0.0.2:9300", "[::1]:8300", "[::2]:9300", "srv.example.com:8300", "srv.example.com:9300"];
+        let given = ["10.0.0.1", "10.0.0.2:9300", "::1", "[::2]:9300", "srv.example.com", "srv.example.com:9300"]
+            .map(String::from);
+        let want = [
+            "10.0.0.1:8300",
+            "10.0.0.2:9300",
+            "[::1]:8300",
+            "[::2]:9300",
+            "srv.example.com:8300",
+            "srv.example.com:9300",
+        ];
         assert_eq!(with_port(given.to_vec(), 8300), want);
     }
 

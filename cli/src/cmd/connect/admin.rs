@@ -25,7 +25,9 @@ async fn accept(listener: TcpListener, proxy: Handle) {
             let answer = answer(&proxy, request.uri().path());
             async { Ok::<_, Infallible>(answer) }
         });
-        let connection = hyper::server::conn::http1::Builder::new().keep_alive(false).serve_connection(TokioIo::new(stream), service);
+        let connection = hyper::server::conn::http1::Builder::new()
+            .keep_alive(false)
+            .serve_connection(TokioIo::new(stream), service);
         // A client that is slow or gone is its own affair.
         let _ = tokio::time::timeout(std::time::Duration::from_secs(5), connection).await;
     }

@@ -48,7 +48,8 @@ async fn source(args: &SidecarArgs) -> Result<(ConfigSource, String), Failure> {
 /// The one sidecar that is registered for an instance.
 fn sidecar_of(services: &Value, instance: &str) -> Result<String, Failure> {
     let is_sidecar = |s: &Value| s["Kind"] == "connect-proxy" && s["Proxy"]["DestinationServiceID"] == instance;
-    let found: Vec<&String> = services.as_object().into_iter().flatten().filter(|(_, s)| is_sidecar(s)).map(|(id, _)| id).collect();
+    let found: Vec<&String> =
+        services.as_object().into_iter().flatten().filter(|(_, s)| is_sidecar(s)).map(|(id, _)| id).collect();
     match found[..] {
         [one] => Ok(one.clone()),
         [] => Err(Failure::Other(format!(
@@ -66,7 +67,8 @@ mod tests {
     #[test]
     fn the_sidecar_is_found_by_the_instance_that_it_stands_for() {
         let sidecar = |of: &str| json!({"Kind": "connect-proxy", "Proxy": {"DestinationServiceID": of}});
-        let services = json!({"web": {"Service": "web"}, "web-p": sidecar("web"), "a1": sidecar("db"), "a2": sidecar("db")});
+        let services =
+            json!({"web": {"Service": "web"}, "web-p": sidecar("web"), "a1": sidecar("db"), "a2": sidecar("db")});
         assert_eq!(sidecar_of(&services, "web").expect("one"), "web-p");
         assert!(sidecar_of(&services, "db").expect_err("two").to_string().contains("-proxy-id"));
         assert!(sidecar_of(&services, "x").expect_err("none").to_string().contains("sidecar_service"));
