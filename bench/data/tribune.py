@@ -84,7 +84,7 @@ if __name__ == "__main__":
         bench.oha, bench_out = wrk_for_oha, bench.out
         os.environ["OHA"] = "oha"
         # wan.py warms up with oha itself.
-        bench.out = lambda cmd, **kw: bench_out(["wrk", "-t1", "-c16", "-d2s", cmd[-1]], **kw) if cmd[0] == "oha" else bench_out(cmd, **kw)
+        bench.out = lambda cmd, **kw: bench_out(["wrk", "-t1", "-c50", "-d2s", cmd[-1]], **kw) if cmd[0] == "oha" else bench_out(cmd, **kw)
     if len(sys.argv) < 2 or sys.argv[1] not in ("bench", "wan"):
         sys.exit(__doc__)
     which = sys.argv.pop(1)

@@ -41,12 +41,12 @@ impl Agent {
         let mut known = Known::default();
         let mut backoff = Backoff::default();
         loop {
-            let before = known.version;
+            let before = known.messages;
             let why = match self.stream(&mut known, heard).await {
                 Ok(()) => "it has closed the stream".to_string(),
                 Err(why) => why,
             };
-            if known.version != before {
+            if known.messages != before {
                 backoff = Backoff::default();
             }
             self.report(heard, why);
@@ -64,7 +64,7 @@ impl Agent {
         while let Some(reply) = replies.message().await.map_err(|e| e.message().to_string())? {
             if let Err(why) = known.hear(reply.version, &reply.delta_mp) {
                 // Start over from nothing: the next stream begins with the whole.
-                *known = Known::default();
+                *known = Known { messages: known.messages, ..Known::default() };
                 return Err(why);
             }
             heard.problem.send_replace(None);
@@ -137,6 +137,8 @@ impl Agent {
 /// The configuration as the agent has told it so far.
 #[derive(Default)]
 struct Known {
+    /// How many have been heard, over all streams.
+    messages: u64,
     version: u64,
     config: ProxyConfig,
 }
@@ -146,6 +148,7 @@ impl Known {
         let delta: ProxyDelta = api::mp::decode(delta).map_err(|e| e.to_string())?;
         proxy_config::apply(&mut self.config, delta);
         self.version = version;
+        self.messages += 1;
         Ok(())
     }
 }

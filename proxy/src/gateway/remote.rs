@@ -1,7 +1,7 @@
 //! The remote side of a gateway: tunnels that other gateways make to us, and the streams in them.
 
 use super::Shared;
-use crate::limits::{CONNECTIONS_MAX, HANDSHAKE_TIMEOUT, HANDSHAKES_MAX};
+use crate::limits::{CONNECTIONS_MAX, HANDSHAKE_TIMEOUT, TUNNELS_MAX};
 use crate::metrics::Event;
 use crate::tunnel;
 use model::spiffe::Subject;
@@ -17,7 +17,7 @@ impl Shared {
                 incoming = self.endpoint.accept() => incoming,
             };
             let Some(incoming) = incoming else { return };
-            if self.tunnels.len() >= HANDSHAKES_MAX {
+            if self.tunnels.len() >= TUNNELS_MAX {
                 incoming.refuse();
                 continue;
             }

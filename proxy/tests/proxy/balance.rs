@@ -68,6 +68,22 @@ async fn the_death_of_an_endpoint_costs_no_request() {
 }
 
 #[tokio::test]
+async fn a_sidecar_that_drains_costs_no_request() {
+    let (agent, a, b) = (Agent::start(), App::http_named("a").await, App::http_named("b").await);
+    let servers = servers(&agent, &[&a, &b], Protocol::Http2).await;
+    let addresses: Vec<_> = servers.iter().map(mesh_address).collect();
+    let config = agent.client("api", "web", "dc1", Protocol::Http2, &addresses);
+    let client = agent.sidecar(&config).await;
+    let at = upstream_address(&client, "web");
+    let (one, two) = (names(at, 50).await, servers[0].clone());
+    assert_eq!(one.len(), 2, "{one:?}");
+    let draining = tokio::spawn(async move { two.shutdown(Duration::from_secs(5)).await });
+    names(at, 300).await;
+    within("drained", draining).await.expect("task");
+    assert_eq!(names(at, 50).await, BTreeMap::from([("b".to_string(), 50)]));
+}
+
+#[tokio::test]
 async fn bytes_find_the_endpoint_that_lives() {
     let (agent, app) = (Agent::start(), App::named("here").await);
     let servers = servers(&agent, &[&app], Protocol::Tcp).await;
