@@ -10,7 +10,7 @@ use openraft::raft::ClientWriteResponse;
 use crate::consensus::TypeConfig;
 use crate::raft::Raft;
 use crate::types::{Member, NodeId, StateMachine};
-use crate::{MembershipError, Status};
+use crate::{MembershipError, ReadError, Status};
 
 /// A change of the membership is two entries of the log; this is ample.
 const CHANGE_TIMEOUT: Duration = Duration::from_secs(30);
@@ -44,7 +44,12 @@ impl<S: StateMachine> Raft<S> {
     /// # Errors
     /// [`MembershipError::FormerMember`] if that id was removed once: ids are never used again.
     pub async fn add_learner(&self, member: Member) -> Result<(), MembershipError> {
-        self.check_leader()?;
+        // A new leader may not have applied yet what tells who was removed.
+        self.read_index().await.map_err(|error| match error {
+            ReadError::NotLeader { leader } => MembershipError::NotLeader { leader },
+            ReadError::NoQuorum => MembershipError::Unknown,
+            ReadError::Stopped => MembershipError::Stopped,
+        })?;
         if self.is_former(member.id) {
             return Err(MembershipError::FormerMember { id: member.id });
         }

@@ -27,7 +27,14 @@ pub(crate) fn open<S: StateMachine>(disk: &Arc<dyn Disk>, config: &Config, machi
     let id = node_id(&store)?;
     let log_config = LogConfig { segment_bytes: config.segment_bytes, cache_bytes_max: config.cache_bytes_max };
     let log_dir = config.dir.join("log");
+    let begun = store.tree::<bool>("raft/log")?;
+    if begun.get("begun")? == Some(true) && !Log::exists(&**disk, &log_dir)? {
+        // Its votes and entries are forgotten, and others count on them.
+        return Err(StartError::Damaged { path: log_dir, reason: "the log is gone".into() });
+    }
     let log = Log::open(Arc::clone(disk), &log_dir, id, &log_config)?;
+    begun.insert("begun", &true)?;
+    store.commit();
     let snapshots = Snapshots::open(Arc::clone(disk), config.dir.join("snapshot"), store)?;
     let snapshots = Arc::new(snapshots);
     log.fit(snapshots.current().and_then(|(head, _file)| head.last_log_id), &log_dir)?;

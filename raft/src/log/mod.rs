@@ -54,7 +54,12 @@ struct Shared {
 }
 
 impl Log {
-    /// Reads the log in `dir` and starts its thread.
+    /// Whether there is a log in `dir`.
+    pub(crate) fn exists(disk: &dyn Disk, dir: &Path) -> Result<bool, StartError> {
+        Ok(!recover::segment_paths(disk, dir)?.is_empty())
+    }
+
+    /// Reads the log in `dir`, or begins one, and starts its thread.
     pub(crate) fn open(disk: Arc<dyn Disk>, dir: &Path, node: NodeId, config: &LogConfig) -> Result<Log, StartError> {
         let failed = |source| StartError::Disk { path: dir.to_owned(), source };
         let recovered = recover::recover(&*disk, dir, node)?;
@@ -64,7 +69,7 @@ impl Log {
         let state = index.state.clone();
         let index = Arc::new(Mutex::new(index));
         let (disk_full, stopping) = (Arc::<AtomicBool>::default(), Arc::<AtomicBool>::default());
-        let writer = Writer {
+        let mut writer = Writer {
             disk,
             dir: dir.to_owned(),
             node,
@@ -76,6 +81,9 @@ impl Log {
             disk_full: Arc::clone(&disk_full),
             stopping: Arc::clone(&stopping),
         };
+        if writer.segments.is_empty() {
+            writer.begin_segment(0).map_err(failed)?;
+        }
         let (requests, inbox) = channel();
         let thread =
             thread::Builder::new().name("raft-log".into()).spawn(move || writer.run(&inbox)).map_err(failed)?;

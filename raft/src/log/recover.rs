@@ -47,7 +47,8 @@ pub(crate) fn recover(disk: &dyn Disk, dir: &Path, node: NodeId) -> Result<Recov
     Ok(recovered)
 }
 
-fn segment_paths(disk: &dyn Disk, dir: &Path) -> Result<Vec<PathBuf>, StartError> {
+/// The log's files in order. What an interrupted change of files left behind is removed.
+pub(crate) fn segment_paths(disk: &dyn Disk, dir: &Path) -> Result<Vec<PathBuf>, StartError> {
     let failed = |source| StartError::Disk { path: dir.to_owned(), source };
     disk.create_dir(dir).map_err(failed)?;
     let mut paths = Vec::new();

@@ -408,8 +408,8 @@ fn a_full_disk_makes_the_log_wait_and_go_on() {
 #[test]
 fn a_full_disk_does_not_hold_up_the_end() {
     let disk = FaultDisk::new();
-    disk.set(Faults { bytes_max: Some(10), ..Faults::default() });
     let mut log = open(&disk).unwrap();
+    disk.set(Faults { bytes_max: Some(1), ..Faults::default() });
     let stopper = log.clone();
     let stop = thread::spawn(move || {
         while !stopper.is_disk_full() {
@@ -417,8 +417,17 @@ fn a_full_disk_does_not_hold_up_the_end() {
         }
         stopper.stop();
     });
-    assert!(run(log.save_vote(&Vote::new(1, NODE))).is_err());
+    assert!(run(log.blocking_append([entry(1, 0, &"f".repeat(20_000))])).is_err());
     stop.join().unwrap();
+}
+
+#[test]
+fn a_disk_that_is_full_at_the_first_start_is_an_error() {
+    let disk = FaultDisk::new();
+    disk.set(Faults { bytes_max: Some(1), ..Faults::default() });
+    assert!(matches!(open(&disk), Err(StartError::Disk { .. })));
+    disk.set(Faults::default());
+    assert!(open(&disk).is_ok());
 }
 
 #[test]

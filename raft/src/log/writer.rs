@@ -197,7 +197,7 @@ impl Writer {
     }
 
     /// A segment gets its name when its head is on the disk, so one that has a name is whole.
-    fn begin_segment(&mut self, room: u64) -> io::Result<()> {
+    pub(crate) fn begin_segment(&mut self, room: u64) -> io::Result<()> {
         let number = self.segments.back().map_or(1, |segment| segment.header.number + 1);
         let header = Header { number, salt: rand::random(), node: self.node };
         let state =

@@ -79,7 +79,7 @@ fn the_newest_is_current_and_the_others_go() {
 #[test]
 fn after_a_power_cut_at_any_step_one_of_the_two_is_whole() {
     let mut found = BTreeMap::new();
-    for seed in 0..150 {
+    for seed in 0..60 {
         let folder = tempfile::tempdir().unwrap();
         let disk = FaultDisk::new();
         {
@@ -108,7 +108,7 @@ fn after_a_power_cut_at_any_step_one_of_the_two_is_whole() {
 
 #[test]
 fn a_disk_that_lies_is_noticed_at_the_next_start() {
-    let noticed = (0..20).filter(|seed| {
+    let noticed = (0..10).filter(|seed| {
         let folder = tempfile::tempdir().unwrap();
         let disk = FaultDisk::new();
         disk.set(Faults { sync_lies: true, ..Faults::default() });
@@ -116,7 +116,7 @@ fn a_disk_that_lies_is_noticed_at_the_next_start() {
         disk.cut_power(*seed);
         matches!(open(&disk, folder.path()), Err(StartError::Damaged { .. }))
     });
-    assert!(noticed.count() >= 18);
+    assert!(noticed.count() >= 9);
 }
 
 #[test]

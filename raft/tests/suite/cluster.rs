@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use crate::common::{Cluster, eventually};
-use raft::{Bytes, ProposeError, ReadError, Role};
+use crate::common::{Cluster, Ledger, Nobody, eventually};
+use raft::{Bytes, Config, ProposeError, Raft, ReadError, Role, StartError};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_single_server_answers_and_remembers() {
@@ -222,4 +222,29 @@ async fn after_shutdown_everything_says_so() {
     assert_eq!(raft.read_index().await, Err(ReadError::Stopped));
     assert_eq!(raft.applied_at_least(1_000_000).await, Err(ReadError::Stopped));
     assert_eq!(raft.status().role, Role::Stopped);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_whose_log_is_gone_does_not_start() {
+    let mut cluster = Cluster::start(1).await;
+    cluster.propose("kept").await;
+    cluster.stop(0).await;
+    let dir = cluster.nodes[0].dir.path();
+    std::fs::remove_dir_all(dir.join("log")).unwrap();
+    let config = Config::new(dir, "node-0", "127.0.0.1:1");
+    let refused = Raft::start(config, Ledger::default(), Nobody).await.err().expect("it votes no more");
+    assert!(matches!(refused, StartError::Damaged { .. }), "{refused}");
+
+    // With its identity gone as well as its log it is simply a new server.
+    std::fs::remove_dir_all(dir.join("store")).unwrap();
+    let config = Config::new(dir, "node-0", "127.0.0.1:1");
+    let (raft, _service) = Raft::start(config, Ledger::default(), Nobody).await.unwrap();
+    assert!(!raft.is_initialized().await.unwrap());
+    raft.shutdown().await;
+
+    // And a log without the identity that it belongs to is refused.
+    std::fs::remove_dir_all(dir.join("store")).unwrap();
+    let config = Config::new(dir, "node-0", "127.0.0.1:1");
+    let refused = Raft::start(config, Ledger::default(), Nobody).await.err().expect("another's log");
+    assert!(matches!(refused, StartError::Damaged { .. }), "{refused}");
 }

@@ -229,6 +229,8 @@ impl Cluster {
         node.ledger = Ledger::default();
         let address = node.address.to_string();
         let mut config = Config::new(node.dir.path(), format!("node-{at}"), address.clone());
+        // A loaded machine must not make elections that no test asks for.
+        (config.election_ms_min, config.election_ms_max) = (400, 700);
         (self.adjust)(&mut config);
         let dial = NetDial { net: self.net.clone(), from: address, channels: Mutex::default() };
         let (raft, service) = Raft::start(config, node.ledger.clone(), dial).await.unwrap();
