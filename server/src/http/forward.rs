@@ -19,7 +19,8 @@ pub(super) async fn to_datacenter(State(core): State<Shared>, request: Request, 
     let Some(datacenter) = datacenter_of(request.uri()).filter(|name| *name != core.config.datacenter) else {
         return next.run(request).await;
     };
-    match send(&core, &datacenter, request).await {
+    // In a box of its own, so that the requests that stay here (and may wait for long) do not carry its size.
+    match Box::pin(send(&core, &datacenter, request)).await {
         Ok(response) => response,
         Err(refusal) => refusal.into_response(),
     }
