@@ -109,7 +109,7 @@ impl Agent {
     fn spawn_tasks(&self, rpc: &RpcIdentity, keeper: Keeper) -> Result<(), StartError> {
         let inner = &self.inner;
         let node_mp = api::mp::encode(&inner.config.node);
-        let opened = Arc::new(Notify::new());
+        let (opened, strangers) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
         let (enrolled, is_enrolled) = watch::channel(false);
         let is_server = inner.config.is_server();
         let session = Session {
@@ -119,6 +119,7 @@ impl Agent {
             version: inner.config.version.clone(),
             metrics: inner.metrics.clone(),
             opened: opened.clone(),
+            strangers: strangers.clone(),
             leaving: inner.leaving.subscribe(),
         };
         let syncer = Syncer {
@@ -140,6 +141,7 @@ impl Agent {
                 identity: inner.identity.clone(),
                 keeper,
                 node: inner.config.node.clone(),
+                strangers,
                 enrolled,
             };
             tasks.spawn(enroller.run());

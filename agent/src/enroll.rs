@@ -9,8 +9,9 @@ use api::proto::{EnrollReply, EnrollRequest, HelloReply, HelloRequest};
 use api::transport::{Channel, Pool};
 use identity::{Csr, Identity, LeafName, LeafPem, Renewer};
 use model::Node;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::time::{sleep, timeout};
 
 /// Most time for one question to a server.
@@ -26,6 +27,8 @@ pub(crate) struct Enroller {
     pub(crate) identity: Identity,
     pub(crate) keeper: Keeper,
     pub(crate) node: Node,
+    /// Rung by the session when no trust is left between this node and a server: it joins anew.
+    pub(crate) strangers: Arc<Notify>,
     /// Whether this node has a certificate.
     pub(crate) enrolled: watch::Sender<bool>,
 }
@@ -40,16 +43,25 @@ impl Enroller {
         self.enrolled.send_replace(self.has_valid_leaf());
         let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(15));
         let mut said = String::new();
+        let mut roots = self.identity.bundle().roots_pem();
         loop {
-            if renewer.due() > SystemTime::now() {
-                sleep(LOOK_INTERVAL.min(renewer.due().duration_since(SystemTime::now()).unwrap_or_default())).await;
+            if roots != self.identity.bundle().roots_pem() {
+                roots = self.identity.bundle().roots_pem();
+                renewer.roots_changed(SystemTime::now(), rand::random());
+            }
+            if let Ok(left) = renewer.due().duration_since(SystemTime::now()) {
+                // A cluster that was made anew has another CA; who knows the join secret may still join.
+                if timeout(LOOK_INTERVAL.min(left), self.strangers.notified()).await.is_ok() {
+                    renewer = Renewer::new(SystemTime::now());
+                    sleep(backoff.next()).await;
+                }
                 continue;
             }
             match self.enroll().await {
                 Ok(leaf) => {
                     tracing::info!(serial = %leaf.serial, "this node has its certificate");
                     renewer.renewed(leaf.not_before, leaf.not_after, rand::random());
-                    backoff.reset();
+                    roots = self.identity.bundle().roots_pem();
                     self.enrolled.send_replace(true);
                 }
                 Err(error) => {

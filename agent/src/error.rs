@@ -1,5 +1,6 @@
 //! Why an agent cannot start, or cannot reach its servers.
 
+use api::transport::ConnectError;
 use identity::Refused;
 
 /// Why an agent does not start. Nothing was changed but what the message says.
@@ -37,6 +38,14 @@ pub enum ServerError {
     /// None is known, or none could be reached.
     #[error("no server can be reached: {0}")]
     NoServer(String),
+    /// It is not who it should be, by the certificates that this node trusts.
+    #[error("no trust between this node and the server at {address}: {reason}")]
+    Stranger {
+        /// Which one.
+        address: String,
+        /// What TLS says.
+        reason: String,
+    },
     /// One answered with a refusal.
     #[error("the server at {address} refused: {reason}")]
     Refused {
@@ -87,11 +96,25 @@ impl ServerError {
             return ServerError::WrongSecret { address };
         }
         let reason = reason(status);
+        if is_handshake(status) {
+            return ServerError::Stranger { address, reason };
+        }
         if api::transport::is_unsent(status) {
             return ServerError::NoServer(reason);
         }
         ServerError::Refused { address, reason }
     }
+}
+
+fn is_handshake(status: &tonic::Status) -> bool {
+    let mut cause = std::error::Error::source(status);
+    while let Some(error) = cause {
+        if matches!(error.downcast_ref(), Some(ConnectError::Handshake { .. })) {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
 }
 
 /// A status with the cause at its bottom, for people.

@@ -62,6 +62,8 @@ struct Shared {
 struct State {
     services: BTreeMap<String, Service>,
     checks: BTreeMap<String, Entry>,
+    /// Checks of the node itself: they count for every instance.
+    node_checks: BTreeSet<String>,
     dirty: BTreeSet<Item>,
     /// Removed here, and perhaps not yet in the catalog. On disk too.
     gone: BTreeSet<Item>,
@@ -183,9 +185,6 @@ impl Local {
         let service_id = entry.check.service_id.clone();
         let mut change = kept::Change::default();
         state.remove_check(id, &mut change);
-        if let Some(service) = state.services.get_mut(&service_id) {
-            service.checks.remove(id);
-        }
         state.update_aliases_of(&service_id, self, &mut change);
         self.finish(state, change)?;
         Ok(true)
@@ -319,7 +318,7 @@ impl Local {
         let state = self.state();
         let own =
             state.services.get(service_id).into_iter().flat_map(|s| &s.checks).filter_map(|id| state.checks.get(id));
-        let of_node = state.checks.values().filter(|e| e.check.service_id.is_empty());
+        let of_node = state.node_checks.iter().filter_map(|id| state.checks.get(id));
         own.chain(of_node).map(|e| e.check.clone()).collect()
     }
 }
@@ -385,7 +384,10 @@ impl State {
         if let Some(target) = spec.plan.alias() {
             self.aliases.entry(target.to_string()).or_default().insert(id.clone());
         }
-        if let Some(service) = self.services.get_mut(&spec.check.service_id) {
+        self.unlink_service(&id);
+        if spec.check.service_id.is_empty() {
+            self.node_checks.insert(id.clone());
+        } else if let Some(service) = self.services.get_mut(&spec.check.service_id) {
             service.checks.insert(id.clone());
         }
         let entry =
@@ -394,12 +396,19 @@ impl State {
     }
 
     fn remove_check(&mut self, id: &str, change: &mut kept::Change) {
+        self.unlink_service(id);
         let Some(entry) = self.checks.remove(id) else { return };
         self.unlink_alias(entry.plan.alias(), id);
-        if let Some(service) = self.services.get_mut(&entry.check.service_id) {
-            service.checks.remove(id);
-        }
         self.mark_gone(Item::Check(id.to_string()), change);
+    }
+
+    /// A check may be registered again for another instance, or for the node.
+    fn unlink_service(&mut self, check_id: &str) {
+        let Some(entry) = self.checks.get(check_id) else { return };
+        self.node_checks.remove(check_id);
+        if let Some(service) = self.services.get_mut(&entry.check.service_id) {
+            service.checks.remove(check_id);
+        }
     }
 
     fn mark_gone(&mut self, item: Item, change: &mut kept::Change) {

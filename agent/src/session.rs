@@ -41,6 +41,8 @@ pub(crate) struct Session {
     pub(crate) metrics: Arc<Metrics>,
     /// Rung when a session is open.
     pub(crate) opened: Arc<Notify>,
+    /// Rung when a server is not one that this node trusts: perhaps the cluster was made anew.
+    pub(crate) strangers: Arc<Notify>,
     /// Says true when this node is to leave.
     pub(crate) leaving: watch::Receiver<bool>,
 }
@@ -70,6 +72,9 @@ impl Session {
                         was_open = true;
                     }
                     End::Refused(error) => {
+                        if matches!(error, ServerError::Stranger { .. }) {
+                            self.strangers.notify_one();
+                        }
                         let text = error.to_string();
                         if text != said {
                             tracing::warn!(server = address, error = text, "no session with this server");

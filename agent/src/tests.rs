@@ -224,6 +224,20 @@ async fn a_restart_loses_nothing_and_needs_no_enrolling() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_cluster_that_was_made_anew_is_joined_anew() {
+    let (pki, folder) = (Pki::new(), tempfile::tempdir().expect("a folder"));
+    let server = FakeServer::start(&pki, "s1").await;
+    let agent = start(&pki, &folder, config(&[server.address.to_string()]));
+    register(&agent, "web-1").await;
+    eventually("it is there", || server.facts.service("web-1").is_some()).await;
+    let (at, _) = server.kill().await;
+    let anew = Pki::new();
+    let server = FakeServer::start_at(&anew, "s1", &at.to_string(), Arc::default()).await;
+    eventually("it is there again", || server.facts.service("web-1").is_some()).await;
+    assert_eq!(server.facts.enrolled.load(SeqCst), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_folder_belongs_to_one_node() {
     let (pki, folder) = (Pki::new(), tempfile::tempdir().expect("a folder"));
     stop(start(&pki, &folder, config(&[]))).await;

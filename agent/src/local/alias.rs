@@ -40,7 +40,7 @@ impl State {
             return (CheckStatus::Critical, format!("Service {target} could not be found on node"));
         };
         let own = service.checks.iter().filter(|id| *id != alias).filter_map(|id| self.checks.get(id));
-        let of_node = self.checks.values().filter(|e| e.check.service_id.is_empty() && e.check.check_id != alias);
+        let of_node = self.node_checks.iter().filter(|id| *id != alias).filter_map(|id| self.checks.get(id));
         let all = own.chain(of_node).filter(|e| e.plan.alias() != Some(target));
         match all.max_by_key(|e| e.check.status) {
             None => (CheckStatus::Passing, "No checks found.".to_string()),
