@@ -261,16 +261,17 @@ fn place(index: &Mutex<Index>, segment: &mut Segment, offset: u64, entries: Vec<
     if entries.is_empty() {
         return;
     }
+    segment.last_index = segment.last_index.max(entries.iter().map(|(entry, _at)| entry.log_id.index).max());
+    let file = &segment.file;
+    let places = entries.into_iter().map(|(entry, at)| {
+        let (bytes, crc) = (entry.payload.len(), crc32fast::hash(&entry.payload));
+        (entry.log_id, Place { file: Arc::clone(file), offset: offset + at as u64, bytes, crc })
+    });
+    // Checksums first: readers and appenders wait for the lock.
+    let places: Vec<_> = places.collect();
     let mut index = held(index);
-    for (entry, at) in entries {
-        segment.last_index = segment.last_index.max(Some(entry.log_id.index));
-        let place = Place {
-            file: Arc::clone(&segment.file),
-            offset: offset + at as u64,
-            bytes: entry.payload.len(),
-            crc: crc32fast::hash(&entry.payload),
-        };
-        index.placed(entry.log_id, place);
+    for (log_id, place) in places {
+        index.placed(log_id, place);
     }
     index.evict();
 }
