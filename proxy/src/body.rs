@@ -1,7 +1,8 @@
 //! The body of a response on its way to our client: what the next hop sends, or a few words of our own.
 
 use crate::link::Link;
-use crate::upstream::{Endpoint, Kept};
+use crate::live::Connection;
+use crate::upstream::Endpoint;
 use bytes::Bytes;
 use http_body::{Body as _, Frame, SizeHint};
 use hyper::body::Incoming;
@@ -29,7 +30,7 @@ pub(crate) struct Passed {
 /// A link that is in use, and the place to which it goes back if its exchange ends well.
 pub(crate) struct Lease {
     pub(crate) link: Box<Link>,
-    pub(crate) kept: Arc<Kept>,
+    pub(crate) client: Arc<Connection>,
     pub(crate) endpoint: Arc<Endpoint>,
 }
 
@@ -74,7 +75,7 @@ impl Drop for Passed {
             && (self.ended || self.incoming.is_end_stream())
             && lease.link.is_usable()
         {
-            lease.kept.put(lease.endpoint, lease.link);
+            lease.client.kept.put(lease.endpoint, lease.link);
         }
     }
 }

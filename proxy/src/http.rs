@@ -10,7 +10,7 @@ use crate::link::{Link, SendError};
 use crate::live::{Connection, Live};
 use crate::metrics::{Event, Traffic};
 use crate::pipe::pipe;
-use crate::upstream::{ConnectError, Endpoint, Kept, Plan, Speak, Upstream, now_us};
+use crate::upstream::{ConnectError, Endpoint, Plan, Speak, Upstream, now_us};
 use http::header::HeaderValue;
 use http::{Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
@@ -33,7 +33,6 @@ pub(crate) struct Client {
     pub(crate) connection: Arc<Connection>,
     /// Inbound: what the application is told about the caller.
     pub(crate) caller: Option<HeaderValue>,
-    pub(crate) kept: Arc<Kept>,
 }
 
 /// Passes one request on and its response back.
@@ -150,7 +149,7 @@ async fn send1(
 ) -> Result<Answered, Unsent> {
     let exchange = Exchange::begin(endpoint);
     loop {
-        let (mut link, is_new) = match client.kept.take(endpoint) {
+        let (mut link, is_new) = match client.connection.kept.take(endpoint) {
             Some(link) => (link, false),
             // Boxed, because it is rare and would double the memory of every connection.
             None => match Box::pin(open(client, plan, endpoint)).await {
@@ -162,7 +161,7 @@ async fn send1(
         match link.send(request).await {
             Ok(response) => {
                 endpoint.load.answered(now_us(), now_us() - begun_us);
-                let lease = Lease { link, kept: client.kept.clone(), endpoint: endpoint.clone() };
+                let lease = Lease { link, client: client.connection.clone(), endpoint: endpoint.clone() };
                 return Ok((response, exchange, Some(lease)));
             }
             Err(SendError::NotSent(back)) if is_new => {

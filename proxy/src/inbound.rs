@@ -7,7 +7,7 @@ use crate::live::{Caller, Connection, Live, Verdict};
 use crate::metrics::{Event, ListenerSnapshot};
 use crate::pipe::pipe;
 use crate::policy::Policy;
-use crate::upstream::{Kept, Plan, Speak, Upstream};
+use crate::upstream::{Plan, Speak, Upstream};
 use arc_swap::ArcSwap;
 use http::HeaderValue;
 use identity::Identity;
@@ -216,7 +216,6 @@ impl Shared {
             live: self.live.clone(),
             connection,
             caller: HeaderValue::try_from(format!("{}{}", rules.by, caller.id)).ok(),
-            kept: Arc::new(Kept::default()),
         };
         // Boxed, so that connections that only pass bytes do not pay for it.
         Box::pin(serve(tls, is_http2, client, self.drain.clone())).await;

@@ -46,6 +46,8 @@ pub const HTTP2_PING_INTERVAL: Duration = Duration::from_secs(30);
 pub const IDLE_LINKS_MAX: usize = 256;
 /// How long they wait. Less than [`HTTP_IDLE_TIMEOUT`], so that the side that calls is the side that closes.
 pub const IDLE_LINK_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long a client that rests keeps its connections to endpoints for itself.
+pub const KEPT_LINK_TIMEOUT: Duration = Duration::from_secs(10);
 /// Endpoints whose connections one HTTP/1.1 client keeps for itself.
 pub const KEPT_LINKS_MAX: usize = 4;
 /// Endpoints that one request or connection tries.

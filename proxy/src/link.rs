@@ -36,6 +36,12 @@ pub(crate) enum SendError {
     Broken(hyper::Error),
 }
 
+impl std::fmt::Debug for Link {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Link").field("ended", &self.ended).finish_non_exhaustive()
+    }
+}
+
 impl Link {
     /// Speaks HTTP/1.1 on a new connection.
     pub(crate) async fn open(stream: Stream) -> hyper::Result<Box<Self>> {

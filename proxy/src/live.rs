@@ -2,8 +2,9 @@
 //!
 //! Each connection is one task. To cut a connection is to end its task: its sockets close with it.
 
+use crate::limits::KEPT_LINK_TIMEOUT;
 use crate::metrics::{Counters, Event};
-use crate::upstream::lock;
+use crate::upstream::{Kept, lock};
 use identity::Identity;
 use model::SpiffeId;
 use rustls_pki_types::CertificateDer;
@@ -24,6 +25,18 @@ pub(crate) struct Caller {
 }
 
 impl Caller {
+    /// The holder of this chain, whose first is the leaf. None for an empty chain, or one without a SPIFFE id.
+    pub(crate) fn of(chain: &[CertificateDer<'_>]) -> Option<Arc<Self>> {
+        let chain: Vec<_> = chain.iter().map(|cert| cert.clone().into_owned()).collect();
+        let id = identity::peer_id_of_chain(&chain).ok()?;
+        Some(Arc::new(Caller { id, chain, verified_at: SystemTime::now() }))
+    }
+
+    /// Whether this is its certificate.
+    pub(crate) fn has_leaf(&self, leaf: &CertificateDer<'_>) -> bool {
+        self.chain.first() == Some(leaf)
+    }
+
     /// Whether its certificate would still be taken: neither revoked, nor of a root that is trusted no more. That it has merely
     /// expired since does not count against a connection that stands.
     pub(crate) fn is_trusted(&self, identity: &Identity, is_client: bool) -> bool {
@@ -54,6 +67,8 @@ pub(crate) struct Connection {
     rested_s: AtomicU32,
     /// Whether it may be closed for doing nothing: HTTP.
     may_idle_out: AtomicBool,
+    /// Connections to next hops that it keeps for its next request.
+    pub(crate) kept: Kept,
 }
 
 impl Connection {
@@ -163,9 +178,7 @@ impl Live {
             return Some(known);
         }
         callers.retain(|_, caller| caller.strong_count() > 0);
-        let chain: Vec<_> = chain.iter().map(|cert| cert.clone().into_owned()).collect();
-        let id = identity::peer_id_of_chain(&chain).ok()?;
-        let caller = Arc::new(Caller { id, chain, verified_at: SystemTime::now() });
+        let caller = Caller::of(chain)?;
         callers.insert(caller.chain[0].clone(), Arc::downgrade(&caller));
         Some(caller)
     }
@@ -190,9 +203,10 @@ impl Live {
         }
     }
 
-    /// Closes HTTP connections that have been idle for so long.
+    /// Closes HTTP connections that have been idle for so long. Those that merely rest let others have what they kept.
     pub(crate) fn sweep(&self, idle_max: Duration) {
         for (connection, task) in lock(&self.tasks).values() {
+            connection.kept.release(KEPT_LINK_TIMEOUT);
             if connection.idle() > idle_max {
                 task.abort();
             }

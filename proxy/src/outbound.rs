@@ -8,7 +8,7 @@ use crate::live::{Connection, Live, Verdict};
 use crate::metrics::{Event, ListenerSnapshot};
 use crate::pipe::pipe;
 use crate::stream::Stream;
-use crate::upstream::{Kept, Plan, Speak, Upstream};
+use crate::upstream::{Plan, Speak, Upstream};
 use identity::Identity;
 use model::proxy_config::UpstreamConfig;
 use std::net::SocketAddr;
@@ -68,7 +68,12 @@ impl Outbound {
     /// Goes by another configuration from now on. When trust has changed, connections to those who lost it are cut.
     pub(crate) fn update(&self, name: &str, config: &UpstreamConfig, trust_changed: bool) -> Result<(), Error> {
         let shared = &self.shared;
-        shared.upstream.update(Plan::mesh(name, config, &shared.identity)?, trust_changed);
+        let plan = Plan::mesh(name, config, &shared.identity)?;
+        // An HTTP client's connection is not tied to one peer: when one of them is distrusted, all clients begin anew.
+        if trust_changed && plan.protocol.is_http() && shared.upstream.has_distrusted(&shared.identity) {
+            shared.live.cut();
+        }
+        shared.upstream.update(plan, trust_changed);
         if trust_changed {
             shared.live.judge(&shared.upstream.counters, |peer| {
                 if peer.is_trusted(&shared.identity, false) { Verdict::Allow } else { Verdict::Distrust }
@@ -119,13 +124,7 @@ impl Shared {
         let Ok(is_http2) = Box::pin(is_http2(&tcp)).await else {
             return;
         };
-        let client = Client {
-            upstream: self.upstream.clone(),
-            live: self.live.clone(),
-            connection,
-            caller: None,
-            kept: Arc::new(Kept::default()),
-        };
+        let client = Client { upstream: self.upstream.clone(), live: self.live.clone(), connection, caller: None };
         // Boxed, so that connections that only pass bytes do not pay for it.
         Box::pin(serve(tcp, is_http2, client, self.drain.clone())).await;
     }

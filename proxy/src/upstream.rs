@@ -6,6 +6,7 @@ use crate::limits::{
     HTTP2_SEND_BUFFER_BYTES_MAX, HTTP2_STREAM_WINDOW_BYTES, IDLE_LINK_TIMEOUT, IDLE_LINKS_MAX, KEPT_LINKS_MAX,
 };
 use crate::link::Link;
+use crate::live::Caller;
 use crate::metrics::{Counters, Event};
 use crate::stream::Stream;
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -113,6 +114,12 @@ impl Upstream {
         self.plan.store(Arc::new(plan));
     }
 
+    /// Whether somebody whom we have called is trusted no more.
+    pub(crate) fn has_distrusted(&self, identity: &Identity) -> bool {
+        let distrusted = |peer: &Arc<Caller>| !peer.is_trusted(identity, false);
+        self.plan().endpoints.iter().any(|endpoint| endpoint.peer.load().as_ref().is_some_and(distrusted))
+    }
+
     /// Closes connections that have rested too long.
     pub(crate) fn sweep(&self) {
         self.plan().endpoints.iter().for_each(|endpoint| endpoint.sweep());
@@ -178,7 +185,10 @@ impl Plan {
         let connecting = tokio::time::timeout(self.connect_timeout, self.dial.connect(&endpoint.address, speak));
         let result = connecting.await.unwrap_or_else(|_| Err(ConnectError::Timeout(endpoint.address.clone())));
         match &result {
-            Ok(_) => endpoint.load.answered(now_us(), now_us() - begun_us),
+            Ok(stream) => {
+                endpoint.load.answered(now_us(), now_us() - begun_us);
+                endpoint.remember_peer(stream);
+            }
             Err(_) => {
                 endpoint.load.failed(now_us(), rand::random());
                 counters.count(Event::ConnectFailed);
@@ -280,6 +290,14 @@ pub(crate) struct Endpoint {
     resting: Mutex<VecDeque<Box<Link>>>,
     shared: ArcSwapOption<SendRequest<Incoming>>,
     connecting: tokio::sync::Mutex<()>,
+    /// Who answered there last.
+    peer: ArcSwapOption<Caller>,
+}
+
+impl std::fmt::Debug for Endpoint {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Endpoint").field("address", &self.address).field("load", &self.load).finish_non_exhaustive()
+    }
 }
 
 impl Endpoint {
@@ -291,6 +309,15 @@ impl Endpoint {
             resting: Mutex::default(),
             shared: ArcSwapOption::empty(),
             connecting: tokio::sync::Mutex::new(()),
+            peer: ArcSwapOption::empty(),
+        }
+    }
+
+    fn remember_peer(&self, stream: &Stream) {
+        let Stream::Tls(tls) = stream else { return };
+        let Some(chain @ [leaf, ..]) = tls.get_ref().1.peer_certificates() else { return };
+        if !self.peer.load().as_ref().is_some_and(|known| known.has_leaf(leaf)) {
+            self.peer.store(Caller::of(chain));
         }
     }
 
@@ -332,7 +359,7 @@ impl Loaded for Arc<Endpoint> {
 
 /// The links that one client's connection uses: no other takes them, so that there is nothing to wait for. When the
 /// client goes, others may have them.
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub(crate) struct Kept(Mutex<Vec<(Arc<Endpoint>, Box<Link>)>>);
 
 impl Kept {
@@ -346,7 +373,8 @@ impl Kept {
     }
 
     /// Keeps a link for the client's next request.
-    pub(crate) fn put(&self, endpoint: Arc<Endpoint>, link: Box<Link>) {
+    pub(crate) fn put(&self, endpoint: Arc<Endpoint>, mut link: Box<Link>) {
+        link.resting_since = Instant::now();
         let mut links = lock(&self.0);
         links.push((endpoint, link));
         if links.len() > KEPT_LINKS_MAX {
@@ -356,11 +384,18 @@ impl Kept {
     }
 }
 
-impl Drop for Kept {
-    fn drop(&mut self) {
-        for (endpoint, link) in lock(&self.0).drain(..) {
+impl Kept {
+    /// Lets others have the links that have rested for so long.
+    pub(crate) fn release(&self, resting: Duration) {
+        for (endpoint, link) in lock(&self.0).extract_if(.., |(_, link)| link.resting_since.elapsed() >= resting) {
             endpoint.put(link);
         }
+    }
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        self.release(Duration::ZERO);
     }
 }
 

@@ -139,3 +139,16 @@ async fn a_revoked_caller_gets_no_answer_in_http_either() {
     pair.agent.tell(&pair.server_config);
     within("refused", async { while client.send(request()).await.is_ok_and(|r| r.status() == 200) {} }).await;
 }
+
+#[tokio::test]
+async fn a_revoked_server_is_cut_off_from_http_clients() {
+    let app = App::http().await;
+    let mut pair = Pair::start(Protocol::Http, app.address).await;
+    let mut client = Client::connect(pair.at).await;
+    let request = |path: &str| Request::get(path).header("host", "web").body(Empty::<Bytes>::new()).expect("request");
+    let mut body = client.send(request("/endless")).await.expect("response").into_body();
+    pair.client_config.revoked_ids = vec![spiffe("web", "dc1")];
+    pair.agent.tell(&pair.client_config);
+    within("the stream is cut", async { while let Some(Ok(_)) = body.frame().await {} }).await;
+    assert_eq!(get(pair.at, "/name").await.0, 503);
+}
