@@ -17,7 +17,8 @@ use model::{ProxyConfig, ServiceKind};
 pub const CONNECT_TIMEOUT_MS: u32 = 5_000;
 
 /// What the proxy with this id on this node needs to know: [`sidecar`] or [`gateway`], by its kind. Nothing if there is
-/// no such proxy, or no certificate authority yet.
+/// no such proxy, or no certificate authority yet. Calls that no intention names are allowed, as Consul's default is;
+/// a server with another default sets it in what it gets.
 pub fn proxy(view: &View<'_>, node: &str, proxy_id: &str, datacenter: &str) -> Option<ProxyConfig> {
     match instance(view, node, proxy_id)?.kind {
         ServiceKind::ConnectProxy => sidecar(view, node, proxy_id, datacenter),
