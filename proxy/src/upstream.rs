@@ -413,3 +413,65 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 fn timeout(ms: u32) -> Option<Duration> {
     (ms != 0).then(|| Duration::from_millis(ms.into()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A link to somebody who takes the connection and says nothing.
+    async fn link() -> (Box<Link>, TcpStream) {
+        let listener = crate::listen::bind("a test", "127.0.0.1:0").expect("a port");
+        let connecting = TcpStream::connect(listener.local_addr().expect("address"));
+        let (near, far) = tokio::join!(connecting, listener.accept());
+        let link = Link::open(Stream::Plain(near.expect("connected"))).await.expect("a link");
+        (link, far.expect("accepted").0)
+    }
+
+    #[tokio::test]
+    async fn links_are_kept_for_their_client_and_then_for_all() {
+        let (here, there) = (Arc::new(Endpoint::new("a:1", 1)), Arc::new(Endpoint::new("a:2", 1)));
+        let (one, other) = (Kept::default(), Kept::default());
+        let (first, _far) = link().await;
+        one.put(here.clone(), first);
+        assert!(
+            other.take(&here).is_none() && one.take(&there).is_none(),
+            "it is another client's, and goes elsewhere"
+        );
+        one.release(Duration::from_secs(3600));
+        assert!(other.take(&here).is_none(), "it has not rested for so long");
+        one.release(Duration::ZERO);
+        let taken = other.take(&here).expect("it is for all now");
+        one.put(here.clone(), taken);
+        drop(one);
+        assert!(other.take(&here).is_some(), "whoever goes leaves its links");
+    }
+
+    #[tokio::test]
+    async fn a_link_that_its_peer_has_closed_is_not_handed_out() {
+        let (endpoint, kept) = (Arc::new(Endpoint::new("a:1", 1)), Kept::default());
+        let (link, far) = link().await;
+        kept.put(endpoint.clone(), link);
+        drop(far);
+        // The kernel tells of it a moment later.
+        for _ in 0..1_000 {
+            let Some(link) = kept.take(&endpoint) else { return };
+            kept.put(endpoint.clone(), link);
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        panic!("it is handed out for ever");
+    }
+
+    #[tokio::test]
+    async fn a_client_keeps_few_links_and_an_endpoint_so_many() {
+        let kept = Kept::default();
+        let endpoints: Vec<_> = (0..KEPT_LINKS_MAX + 2).map(|_| Arc::new(Endpoint::new("a:1", 1))).collect();
+        let mut far = Vec::new();
+        for endpoint in &endpoints {
+            let (link, end) = link().await;
+            far.push(end);
+            kept.put(endpoint.clone(), link);
+        }
+        assert_eq!(lock(&kept.0).len(), KEPT_LINKS_MAX);
+        assert!(endpoints[..2].iter().all(|endpoint| lock(&endpoint.resting).len() == 1), "the oldest are for all");
+    }
+}
