@@ -45,19 +45,10 @@ impl Service {
         let snapshots = Arc::clone(&self.snapshots);
         let mut incoming = blocking(move || snapshots.begin()).await?;
         let mut offset = 0;
-        loop {
-            match next(stream).await {
-                Ok(Some(envelope)) => {
-                    let bytes = envelope.body.len() as u64;
-                    incoming = write_piece(incoming, envelope.body, offset).await?;
-                    offset += bytes;
-                }
-                Ok(None) => break,
-                Err(status) => {
-                    self.snapshots.abandon(&incoming);
-                    return Err(status);
-                }
-            }
+        while let Some(envelope) = next(stream).await? {
+            let bytes = envelope.body.len() as u64;
+            incoming = write_piece(incoming, envelope.body, offset).await?;
+            offset += bytes;
         }
         let snapshots = Arc::clone(&self.snapshots);
         blocking(move || snapshots.receive(&incoming)).await

@@ -125,11 +125,7 @@ impl Snapshots {
     /// Writes a state out and makes it current. Blocks.
     pub(crate) fn write(&self, head: &Head, state: Box<dyn Snapshot>) -> io::Result<(Head, SnapshotFile)> {
         let incoming = self.begin()?;
-        let written = self.write_to(&incoming, head, state);
-        if written.is_err() {
-            self.abandon(&incoming);
-        }
-        written
+        self.write_to(&incoming, head, state)
     }
 
     fn write_to(&self, incoming: &Incoming, head: &Head, state: Box<dyn Snapshot>) -> io::Result<(Head, SnapshotFile)> {
@@ -149,23 +145,15 @@ impl Snapshots {
     pub(crate) fn begin(&self) -> io::Result<Incoming> {
         let path = self.dir.join(format!("{:016x}.tmp", rand::random::<u64>()));
         let file = self.disk.create(&path)?;
-        Ok(Incoming { path, file })
-    }
-
-    /// Removes the temporary file. If that fails, the next start removes it.
-    pub(crate) fn abandon(&self, incoming: &Incoming) {
-        let _ = self.disk.remove(&incoming.path);
+        Ok(Incoming { disk: Arc::clone(&self.disk), path, file })
     }
 
     /// Checks a file that was received, and makes it current if it is newer than the one we have. When this returns, it is
     /// safe to drop the log up to there.
     pub(crate) fn receive(&self, incoming: &Incoming) -> io::Result<(Head, SnapshotFile)> {
         let bytes = incoming.file.len()?;
-        let received = verify(&*incoming.file, bytes).and_then(|head| self.adopt(incoming, &head, bytes));
-        if received.is_err() {
-            self.abandon(incoming);
-        }
-        received
+        let head = verify(&*incoming.file, bytes)?;
+        self.adopt(incoming, &head, bytes)
     }
 
     /// A file in this folder with what is in `file`, which may lie in another one.
@@ -199,8 +187,6 @@ impl Snapshots {
         // Held to the end, so that of two snapshots that are ready at once the newer one stays.
         let mut current = held(&self.current);
         if let Some(newer) = current.as_ref().filter(|(newer, _file)| newer.last_log_id > head.last_log_id).cloned() {
-            drop(current);
-            self.abandon(incoming);
             return Ok(newer);
         }
         let index = head.last_log_id.map_or(0, |log_id| log_id.index);
@@ -249,10 +235,18 @@ impl Snapshots {
     }
 }
 
-/// A file that is not a snapshot yet.
+/// A file that is not a snapshot yet. It is removed when it is dropped before it became one: a stream may end at any piece.
 pub(crate) struct Incoming {
+    disk: Arc<dyn Disk>,
     path: PathBuf,
     pub(crate) file: Box<dyn DiskFile>,
+}
+
+impl Drop for Incoming {
+    fn drop(&mut self) {
+        // One that became a snapshot has another name by now. If this fails, the next start removes it.
+        let _ = self.disk.remove(&self.path);
+    }
 }
 
 fn check(disk: &dyn Disk, dir: &Path, named: &Manifest) -> Result<(Head, SnapshotFile), StartError> {

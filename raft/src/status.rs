@@ -63,6 +63,7 @@ pub struct Leadership {
     pub leader: Option<Member>,
     /// This member leads.
     pub is_leader: bool,
-    /// This member has stopped.
+    /// This member has stopped: it was shut down, or something went wrong that only a new start can mend. If nobody asked
+    /// for it, end the process.
     pub is_stopped: bool,
 }

@@ -85,8 +85,10 @@ fn after_a_power_cut_at_any_step_one_of_the_two_is_whole() {
         {
             let snapshots = open(&disk, folder.path()).unwrap();
             write(&snapshots, 30).unwrap();
-            let incoming = snapshots.begin().unwrap();
-            incoming.file.write_at(&[1; 5_000], 0).unwrap();
+            let half_written = snapshots.begin().unwrap();
+            half_written.file.write_at(&[1; 5_000], 0).unwrap();
+            // As if the process had ended here.
+            std::mem::forget(half_written);
             if seed % 3 == 0 {
                 disk.set(Faults { sync_fails_after: Some(disk.counts().syncs), ..Faults::default() });
                 assert!(write(&snapshots, 60).is_err());
@@ -151,12 +153,14 @@ fn what_is_received_is_checked_before_it_counts() {
         let incoming = snapshots.begin().unwrap();
         incoming.file.write_at(bad, 0).unwrap();
         assert!(snapshots.receive(&incoming).is_err());
+        drop(incoming);
         assert_eq!(index_of_current(&snapshots), None);
         assert_eq!(disk.list(&dir()).unwrap().len(), 0);
     }
     let incoming = snapshots.begin().unwrap();
     incoming.file.write_at(&bytes, 0).unwrap();
     snapshots.receive(&incoming).unwrap();
+    drop(incoming);
     assert_eq!(index_of_current(&snapshots), Some(40));
     snapshots.close();
     assert!(write(&snapshots, 90).is_err(), "a stopped member makes none current");

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::common::{Cluster, eventually};
+use crate::common::{Cluster, Net, eventually};
 use raft::{Bytes, Member, MembershipError};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -15,6 +15,42 @@ async fn a_cluster_is_bootstrapped_once_and_with_its_own_members() {
     let raft = cluster.nodes[stranger].raft();
     assert!(!raft.is_initialized().await.unwrap());
     assert_eq!(raft.bootstrap(members).await, Err(MembershipError::NotAmongMembers { id: raft.id() }));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn all_may_bootstrap_at_once_with_the_same_members() {
+    let mut cluster = Cluster { nodes: Vec::new(), net: Net::default(), adjust: |_config| {} };
+    for _ in 0..3 {
+        cluster.add_node().await;
+    }
+    let members: Vec<_> = cluster.nodes.iter().map(|node| node.raft().member()).collect();
+    for node in &cluster.nodes {
+        // One that the others' leader reached first is bootstrapped already.
+        let done = node.raft().bootstrap(members.clone()).await;
+        assert!(matches!(done, Ok(()) | Err(MembershipError::AlreadyBootstrapped)), "{done:?}");
+    }
+    cluster.propose("together").await;
+    assert_eq!(cluster.agree().await.len(), 1);
+    for node in &cluster.nodes {
+        assert_eq!(node.raft().status().voters.len(), 3);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_vote_is_taken_and_given_back() {
+    let cluster = Cluster::start(3).await;
+    let leader = cluster.leader().await;
+    let raft = cluster.nodes[leader].raft();
+    let id = cluster.nodes[(leader + 1) % 3].raft().id();
+    raft.demote(id).await.unwrap();
+    assert_eq!(raft.status().learners.iter().map(|member| member.id).collect::<Vec<_>>(), [id]);
+    cluster.propose("with two voters").await;
+    cluster.agree().await;
+    eventually("it is seen to have caught up", || raft.status().lag(id) == Some(0)).await;
+    raft.promote(id).await.unwrap();
+    assert_eq!((raft.status().voters.len(), raft.status().learners.len()), (3, 0));
+    raft.transfer_leader(None).await.unwrap();
+    cluster.propose("under another").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
