@@ -96,6 +96,29 @@ impl Cluster {
         }
     }
 
+    /// SIGSTOP: it does nothing and holds its connections, as a machine that swaps.
+    pub(crate) fn freeze(&self, index: usize) -> Result<(), String> {
+        self.signal(index, "-STOP")
+    }
+
+    /// SIGCONT: it goes on where it stopped.
+    pub(crate) fn thaw(&self, index: usize) -> Result<(), String> {
+        self.signal(index, "-CONT")
+    }
+
+    fn signal(&self, index: usize, signal: &str) -> Result<(), String> {
+        let Some(process) = &self.servers[index].process else {
+            return Ok(());
+        };
+        let sent = Command::new("kill")
+            .args([signal, &process.id().to_string()])
+            .status();
+        match sent {
+            Ok(status) if status.success() => Ok(()),
+            other => Err(format!("kill {signal} does not work: {other:?}")),
+        }
+    }
+
     /// Starts a server that does not run, on the data that it left.
     pub(crate) fn restart(&mut self, index: usize) -> Result<(), String> {
         if self.servers[index].process.is_some() {

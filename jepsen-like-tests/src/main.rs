@@ -32,7 +32,7 @@ struct Cli {
 /// One variant for each kind of run.
 #[derive(Subcommand)]
 enum Mode {
-    /// Concurrent reads, writes and compare-and-sets while servers are killed and restarted; the history must be linearizable.
+    /// Concurrent reads, writes and compare-and-sets while servers are killed and frozen; the history must be linearizable.
     Smoke {
         /// How long the faults last, for example `20s` or `5m`.
         #[arg(long = "for", default_value = "20s", value_parser = parse_duration)]

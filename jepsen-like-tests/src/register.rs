@@ -1,4 +1,4 @@
-//! `jlt smoke`: clients read, write and compare-and-set a few keys through any server, while servers are killed and restarted.
+//! `jlt smoke`: clients read, write and compare-and-set a few keys through any server, while servers are killed, frozen and brought back.
 //!
 //! Phases: boot, faults under load, heal, final reads, judgement. The history of each key must be linearizable.
 
@@ -62,14 +62,14 @@ pub(crate) fn run(
         keys: Mutex::new(vec![Key::default(); KEYS]),
         history: Mutex::new(Vec::new()),
     };
-    let kills = std::thread::scope(|scope| {
+    let faults = std::thread::scope(|scope| {
         for client in 0..CLIENTS {
             let run = &run;
             scope.spawn(move || run.client(client));
         }
-        let kills = nemesis(&mut cluster, duration, seed);
+        let faults = nemesis(&mut cluster, duration, seed);
         run.stop.store(true, Ordering::Relaxed);
-        kills
+        faults
     })
     .inspect_err(|_| cluster.keep())?;
     cluster.heal().inspect_err(|_| cluster.keep())?;
@@ -81,23 +81,31 @@ pub(crate) fn run(
     let last = final_reads(&run.servers, &mut history, run.started)?;
     save(&history, &cluster.folder().join("history.jsonl"))
         .map_err(|error| format!("the history: {error}"))?;
-    Ok((judge(seed, &history, &last, kills, duration), cluster))
+    Ok((judge(seed, &history, &last, faults, duration), cluster))
 }
 
-/// Kills a random server, lets the others go on, restarts it; until the time is over. Returns how many it killed.
+/// Kills or freezes a random server, lets the others go on, restarts or thaws it; until the time is over. Returns how many faults there were.
+///
+/// A frozen leader is the harder fault: it thaws in the belief that it still leads, while another was elected.
 fn nemesis(cluster: &mut Cluster, duration: Duration, seed: u64) -> Result<u32, String> {
     let mut rng = Rng::new(seed, 0);
     let end = Instant::now() + duration;
-    let mut kills = 0;
+    let mut faults = 0;
     while Instant::now() < end {
         std::thread::sleep(rng.between_ms(500, 2500));
         let victim = rng.below(SERVERS);
-        cluster.kill(victim);
-        kills += 1;
-        std::thread::sleep(rng.between_ms(0, 1500));
-        cluster.restart(victim)?;
+        if rng.below(2) == 0 {
+            cluster.kill(victim);
+            std::thread::sleep(rng.between_ms(0, 1500));
+            cluster.restart(victim)?;
+        } else {
+            cluster.freeze(victim)?;
+            std::thread::sleep(rng.between_ms(100, 3000));
+            cluster.thaw(victim)?;
+        }
+        faults += 1;
     }
-    Ok(kills)
+    Ok(faults)
 }
 
 impl Run {
@@ -266,10 +274,10 @@ fn judge(
     seed: u64,
     history: &[Operation],
     last: &BTreeMap<String, Option<Value>>,
-    kills: u32,
+    faults: u32,
     duration: Duration,
 ) -> Verdict {
-    let mut verdict = Verdict::new("smoke", seed, history, last.len(), kills);
+    let mut verdict = Verdict::new("smoke", seed, history, last.len(), faults);
     for (key, value) in last {
         let of_key: Vec<Operation> = history
             .iter()
@@ -295,7 +303,7 @@ fn judge(
     verdict.cover("operations answered", ok, ok_min);
     verdict.cover("writes acknowledged", counts.acknowledged, 10);
     verdict.cover("reads", counts.read, 10);
-    verdict.cover("kills", kills as usize, 1);
+    verdict.cover("faults", faults as usize, 1);
     verdict
 }
 
@@ -332,9 +340,9 @@ mod tests {
     fn judged(
         history: &[Operation],
         last: &BTreeMap<String, Option<Value>>,
-        kills: u32,
+        faults: u32,
     ) -> Verdict {
-        judge(1, history, last, kills, Duration::from_secs(2))
+        judge(1, history, last, faults, Duration::from_secs(2))
     }
 
     #[test]

@@ -21,8 +21,8 @@ pub(crate) struct Verdict {
     pub(crate) operations: Counts,
     /// How many keys were used.
     pub(crate) keys: usize,
-    /// How many times a server was killed.
-    pub(crate) kills: u32,
+    /// How many times a server was killed or frozen.
+    pub(crate) faults: u32,
     /// Broken guarantees, in words.
     pub(crate) violations: Vec<String>,
     /// Why the run proves too little, in words.
@@ -70,7 +70,7 @@ impl Verdict {
         seed: u64,
         history: &[Operation],
         keys: usize,
-        kills: u32,
+        faults: u32,
     ) -> Self {
         let operations = Counts::of(history);
         Self {
@@ -79,7 +79,7 @@ impl Verdict {
             verdict: "",
             operations,
             keys,
-            kills,
+            faults,
             violations: Vec::new(),
             coverage: Vec::new(),
             folder: None,
@@ -137,9 +137,9 @@ mod tests {
         assert!(good.passed() && good.to_json().contains("\"verdict\":\"pass\""));
 
         let mut little = good.clone();
-        little.cover("kills", 3, 3);
+        little.cover("faults", 3, 3);
         assert!(little.passed());
-        little.cover("kills", 3, 4);
+        little.cover("faults", 3, 4);
         assert!(!little.passed() && little.to_json().contains("\"verdict\":\"fail\""));
 
         let mut bad = good;
