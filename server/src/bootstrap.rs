@@ -31,7 +31,9 @@ pub(crate) struct Acquaintances {
 impl Acquaintances {
     /// A server has said who it is. It replaces one of the same name or address: a server with an emptied folder has a new id.
     pub(crate) fn meet(&mut self, server: ServerInfo, now: Instant) {
-        self.by_id.retain(|id, (known, _)| *id == server.id || (known.name != server.name && known.rpc_address != server.rpc_address));
+        self.by_id.retain(|id, (known, _)| {
+            *id == server.id || (known.name != server.name && known.rpc_address != server.rpc_address)
+        });
         self.by_id.insert(server.id, (server, now));
     }
 
@@ -44,8 +46,11 @@ impl Acquaintances {
 
 /// Decides from what the others have answered to `Hello` just now.
 pub(crate) fn decide(me: &ServerInfo, replies: &[HelloReply]) -> Step {
-    let local: Vec<(&ServerInfo, &HelloReply)> =
-        replies.iter().filter_map(|reply| Some((reply.me.as_ref()?, reply))).filter(|(server, _)| server.datacenter == me.datacenter).collect();
+    let local: Vec<(&ServerInfo, &HelloReply)> = replies
+        .iter()
+        .filter_map(|reply| Some((reply.me.as_ref()?, reply)))
+        .filter(|(server, _)| server.datacenter == me.datacenter)
+        .collect();
     if let Some(address) = cluster_address(&local) {
         return Step::Join(address);
     }
@@ -55,7 +60,10 @@ pub(crate) fn decide(me: &ServerInfo, replies: &[HelloReply]) -> Step {
     let mut set: BTreeMap<u64, ServerInfo> = local.iter().map(|(server, _)| (server.id, (*server).clone())).collect();
     set.insert(me.id, me.clone());
     if let Some(other) = set.values().find(|server| server.bootstrap_expect != me.bootstrap_expect) {
-        return Step::Wait(format!("{} has bootstrap_expect {}, this server {}: make them equal", other.name, other.bootstrap_expect, me.bootstrap_expect));
+        return Step::Wait(format!(
+            "{} has bootstrap_expect {}, this server {}: make them equal",
+            other.name, other.bootstrap_expect, me.bootstrap_expect
+        ));
     }
     let expected = me.bootstrap_expect as usize;
     if set.len() != expected {
@@ -100,13 +108,18 @@ mod tests {
     }
 
     fn reply(id: u64, known: &[u64]) -> HelloReply {
-        HelloReply { me: Some(server(id)), known: known.iter().map(|id| server(*id)).collect(), ..HelloReply::default() }
+        HelloReply {
+            me: Some(server(id)),
+            known: known.iter().map(|id| server(*id)).collect(),
+            ..HelloReply::default()
+        }
     }
 
     #[test]
     fn the_lowest_of_exactly_three_that_know_each_other_begins() {
         let all = [1, 2, 3];
-        let replies = |me: u64| -> Vec<HelloReply> { all.iter().filter(|id| **id != me).map(|id| reply(*id, &all)).collect() };
+        let replies =
+            |me: u64| -> Vec<HelloReply> { all.iter().filter(|id| **id != me).map(|id| reply(*id, &all)).collect() };
         assert_eq!(decide(&server(1), &replies(1)), Step::Initialize(all.map(server).into()));
         assert!(matches!(decide(&server(2), &replies(2)), Step::Wait(_)));
         assert!(matches!(decide(&server(3), &replies(3)), Step::Wait(_)));

@@ -20,7 +20,12 @@ struct Secret {
 /// The record of a new root.
 pub(crate) fn first_root(trust_domain: &str) -> Result<CaState, Error> {
     let ca = Ca::new_root(trust_domain, SystemTime::now())?;
-    Ok(CaState { trust_domain: trust_domain.into(), roots: vec![ca.describe(true)?], secret: seal(&ca, Vec::new()), ..CaState::default() })
+    Ok(CaState {
+        trust_domain: trust_domain.into(),
+        roots: vec![ca.describe(true)?],
+        secret: seal(&ca, Vec::new()),
+        ..CaState::default()
+    })
 }
 
 /// The record with a new root, cross-signed by the old one; both are trusted.
@@ -34,7 +39,12 @@ pub(crate) fn rotate(state: &CaState) -> Result<CaState, Error> {
 }
 
 /// The record of a datacenter whose intermediate the primary has signed.
-pub(crate) fn secondary(trust_domain: &str, roots_pem: &[String], request: Csr, intermediate_pem: String) -> Result<CaState, Error> {
+pub(crate) fn secondary(
+    trust_domain: &str,
+    roots_pem: &[String],
+    request: Csr,
+    intermediate_pem: String,
+) -> Result<CaState, Error> {
     // That key and certificate belong together is checked before anybody depends on it.
     Ca::load(CaKey::from_pem(&request.key_pem)?, &intermediate_pem, Vec::<String>::new())?;
     let intermediates = [intermediate_pem.as_str()];
@@ -49,7 +59,8 @@ pub(crate) fn secondary(trust_domain: &str, roots_pem: &[String], request: Csr, 
 
 /// The CA that signs for this datacenter.
 pub(crate) fn load(state: &CaState) -> Result<Ca, Error> {
-    let secret: Secret = api::mp::decode(&state.secret).map_err(|error| Error::Malformed { what: "CA record", why: error.to_string() })?;
+    let secret: Secret = api::mp::decode(&state.secret)
+        .map_err(|error| Error::Malformed { what: "CA record", why: error.to_string() })?;
     Ca::load(CaKey::from_pem(&secret.key_pem)?, &secret.cert_pem, &secret.bridges_pem)
 }
 
@@ -91,7 +102,8 @@ mod tests {
     fn a_secondary_signs_with_its_intermediate() {
         let primary = first_root(DOMAIN).expect("a root");
         let request = Csr::intermediate(DOMAIN, "dc2").expect("CSR");
-        let signed = load(&primary).expect("CA").sign_intermediate(&request.pem, "dc2", SystemTime::now()).expect("signed");
+        let signed =
+            load(&primary).expect("CA").sign_intermediate(&request.pem, "dc2", SystemTime::now()).expect("signed");
         let state = secondary(DOMAIN, &[primary.roots[0].root_cert.clone()], request, signed).expect("record");
         assert_eq!(load(&state).expect("CA").dc(), Some("dc2"));
         assert_eq!(state.roots[0].intermediate_certs.as_ref().map(Vec::len), Some(1));

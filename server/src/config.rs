@@ -65,13 +65,23 @@ pub struct RaftTiming {
 impl Default for RaftTiming {
     fn default() -> Self {
         let raft = raft::Config::new("", "", "");
-        RaftTiming { heartbeat_ms: raft.heartbeat_ms, election_ms_min: raft.election_ms_min, election_ms_max: raft.election_ms_max }
+        RaftTiming {
+            heartbeat_ms: raft.heartbeat_ms,
+            election_ms_min: raft.election_ms_min,
+            election_ms_max: raft.election_ms_max,
+        }
     }
 }
 
 impl ServerConfig {
     /// One server on its own, with defaults.
-    pub fn new(data_dir: impl Into<PathBuf>, node_name: &str, datacenter: &str, rpc_bind: SocketAddr, join_secret: JoinSecret) -> Self {
+    pub fn new(
+        data_dir: impl Into<PathBuf>,
+        node_name: &str,
+        datacenter: &str,
+        rpc_bind: SocketAddr,
+        join_secret: JoinSecret,
+    ) -> Self {
         ServerConfig {
             data_dir: data_dir.into(),
             node_name: node_name.into(),
@@ -127,7 +137,9 @@ pub enum StartError {
     #[error("others cannot reach this server at {0}: give its own address with `advertise_addr` (or `-advertise`)")]
     Advertise(String),
     /// The operator's, or another program has the port.
-    #[error("cannot listen on {address} for RPC: {source}; is another agent running, or is the port taken? choose another with `ports.server`")]
+    #[error(
+        "cannot listen on {address} for RPC: {source}; is another agent running, or is the port taken? choose another with `ports.server`"
+    )]
     Listen {
         /// Where.
         address: SocketAddr,

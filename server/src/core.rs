@@ -61,7 +61,10 @@ impl Core {
         let mut servers: Vec<String> = if name == self.config.datacenter {
             self.members.all().into_iter().map(|member| member.address).collect()
         } else {
-            self.watch.read(|view| datacenter::datacenter(view, name).map(|row| row.servers.clone())).0.unwrap_or_default()
+            self.watch
+                .read(|view| datacenter::datacenter(view, name).map(|row| row.servers.clone()))
+                .0
+                .unwrap_or_default()
         };
         servers.shuffle(&mut rand::rng());
         servers

@@ -100,10 +100,16 @@ fn connect_routes() -> Router<Shared> {
         .route("/v1/connect/ca/roots", get(connect::roots))
         .route("/v1/connect/ca/configuration", get(connect::configuration).put(connect::configure))
         .route("/v1/connect/intentions", get(intentions::all).post(intentions::create))
-        .route("/v1/connect/intentions/exact", get(intentions::exact).put(intentions::put_exact).delete(intentions::delete_exact))
+        .route(
+            "/v1/connect/intentions/exact",
+            get(intentions::exact).put(intentions::put_exact).delete(intentions::delete_exact),
+        )
         .route("/v1/connect/intentions/check", get(intentions::check))
         .route("/v1/connect/intentions/match", get(intentions::matching))
-        .route("/v1/connect/intentions/{id}", get(intentions::by_id).put(intentions::put_by_id).delete(intentions::delete_by_id))
+        .route(
+            "/v1/connect/intentions/{id}",
+            get(intentions::by_id).put(intentions::put_by_id).delete(intentions::delete_by_id),
+        )
 }
 
 fn operations(core: &Shared) -> Router<Shared> {

@@ -53,33 +53,48 @@ async fn find_cluster(core: &Core) {
             Step::Wait(reason) => log.say(reason),
         }
         // While the others are there it is only a matter of rounds until all know each other.
-        pause = if replies.is_empty() { (pause * 2).min(PAUSE_MAX.max(core.config.retry_interval)) } else { PAUSE_MIN.min(core.config.retry_interval) };
+        pause = if replies.is_empty() {
+            (pause * 2).min(PAUSE_MAX.max(core.config.retry_interval))
+        } else {
+            PAUSE_MIN.min(core.config.retry_interval)
+        };
         tokio::time::sleep(pause).await;
     }
 }
 
-/// Repeats itself in the log only when there is something new to say.
+/// Says the same thing in the log only once.
 #[derive(Default)]
-struct Reasons(String);
+struct Reasons(BTreeSet<String>);
 
 impl Reasons {
+    /// After so many different things it may repeat itself.
+    const REMEMBERED_MAX: usize = 64;
+
     fn say(&mut self, reason: String) {
-        if self.0 != reason {
+        if self.0.len() >= Self::REMEMBERED_MAX {
+            self.0.clear();
+        }
+        if self.0.insert(reason.clone()) {
             tracing::info!("{reason}");
-            self.0 = reason;
         }
     }
 }
 
 async fn ask_all(core: &Core, addresses: &BTreeSet<String>, me: &ServerInfo, log: &mut Reasons) -> Vec<HelloReply> {
-    let questions = addresses.iter().filter(|address| **address != me.rpc_address).map(|address| async move { (address, hello(core, address, me).await) });
+    let questions = addresses
+        .iter()
+        .filter(|address| **address != me.rpc_address)
+        .map(|address| async move { (address, hello(core, address, me).await) });
     let mut replies = Vec::new();
     for (address, answer) in futures_util::future::join_all(questions).await {
         match answer {
             Ok(reply) if reply.me.as_ref().is_some_and(|other| other.id == me.id) => {}
             Ok(reply) => match &reply.me {
                 Some(other) if other.datacenter != me.datacenter => {
-                    log.say(format!("{address} is of datacenter {:?}, not {:?}: it belongs into `retry_join_wan`", other.datacenter, me.datacenter));
+                    log.say(format!(
+                        "{address} is of datacenter {:?}, not {:?}: it belongs into `retry_join_wan`",
+                        other.datacenter, me.datacenter
+                    ));
                 }
                 Some(_) | None => replies.push(reply),
             },
@@ -121,13 +136,21 @@ fn learn(core: &Core, me: &ServerInfo, replies: &[HelloReply], addresses: &mut B
     }
     let told = replies.iter().flat_map(|reply| reply.known.iter().cloned());
     let known = acquaintances.known(Instant::now()).into_iter().chain(told);
-    addresses.extend(known.filter(|server| server.id != me.id && server.datacenter == me.datacenter).map(|server| server.rpc_address));
+    addresses.extend(
+        known
+            .filter(|server| server.id != me.id && server.datacenter == me.datacenter)
+            .map(|server| server.rpc_address),
+    );
 }
 
 async fn begin(core: &Core, servers: Vec<ServerInfo>) {
     let names: Vec<&str> = servers.iter().map(|server| server.name.as_str()).collect();
     tracing::info!(servers = names.join(", "), "the cluster begins");
-    let members = servers.iter().map(|server| Member { id: server.id, name: server.name.clone(), address: server.rpc_address.clone() });
+    let members = servers.iter().map(|server| Member {
+        id: server.id,
+        name: server.name.clone(),
+        address: server.rpc_address.clone(),
+    });
     match core.raft.bootstrap(members.collect()).await {
         Ok(()) | Err(MembershipError::AlreadyBootstrapped) => {}
         Err(error) => tracing::error!(%error, "the cluster cannot begin"),
@@ -157,7 +180,12 @@ async fn enroll(core: &Core, address: &str, server: Option<ServerInfo>) -> Resul
     Ok(reply)
 }
 
-async fn request_leaf(core: &Core, address: &str, trust_domain: &str, server: Option<ServerInfo>) -> Result<(EnrollReply, Csr), String> {
+async fn request_leaf(
+    core: &Core,
+    address: &str,
+    trust_domain: &str,
+    server: Option<ServerInfo>,
+) -> Result<(EnrollReply, Csr), String> {
     if trust_domain.is_empty() {
         return Err("there is no certificate authority yet".into());
     }
@@ -165,7 +193,12 @@ async fn request_leaf(core: &Core, address: &str, trust_domain: &str, server: Op
     let name = LeafName::server(trust_domain, &core.config.datacenter, &core.config.node_name).map_err(text)?;
     let csr = Csr::new(&name).map_err(text)?;
     let channel = core.peers.joining(address).map_err(|error| error.to_string())?;
-    let request = EnrollRequest { csr_pem: csr.pem.clone(), node: core.config.node_name.clone(), node_id: core.config.node_id.clone(), server };
+    let request = EnrollRequest {
+        csr_pem: csr.pem.clone(),
+        node: core.config.node_name.clone(),
+        node_id: core.config.node_id.clone(),
+        server,
+    };
     // Adding a server to Raft is a change of its membership, which may have to wait for another.
     match tokio::time::timeout(CALL_TIMEOUT * 4, JoinClient::new(channel).enroll(request)).await {
         Ok(Ok(reply)) => Ok((reply.into_inner(), csr)),
@@ -181,7 +214,8 @@ async fn keep_certificate(core: &Core) {
         if core.trust.is_member() {
             return;
         }
-        let others = core.members.all().into_iter().filter(|member| member.id != core.raft.id()).map(|member| member.address);
+        let others =
+            core.members.all().into_iter().filter(|member| member.id != core.raft.id()).map(|member| member.address);
         for address in others.chain(core.config.retry_join.iter().cloned()) {
             if core.trust.is_member() {
                 return;
@@ -209,7 +243,10 @@ pub(crate) async fn enroll_in_primary(core: &Core) -> Result<(), String> {
         match request_leaf(core, &address, &trust_domain, None).await {
             Ok((reply, csr)) => {
                 let bundle = reply.bundle.ok_or("the primary sent no roots")?;
-                return core.trust.enrolled(&csr.with_chain(reply.chain_pem), &bundle, false).map_err(|error| error.to_string());
+                return core
+                    .trust
+                    .enrolled(&csr.with_chain(reply.chain_pem), &bundle, false)
+                    .map_err(|error| error.to_string());
             }
             Err(reason) => last = format!("{address}: {reason}"),
         }

@@ -39,7 +39,8 @@ type ServiceKey = (String, Option<String>, LookupKind);
 impl ServerLookup {
     pub(crate) fn new(core: Arc<Core>) -> Self {
         let remote = RemoteViews::new(core.clone());
-        let shared = Shared { core, services: Kept::default(), nodes: Kept::default(), servers: Kept::default(), remote };
+        let shared =
+            Shared { core, services: Kept::default(), nodes: Kept::default(), servers: Kept::default(), remote };
         ServerLookup { shared: Arc::new(shared) }
     }
 
@@ -50,7 +51,13 @@ impl ServerLookup {
 
     /// The name of a datacenter as it is spelled, if there is one.
     fn known(&self, name: &str) -> Option<String> {
-        let find = |view: &View<'_>| datacenter::datacenters(view).into_iter().map(|row| &row.value.name).find(|known| known.eq_ignore_ascii_case(name)).cloned();
+        let find = |view: &View<'_>| {
+            datacenter::datacenters(view)
+                .into_iter()
+                .map(|row| &row.value.name)
+                .find(|known| known.eq_ignore_ascii_case(name))
+                .cloned()
+        };
         self.shared.core.watch.read(find).0
     }
 }
@@ -83,7 +90,9 @@ impl Lookup for ServerLookup {
             };
         }
         let found = self.shared.nodes.get(&self.shared.core.watch, name.to_string(), |view, name| {
-            nodes::node(view, name).map(|row| Arc::new(NodeRecord::new(&row.name, &self.shared.core.config.datacenter, &row.address, &row.meta)))
+            nodes::node(view, name).map(|row| {
+                Arc::new(NodeRecord::new(&row.name, &self.shared.core.config.datacenter, &row.address, &row.meta))
+            })
         });
         found.map_or(Found::NoSuchName, Found::Ready)
     }
@@ -91,8 +100,14 @@ impl Lookup for ServerLookup {
     fn node_by_address(&self, address: IpAddr) -> Found<ReverseName> {
         let (address, datacenter) = (address.to_string(), self.datacenter().to_string());
         let find = |view: &View<'_>| {
-            let node = query::nodes_at(view, &address).first().map(|node| ReverseName::Node { name: node.name.clone(), datacenter: datacenter.clone() });
-            let service = || query::services_at(view, &address).first().map(|name| ReverseName::Service { name: (*name).to_string(), datacenter: datacenter.clone() });
+            let node = query::nodes_at(view, &address)
+                .first()
+                .map(|node| ReverseName::Node { name: node.name.clone(), datacenter: datacenter.clone() });
+            let service = || {
+                query::services_at(view, &address)
+                    .first()
+                    .map(|name| ReverseName::Service { name: (*name).to_string(), datacenter: datacenter.clone() })
+            };
             node.or_else(service)
         };
         self.shared.core.watch.read(find).0.map_or(Found::NoSuchName, Found::Ready)
@@ -102,7 +117,12 @@ impl Lookup for ServerLookup {
         let datacenter = &self.shared.core.config.datacenter;
         self.shared.servers.get(&self.shared.core.watch, (), |view, ()| {
             let servers = services::instances(view, "consul", &Selection::default());
-            servers.into_iter().map(|placed| Arc::new(NodeRecord::new(&placed.node.name, datacenter, &placed.node.address, &placed.node.meta))).collect()
+            servers
+                .into_iter()
+                .map(|placed| {
+                    Arc::new(NodeRecord::new(&placed.node.name, datacenter, &placed.node.address, &placed.node.meta))
+                })
+                .collect()
         })
     }
 
@@ -171,7 +191,8 @@ mod tests {
         };
         let put = |key: &str| {
             let mut catalog = (*watch.current()).clone();
-            let (_, changes) = catalog.apply(Command::Kv(KvCommand::Set { key: key.into(), value: "1".into(), flags: 0 }));
+            let (_, changes) =
+                catalog.apply(Command::Kv(KvCommand::Set { key: key.into(), value: "1".into(), flags: 0 }));
             watch.publish(catalog, &changes.topics);
         };
         assert_eq!((ask(), ask(), runs.get()), (None, None, 1));

@@ -33,7 +33,9 @@ impl raft::StateMachine for Machine {
                     topics.extend(changes);
                     response
                 }
-                Err(DecodeError::Malformed(reason)) => Response::Refused(Refusal::Invalid(format!("malformed command: {reason}"))),
+                Err(DecodeError::Malformed(reason)) => {
+                    Response::Refused(Refusal::Invalid(format!("malformed command: {reason}")))
+                }
                 // Invariant: a member that went on without a command that the others apply would serve another truth.
                 Err(error @ DecodeError::Newer { .. }) => panic!("{error}"),
             })

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use api::Error;
-use api::proto::{Servers, ServerInfo};
+use api::proto::{ServerInfo, Servers};
 use raft::{Member, MembershipError, NodeId, Raft, Status};
 
 use crate::machine::Machine;
@@ -50,10 +50,16 @@ impl Members {
     /// Adds a server that follows, in the place of one of the same name or address that is gone. The leader promotes it.
     pub(crate) async fn add(&self, member: Member) -> Result<(), MembershipError> {
         let status = self.raft.status();
-        let is_same = |known: &Member| known.id != member.id && (known.name == member.name || known.address == member.address);
-        let replaced: Vec<Member> = status.voters.iter().chain(&status.learners).filter(|known| is_same(known)).cloned().collect();
+        let is_same =
+            |known: &Member| known.id != member.id && (known.name == member.name || known.address == member.address);
+        let replaced: Vec<Member> =
+            status.voters.iter().chain(&status.learners).filter(|known| is_same(known)).cloned().collect();
         for old in replaced {
-            tracing::info!(name = old.name, address = old.address, "a server came back with another id: its former self is removed");
+            tracing::info!(
+                name = old.name,
+                address = old.address,
+                "a server came back with another id: its former self is removed"
+            );
             self.retry(|| self.raft.remove(old.id)).await?;
         }
         if status.member(member.id) == Some(&member) {
@@ -98,7 +104,10 @@ impl Members {
         self.raft.status()
     }
 
-    async fn retry<F: Future<Output = Result<(), MembershipError>>>(&self, change: impl Fn() -> F) -> Result<(), MembershipError> {
+    async fn retry<F: Future<Output = Result<(), MembershipError>>>(
+        &self,
+        change: impl Fn() -> F,
+    ) -> Result<(), MembershipError> {
         for _ in 0..BUSY_TRIES {
             match change().await {
                 Err(MembershipError::Busy) => tokio::time::sleep(PROMOTE_INTERVAL / 2).await,

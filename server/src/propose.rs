@@ -75,7 +75,9 @@ impl Proposer {
         loop {
             match self.attempt(bytes.clone()).await {
                 Attempt::Done(response) => return Ok(response),
-                Attempt::Refused(reason) | Attempt::Unknown(reason) => return Err(Error::internal(format!("rpc error making call: {reason}"))),
+                Attempt::Refused(reason) | Attempt::Unknown(reason) => {
+                    return Err(Error::internal(format!("rpc error making call: {reason}")));
+                }
                 Attempt::NotSent if Instant::now() >= deadline => return Err(Error::no_leader()),
                 Attempt::NotSent => tokio::time::sleep(RETRY_PAUSE).await,
             }
@@ -98,7 +100,9 @@ impl Proposer {
         if self.queue.send(Waiting { command, answer }).await.is_err() {
             return Attempt::Refused("this server is shutting down".into());
         }
-        answered.await.unwrap_or_else(|_| Attempt::Unknown("this server is shutting down: the change may or may not have been made".into()))
+        answered.await.unwrap_or_else(|_| {
+            Attempt::Unknown("this server is shutting down: the change may or may not have been made".into())
+        })
     }
 }
 
@@ -107,7 +111,9 @@ fn here(outcome: Result<Response, ProposeError>) -> Attempt {
         Ok(response) => Attempt::Done(response),
         Err(ProposeError::NotLeader { .. }) => Attempt::NotSent,
         Err(error @ ProposeError::Unknown) => Attempt::Unknown(error.to_string()),
-        Err(error @ (ProposeError::TooLarge { .. } | ProposeError::DiskFull | ProposeError::Stopped)) => Attempt::Refused(error.to_string()),
+        Err(error @ (ProposeError::TooLarge { .. } | ProposeError::DiskFull | ProposeError::Stopped)) => {
+            Attempt::Refused(error.to_string())
+        }
     }
 }
 
@@ -156,7 +162,8 @@ impl Forwarder {
     }
 
     async fn send(&self, commands: Vec<Bytes>, count: usize) -> Vec<Attempt> {
-        let all = |attempt: fn(String) -> Attempt, reason: String| (0..count).map(|_| attempt(reason.clone())).collect();
+        let all =
+            |attempt: fn(String) -> Attempt, reason: String| (0..count).map(|_| attempt(reason.clone())).collect();
         let not_sent = |_| Attempt::NotSent;
         let Some(leader) = self.raft.leader() else { return all(not_sent, String::new()) };
         let Ok(channel) = self.peers.local(&leader.address) else { return all(not_sent, String::new()) };
@@ -164,8 +171,14 @@ impl Forwarder {
         match tokio::time::timeout(FORWARD_TIMEOUT, client.propose(ProposeRequest { commands })).await {
             Ok(Ok(reply)) => self.accept(reply.into_inner(), count).await,
             Ok(Err(status)) if is_unsent(&status) || is_refusal(&status) => all(not_sent, String::new()),
-            Ok(Err(status)) => all(Attempt::Unknown, format!("the leader did not answer ({}): the change may or may not have been made", status.message())),
-            Err(_) => all(Attempt::Unknown, "the leader did not answer in time: the change may or may not have been made".into()),
+            Ok(Err(status)) => all(
+                Attempt::Unknown,
+                format!("the leader did not answer ({}): the change may or may not have been made", status.message()),
+            ),
+            Err(_) => all(
+                Attempt::Unknown,
+                "the leader did not answer in time: the change may or may not have been made".into(),
+            ),
         }
     }
 

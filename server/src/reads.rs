@@ -60,10 +60,15 @@ impl Reads {
     ///
     /// # Errors
     /// 500 `No cluster leader` if there was none for the whole hold timeout. A read may always be retried.
-    pub(crate) async fn prepare(&self, consistency: Consistency, max_stale: Option<Duration>) -> Result<Freshness, Error> {
+    pub(crate) async fn prepare(
+        &self,
+        consistency: Consistency,
+        max_stale: Option<Duration>,
+    ) -> Result<Freshness, Error> {
         if consistency == Consistency::Stale {
             let freshness = self.stale();
-            let is_too_old = max_stale.is_some_and(|max| !max.is_zero() && u128::from(freshness.last_contact_ms) > max.as_millis());
+            let is_too_old =
+                max_stale.is_some_and(|max| !max.is_zero() && u128::from(freshness.last_contact_ms) > max.as_millis());
             if !is_too_old {
                 return Ok(freshness);
             }
@@ -99,7 +104,11 @@ impl Reads {
             // Never heard of one: as old as anything.
             None => u64::MAX / 2,
         };
-        Freshness { consistency: Consistency::Stale, known_leader: is_leader || (is_heard && status.leader.is_some()), last_contact_ms }
+        Freshness {
+            consistency: Consistency::Stale,
+            known_leader: is_leader || (is_heard && status.leader.is_some()),
+            last_contact_ms,
+        }
     }
 
     async fn is_fresh(&self, confirm: bool) -> bool {

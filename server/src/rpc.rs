@@ -56,7 +56,12 @@ fn caller<T>(request: &tonic::Request<T>) -> Result<Arc<Peer>, Status> {
 }
 
 /// Serves the port until this server closes.
-pub(crate) async fn serve(core: Arc<Core>, http: Router, raft: raft::RaftServer<raft::Service>, listener: TcpListener) -> io::Result<()> {
+pub(crate) async fn serve(
+    core: Arc<Core>,
+    http: Router,
+    raft: raft::RaftServer<raft::Service>,
+    listener: TcpListener,
+) -> io::Result<()> {
     let tls = core.trust.rpc.server_config(dial::ALPN).map_err(io::Error::other)?;
     let mut acceptor = Acceptor::new(listener, Arc::new(tls), core.config.rpc_limits)?;
     let router = routes(Rpc { core: core.clone(), http }, raft);
@@ -73,7 +78,9 @@ pub(crate) async fn serve(core: Arc<Core>, http: Router, raft: raft::RaftServer<
 fn routes(rpc: Rpc, raft: raft::RaftServer<raft::Service>) -> Router {
     macro_rules! limited {
         ($server:ty) => {
-            <$server>::new(rpc.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX).max_encoding_message_size(MESSAGE_BYTES_MAX)
+            <$server>::new(rpc.clone())
+                .max_decoding_message_size(MESSAGE_BYTES_MAX)
+                .max_encoding_message_size(MESSAGE_BYTES_MAX)
         };
     }
     Router::new()

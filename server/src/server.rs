@@ -73,7 +73,12 @@ impl Server {
         let (raft, service) = Raft::start(raft_config, Machine::new(watch.clone()), peers.clone()).await?;
         let core = Arc::new(Core {
             proposer: Proposer::start(raft.clone(), peers.clone(), watch.clone(), config.hold_timeout),
-            reads: Reads::start(raft.clone(), peers.clone(), config.hold_timeout, 2 * Duration::from_millis(config.timing.election_ms_max)),
+            reads: Reads::start(
+                raft.clone(),
+                peers.clone(),
+                config.hold_timeout,
+                2 * Duration::from_millis(config.timing.election_ms_max),
+            ),
             members: Members::new(raft.clone(), &config.datacenter),
             sessions: LocalSessions::default(),
             acquaintances: Mutex::default(),
@@ -135,15 +140,18 @@ impl Server {
         tokio::time::timeout(timeout, both).await.unwrap_or(false)
     }
 
-    /// Leaves the cluster for good: hands the leadership on, has this server removed from Raft, and shuts down. The last
-    /// server cannot leave; then this only shuts down.
+    /// Leaves the cluster for good: hands the leadership on, has this server removed from Raft, shuts down, and forgets the
+    /// cluster, so that it can join again as a new server. The last server cannot leave; then this only shuts down.
     ///
     /// # Errors
     /// Why it could not leave; it is shut down all the same.
     pub async fn leave(&self) -> Result<(), api::Error> {
         let left = crate::leave::leave(&self.core).await;
         self.shutdown().await;
-        left
+        if left? {
+            crate::leave::forget(&self.core.config.data_dir);
+        }
+        Ok(())
     }
 
     /// Stops this server: waiting queries are answered, connections end, the data folder is free for another start.
@@ -226,7 +234,9 @@ fn claim_folder(config: &ServerConfig) -> Result<(), StartError> {
     match std::fs::read_to_string(&file) {
         Ok(owner) if owner.trim() == own => Ok(()),
         Ok(owner) => Err(StartError::Foreign { path: folder.clone(), owner: owner.trim().into(), asked: own }),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => std::fs::write(&file, format!("{own}\n")).map_err(failed(&file)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            std::fs::write(&file, format!("{own}\n")).map_err(failed(&file))
+        }
         Err(error) => Err(failed(&file)(error)),
     }
 }

@@ -77,7 +77,12 @@ impl Watch {
     }
 
     /// Runs a query until its index is higher than `min_index` or the deadline is there, whichever is first.
-    pub(crate) async fn query<R>(&self, min_index: Index, deadline: Instant, run: impl Fn(&View<'_>) -> R) -> (R, Index) {
+    pub(crate) async fn query<R>(
+        &self,
+        min_index: Index,
+        deadline: Instant,
+        run: impl Fn(&View<'_>) -> R,
+    ) -> (R, Index) {
         loop {
             let (answer, index, topics, ran_on) = self.run(&run);
             if index > min_index || self.is_over(deadline) {

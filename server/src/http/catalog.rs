@@ -45,7 +45,10 @@ fn registration(mut body: Register, datacenter: &str) -> Result<Registration, Re
     let mut service = body.service.take();
     if let Some(service) = &mut service {
         if service.service.is_empty() {
-            return Err(refuse(if service.id.is_empty() { "Must provide service name" } else { "Must provide service name with ID" }.into()));
+            return Err(refuse(
+                if service.id.is_empty() { "Must provide service name" } else { "Must provide service name with ID" }
+                    .into(),
+            ));
         }
         if service.id.is_empty() {
             service.id.clone_from(&service.service);
@@ -61,7 +64,10 @@ fn registration(mut body: Register, datacenter: &str) -> Result<Registration, Re
             check.node.clone_from(&node.name);
         }
         if !check.node.eq_ignore_ascii_case(&node.name) {
-            return Err(refuse(format!("check \"{}/{}\" does not match node \"{}\"", check.node, check.check_id, node.name)));
+            return Err(refuse(format!(
+                "check \"{}/{}\" does not match node \"{}\"",
+                check.node, check.check_id, node.name
+            )));
         }
     }
     Ok(Registration { node, skip_node_update, service, checks })
@@ -79,7 +85,10 @@ pub(super) async fn deregister(mut write: Write) -> Reply {
 
 /// This datacenter first, then the others by name: nothing nearer is known.
 pub(super) async fn datacenters(State(core): State<Shared>, read: Read) -> Response {
-    let known = core.watch.read(|view| datacenter::datacenters(view).into_iter().map(|row| row.name.clone()).collect::<Vec<_>>()).0;
+    let known = core
+        .watch
+        .read(|view| datacenter::datacenters(view).into_iter().map(|row| row.name.clone()).collect::<Vec<_>>())
+        .0;
     let mut names = vec![core.config.datacenter.clone()];
     names.extend(known.into_iter().filter(|name| *name != core.config.datacenter));
     plain_json(&names, read.options.pretty)
@@ -103,7 +112,11 @@ pub(super) async fn services(read: Read) -> Reply {
     read.answer(move |view, pretty| json(&filtered_names(services_query::all(view), &meta, &filter), pretty)).await
 }
 
-fn filtered_names<'c>(placed: Vec<Placed<'c>>, meta: &[(String, String)], filter: &Filter) -> BTreeMap<&'c str, BTreeSet<&'c str>> {
+fn filtered_names<'c>(
+    placed: Vec<Placed<'c>>,
+    meta: &[(String, String)],
+    filter: &Filter,
+) -> BTreeMap<&'c str, BTreeSet<&'c str>> {
     let mut names = BTreeMap::<&str, BTreeSet<&str>>::new();
     let wanted = filter.wants::<CatalogRow<'_>>();
     let has_meta = |placed: &Placed<'_>| meta.iter().all(|(key, value)| placed.node.meta.get(key) == Some(value));
@@ -119,7 +132,12 @@ fn filter_row<'c>(placed: &Placed<'c>) -> CatalogRow<'c> {
 }
 
 fn row_of(placed: Placed<'_>) -> CatalogService<'_> {
-    CatalogService::new(&placed.node.value, &placed.service.value, placed.service.create_index, placed.service.modify_index)
+    CatalogService::new(
+        &placed.node.value,
+        &placed.service.value,
+        placed.service.create_index,
+        placed.service.modify_index,
+    )
 }
 
 fn service_rows(filter: &Filter, placed: Vec<Placed<'_>>, pretty: bool) -> Answer {
@@ -128,20 +146,25 @@ fn service_rows(filter: &Filter, placed: Vec<Placed<'_>>, pretty: bool) -> Answe
 }
 
 pub(super) async fn service(read: Read) -> Reply {
-    let (name, selection, filter) = (read.path.after("/v1/catalog/service/"), selection(&read), read.filter::<CatalogRow<'_>>()?);
-    read.answer(move |view, pretty| service_rows(&filter, services_query::instances(view, &name, &selection), pretty)).await
+    let (name, selection, filter) =
+        (read.path.after("/v1/catalog/service/"), selection(&read), read.filter::<CatalogRow<'_>>()?);
+    read.answer(move |view, pretty| service_rows(&filter, services_query::instances(view, &name, &selection), pretty))
+        .await
 }
 
 pub(super) async fn connect(read: Read) -> Reply {
-    let (name, selection, filter) = (read.path.after("/v1/catalog/connect/"), selection(&read), read.filter::<CatalogRow<'_>>()?);
-    read.answer(move |view, pretty| service_rows(&filter, services_query::connect(view, &name, &selection), pretty)).await
+    let (name, selection, filter) =
+        (read.path.after("/v1/catalog/connect/"), selection(&read), read.filter::<CatalogRow<'_>>()?);
+    read.answer(move |view, pretty| service_rows(&filter, services_query::connect(view, &name, &selection), pretty))
+        .await
 }
 
 pub(super) async fn node(read: Read) -> Reply {
     let (name, filter) = (read.path.after("/v1/catalog/node/"), read.filter::<ServiceInstance>()?);
     read.answer(move |view, pretty| {
         let Some((node, services)) = services_query::on_node(view, &name) else { return json(&(), pretty) };
-        let services: BTreeMap<&str, _> = wanted_instances(&filter, services).map(|row| (row.noun.id.as_str(), row)).collect();
+        let services: BTreeMap<&str, _> =
+            wanted_instances(&filter, services).map(|row| (row.noun.id.as_str(), row)).collect();
         json(&NodeServices { node: indexed(node), services }, pretty)
     })
     .await
@@ -157,7 +180,10 @@ pub(super) async fn node_services(read: Read) -> Reply {
     .await
 }
 
-fn wanted_instances<'c>(filter: &Filter, rows: Vec<&'c Row<ServiceInstance>>) -> impl Iterator<Item = Indexed<&'c ServiceInstance>> + use<'c> {
+fn wanted_instances<'c>(
+    filter: &Filter,
+    rows: Vec<&'c Row<ServiceInstance>>,
+) -> impl Iterator<Item = Indexed<&'c ServiceInstance>> + use<'c> {
     let wanted = filter.wants::<ServiceInstance>();
     rows.into_iter().filter(move |row| wanted(&row.value)).map(indexed)
 }
@@ -178,7 +204,9 @@ mod tests {
 
     #[test]
     fn defaults_are_filled_in() {
-        let made = register(r#"{"Node": "n", "Address": "a", "Service": {"Service": "web"}, "Check": {"Name": "alive"}}"#).expect("good");
+        let made =
+            register(r#"{"Node": "n", "Address": "a", "Service": {"Service": "web"}, "Check": {"Name": "alive"}}"#)
+                .expect("good");
         assert_eq!(made.node.datacenter, "dc1");
         assert_eq!(made.service.expect("service").id, "web");
         assert_eq!((made.checks[0].check_id.as_str(), made.checks[0].node.as_str()), ("alive", "n"));
@@ -191,7 +219,10 @@ mod tests {
             (r#"{"Node": "n"}"#, "Must provide node and address"),
             (r#"{"Node": "n", "Address": "a", "Service": {}}"#, "Must provide service name"),
             (r#"{"Node": "n", "Address": "a", "Service": {"ID": "x"}}"#, "Must provide service name with ID"),
-            (r#"{"Node": "n", "Address": "a", "Check": {"CheckID": "c", "Node": "m"}}"#, "check \"m/c\" does not match node \"n\""),
+            (
+                r#"{"Node": "n", "Address": "a", "Check": {"CheckID": "c", "Node": "m"}}"#,
+                "check \"m/c\" does not match node \"n\"",
+            ),
         ] {
             assert_eq!(register(body), Err(text.to_string()), "{body}");
         }

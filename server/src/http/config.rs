@@ -74,7 +74,10 @@ fn check_kind(kind: &str) -> Result<(), Refusal> {
 fn cas_of(write: &Write) -> Result<Option<u64>, Refusal> {
     match write.query.get("cas") {
         Some("") | None => Ok(None),
-        Some(text) => text.parse().map(Some).map_err(|_| Error::bad_request(format!("strconv.ParseUint: parsing {text:?}: invalid syntax")).into()),
+        Some(text) => text
+            .parse()
+            .map(Some)
+            .map_err(|_| Error::bad_request(format!("strconv.ParseUint: parsing {text:?}: invalid syntax")).into()),
     }
 }
 
@@ -101,7 +104,8 @@ mod tests {
 
     #[test]
     fn entries_are_read_by_kind() {
-        let entry = parse_entry(br#"{"kind": "service-defaults", "name": "web", "protocol": "http"}"#).map_err(|e| e.text);
+        let entry =
+            parse_entry(br#"{"kind": "service-defaults", "name": "web", "protocol": "http"}"#).map_err(|e| e.text);
         let Ok(ConfigEntry::ServiceDefaults(defaults)) = entry else { panic!("{entry:?}") };
         assert_eq!((defaults.name.as_str(), defaults.protocol.is_http()), ("web", true));
     }

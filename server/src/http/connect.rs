@@ -31,7 +31,11 @@ fn roots_of(row: &Row<CaState>) -> CaRoots<Vec<api::reply::Indexed<&model::ca::C
     CaRoots {
         active_root_id: active.map(|root| root.id.clone()).unwrap_or_default(),
         trust_domain: row.trust_domain.clone(),
-        roots: row.roots.iter().map(|root| api::reply::Indexed::new(root, row.create_index, row.modify_index)).collect(),
+        roots: row
+            .roots
+            .iter()
+            .map(|root| api::reply::Indexed::new(root, row.create_index, row.modify_index))
+            .collect(),
     }
 }
 
@@ -41,7 +45,11 @@ fn roots_pem(row: &CaState) -> Answer {
 }
 
 fn no_ca() -> Answer {
-    Answer { status: StatusCode::INTERNAL_SERVER_ERROR, content_type: super::read::TEXT, body: Bytes::from_static(NO_CA.as_bytes()) }
+    Answer {
+        status: StatusCode::INTERNAL_SERVER_ERROR,
+        content_type: super::read::TEXT,
+        body: Bytes::from_static(NO_CA.as_bytes()),
+    }
 }
 
 pub(super) async fn configuration(read: Read) -> Reply {
@@ -72,10 +80,15 @@ fn default_configuration() -> Value {
 /// other keys are refused.
 pub(super) async fn configure(mut write: Write) -> Reply {
     let body: Value = write.json().await?;
-    let Value::Object(object) = &body else { return Err(Error::bad_request("Request decode failed: an object is needed").into()) };
+    let Value::Object(object) = &body else {
+        return Err(Error::bad_request("Request decode failed: an object is needed").into());
+    };
     let provider = api::json::find(object, "Provider").and_then(Value::as_str).unwrap_or("consul");
     if provider != "consul" {
-        return Err(Error::internal(format!("unknown CA provider {provider:?}: only \"consul\" (built in) is supported")).into());
+        return Err(Error::internal(format!(
+            "unknown CA provider {provider:?}: only \"consul\" (built in) is supported"
+        ))
+        .into());
     }
     let core = write.core.clone();
     let current = core.watch.read(|view| ca::ca(view).map(|row| (row.modify_index, row.value.clone()))).0;

@@ -8,7 +8,10 @@ use super::read::{Read, json, not_found, plain_json};
 use super::{Reply, Shared};
 
 pub(super) async fn datacenters(State(core): State<Shared>, read: Read) -> Response {
-    plain_json(&value!([{ "Datacenter": core.config.datacenter, "AreaID": "wan", "Coordinates": [] }]), read.options.pretty)
+    plain_json(
+        &value!([{ "Datacenter": core.config.datacenter, "AreaID": "wan", "Coordinates": [] }]),
+        read.options.pretty,
+    )
 }
 
 pub(super) async fn nodes(read: Read) -> Reply {

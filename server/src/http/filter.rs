@@ -12,7 +12,9 @@ impl Filter {
     /// Checks an expression. (Consul 1.16 answers a wrong one with 500 and the parser's text.)
     pub(crate) fn check<R: Row>(text: Option<&str>) -> Result<Self, Refusal> {
         if let Some(text) = text {
-            Parsed::<R>::parse(text).map_err(|error| api::Error::internal(format!("Failed to create boolean expression evaluator: {error}")))?;
+            Parsed::<R>::parse(text).map_err(|error| {
+                api::Error::internal(format!("Failed to create boolean expression evaluator: {error}"))
+            })?;
         }
         Ok(Filter(text.map(Into::into)))
     }
@@ -37,7 +39,11 @@ mod tests {
     #[test]
     fn rows_are_filtered_and_nonsense_is_refused() {
         let node = Node { name: "n1".into(), ..Node::default() };
-        let wants = |text: Option<&str>| Filter::check::<Node>(text).map(|filter| filter.wants::<Node>()(&node)).map_err(|refusal| refusal.0.status.as_u16());
+        let wants = |text: Option<&str>| {
+            Filter::check::<Node>(text)
+                .map(|filter| filter.wants::<Node>()(&node))
+                .map_err(|refusal| refusal.0.status.as_u16())
+        };
         assert_eq!(wants(None), Ok(true));
         assert_eq!(wants(Some("Node == n1")), Ok(true));
         assert_eq!(wants(Some("Node == n2")), Ok(false));

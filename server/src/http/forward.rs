@@ -62,7 +62,8 @@ async fn send(core: &Shared, datacenter: &str, request: Request) -> Result<Respo
     head.headers.insert(FORWARDED, http::HeaderValue::from_static("1"));
     // The body is kept, so that another server can be asked if the first one is gone.
     let body = Limited::new(body, BODY_BYTES_MAX).collect().await;
-    let body: Bytes = body.map_err(|error| api::Error::bad_request(format!("Request decode failed: {error}")))?.to_bytes();
+    let body: Bytes =
+        body.map_err(|error| api::Error::bad_request(format!("Request decode failed: {error}")))?.to_bytes();
     let mut last = String::new();
     for address in servers {
         let Ok(channel) = core.peers.remote(datacenter, &address) else { continue };
@@ -70,7 +71,9 @@ async fn send(core: &Shared, datacenter: &str, request: Request) -> Result<Respo
         match forward(&channel, request).await {
             Ok(response) => return Ok(response.map(Body::new)),
             Err(ForwardError::Unsent(reason)) => last = reason,
-            Err(error @ ForwardError::Broken(_)) => return Err(api::Error::internal(format!("rpc error making call: {error}")).into()),
+            Err(error @ ForwardError::Broken(_)) => {
+                return Err(api::Error::internal(format!("rpc error making call: {error}")).into());
+            }
         }
     }
     tracing::debug!(datacenter, reason = last, "no server of the datacenter can be reached");

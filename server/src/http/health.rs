@@ -13,7 +13,11 @@ use super::read::{Read, json, list};
 use crate::watch::Answer;
 
 fn entry(entry: HealthEntry<'_>) -> api::reply::ServiceEntryRef<'_> {
-    ServiceEntry { node: indexed(entry.node), service: indexed(entry.service), checks: entry.checks.into_iter().map(indexed).collect() }
+    ServiceEntry {
+        node: indexed(entry.node),
+        service: indexed(entry.service),
+        checks: entry.checks.into_iter().map(indexed).collect(),
+    }
 }
 
 fn entries(filter: &Filter, found: Vec<HealthEntry<'_>>, pretty: bool) -> Answer {
@@ -33,12 +37,14 @@ fn checks_list(filter: &Filter, rows: Vec<&Row<Check>>, pretty: bool) -> Answer 
 }
 
 pub(super) async fn service(read: Read) -> Reply {
-    let (name, selection, filter) = (read.path.after("/v1/health/service/"), selection(&read), read.filter::<HealthRow<'_>>()?);
+    let (name, selection, filter) =
+        (read.path.after("/v1/health/service/"), selection(&read), read.filter::<HealthRow<'_>>()?);
     read.answer(move |view, pretty| entries(&filter, services::health(view, &name, &selection), pretty)).await
 }
 
 pub(super) async fn connect(read: Read) -> Reply {
-    let (name, selection, filter) = (read.path.after("/v1/health/connect/"), selection(&read), read.filter::<HealthRow<'_>>()?);
+    let (name, selection, filter) =
+        (read.path.after("/v1/health/connect/"), selection(&read), read.filter::<HealthRow<'_>>()?);
     read.answer(move |view, pretty| entries(&filter, services::health_connect(view, &name, &selection), pretty)).await
 }
 
@@ -53,12 +59,14 @@ pub(super) async fn node(read: Read) -> Reply {
 }
 
 pub(super) async fn checks(read: Read) -> Reply {
-    let (name, meta, filter) = (read.path.after("/v1/health/checks/"), read.options.node_meta.clone(), read.filter::<Check>()?);
+    let (name, meta, filter) =
+        (read.path.after("/v1/health/checks/"), read.options.node_meta.clone(), read.filter::<Check>()?);
     read.answer(move |view, pretty| checks_list(&filter, check::of_service(view, &name, &meta), pretty)).await
 }
 
 pub(super) async fn state(read: Read) -> Reply {
-    let (name, meta, filter) = (read.path.after("/v1/health/state/"), read.options.node_meta.clone(), read.filter::<Check>()?);
+    let (name, meta, filter) =
+        (read.path.after("/v1/health/state/"), read.options.node_meta.clone(), read.filter::<Check>()?);
     let status = match name.as_str() {
         "any" => None,
         // An unknown state matches no check, as in Consul.

@@ -56,7 +56,8 @@ pub(super) async fn check(read: Read) -> Reply {
     read.answer(move |view, pretty| {
         let rules = query::matching_destination(view, &destination);
         // What no rule names is allowed, as with Consul's default policy.
-        let decision = model::intention::decide(&source, &destination, rules.into_iter().map(|row| &row.value), Action::Allow);
+        let decision =
+            model::intention::decide(&source, &destination, rules.into_iter().map(|row| &row.value), Action::Allow);
         json(&Allowed { allowed: decision.action == Action::Allow }, pretty)
     })
     .await
@@ -75,8 +76,10 @@ pub(super) async fn matching(read: Read) -> Reply {
     }
     read.answer(move |view, pretty| {
         let find = if by_source { query::matching_source } else { query::matching_destination };
-        let found: BTreeMap<&str, Vec<_>> =
-            names.iter().map(|name| (name.as_str(), find(view, bare(name)).into_iter().map(indexed).collect())).collect();
+        let found: BTreeMap<&str, Vec<_>> = names
+            .iter()
+            .map(|name| (name.as_str(), find(view, bare(name)).into_iter().map(indexed).collect()))
+            .collect();
         json(&found, pretty)
     })
     .await
@@ -118,10 +121,16 @@ pub(super) async fn put_by_id(mut write: Write) -> Reply {
     let known = write.core.watch.read(|view| query::by_id(view, &id).map(|row| row.value.clone())).0;
     let known = known.ok_or_else(|| Error::not_found(MISSING))?;
     let is_moved = |given: &str, known: &str| !given.is_empty() && bare(given) != known;
-    if is_moved(&intention.source_name, &known.source_name) || is_moved(&intention.destination_name, &known.destination_name) {
-        return Err(Error::bad_request("source and destination of an intention cannot be changed: delete it and make another").into());
+    if is_moved(&intention.source_name, &known.source_name)
+        || is_moved(&intention.destination_name, &known.destination_name)
+    {
+        return Err(Error::bad_request(
+            "source and destination of an intention cannot be changed: delete it and make another",
+        )
+        .into());
     }
-    (intention.source_name, intention.destination_name, intention.id) = (known.source_name, known.destination_name, known.id);
+    (intention.source_name, intention.destination_name, intention.id) =
+        (known.source_name, known.destination_name, known.id);
     let intention = complete(intention)?;
     let id = intention.id.clone();
     write.propose(&set(intention)).await?;
@@ -130,7 +139,11 @@ pub(super) async fn put_by_id(mut write: Write) -> Reply {
 
 pub(super) async fn delete_by_id(write: Write) -> Reply {
     let id = write.path.after("/v1/connect/intentions/");
-    let known = write.core.watch.read(|view| query::by_id(view, &id).map(|row| (row.source_name.clone(), row.destination_name.clone()))).0;
+    let known = write
+        .core
+        .watch
+        .read(|view| query::by_id(view, &id).map(|row| (row.source_name.clone(), row.destination_name.clone())))
+        .0;
     let (source, destination) = known.ok_or_else(|| Error::not_found(MISSING))?;
     write.done(&Command::DeleteIntention { source, destination }).await
 }
@@ -141,7 +154,8 @@ fn set(intention: Intention) -> Command {
 
 /// Fills in what the client may leave out: namespaces, id, times.
 fn complete(mut intention: Intention) -> Result<Intention, Refusal> {
-    (intention.source_name, intention.destination_name) = (bare(&intention.source_name).into(), bare(&intention.destination_name).into());
+    (intention.source_name, intention.destination_name) =
+        (bare(&intention.source_name).into(), bare(&intention.destination_name).into());
     intention.normalize();
     intention.validate().map_err(|error| Error::bad_request(error.to_string()))?;
     if intention.id.is_empty() {
@@ -172,9 +186,13 @@ mod tests {
 
     #[test]
     fn what_is_left_out_is_filled_in() {
-        let intention = Intention { source_name: "default/web".into(), destination_name: "db".into(), ..Intention::default() };
+        let intention =
+            Intention { source_name: "default/web".into(), destination_name: "db".into(), ..Intention::default() };
         let made = complete(intention).map_err(|e| e.0.text).expect("good");
-        assert_eq!((made.source_name.as_str(), made.source_ns.as_str(), made.source_type.as_str()), ("web", "default", "consul"));
+        assert_eq!(
+            (made.source_name.as_str(), made.source_ns.as_str(), made.source_type.as_str()),
+            ("web", "default", "consul")
+        );
         assert_eq!((made.precedence, made.id.len()), (9, 36));
         assert!(made.created_at.ends_with('Z'));
     }

@@ -90,7 +90,9 @@ fn key_of(write: &Write) -> Result<String, Refusal> {
     let key = write.path.after(PREFIX);
     match key.len() {
         0 => Err(Error::bad_request("Missing key name").into()),
-        len if len > KV_KEY_BYTES_MAX => Err(Error::bad_request(format!("Key is too long: {len} bytes, max {KV_KEY_BYTES_MAX}")).into()),
+        len if len > KV_KEY_BYTES_MAX => {
+            Err(Error::bad_request(format!("Key is too long: {len} bytes, max {KV_KEY_BYTES_MAX}")).into())
+        }
         _ => Ok(key),
     }
 }

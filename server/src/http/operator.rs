@@ -55,7 +55,11 @@ pub(super) async fn remove_peer(State(core): State<Shared>, write: Write) -> Res
         (None, address) => address == Some(member.address.as_str()),
     };
     if id.is_none() == address.is_none() {
-        let text = if id.is_none() { "Must specify either ?id with the server's ID or ?address with IP:port of peer to remove" } else { "Must specify only one of ?id or ?address" };
+        let text = if id.is_none() {
+            "Must specify either ?id with the server's ID or ?address with IP:port of peer to remove"
+        } else {
+            "Must specify only one of ?id or ?address"
+        };
         return Err(Error::bad_request(text).into());
     }
     let status = core.raft.status();
@@ -70,17 +74,26 @@ pub(super) async fn remove_peer(State(core): State<Shared>, write: Write) -> Res
 pub(super) async fn autopilot_health(State(core): State<Shared>, read: Read) -> Response {
     let status = core.raft.status();
     let healthy = status.leader.is_some();
-    let servers: Vec<_> = status.voters.iter().map(|member| value!({
-        "ID": member.id.to_string(),
-        "Name": member.name,
-        "Address": member.address,
-        "Leader": status.leader.as_ref().is_some_and(|leader| leader.id == member.id),
-        "Voter": true,
-        "LastIndex": last_index(&status, member.id),
-        "Healthy": healthy,
-    })).collect();
+    let servers: Vec<_> = status
+        .voters
+        .iter()
+        .map(|member| {
+            value!({
+                "ID": member.id.to_string(),
+                "Name": member.name,
+                "Address": member.address,
+                "Leader": status.leader.as_ref().is_some_and(|leader| leader.id == member.id),
+                "Voter": true,
+                "LastIndex": last_index(&status, member.id),
+                "Healthy": healthy,
+            })
+        })
+        .collect();
     let tolerance = servers.len().saturating_sub(1) / 2;
-    let body = plain_json(&value!({ "Healthy": healthy, "FailureTolerance": tolerance, "Servers": servers }), read.options.pretty);
+    let body = plain_json(
+        &value!({ "Healthy": healthy, "FailureTolerance": tolerance, "Servers": servers }),
+        read.options.pretty,
+    );
     let code = if healthy { StatusCode::OK } else { StatusCode::TOO_MANY_REQUESTS };
     (code, body).into_response()
 }

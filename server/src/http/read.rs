@@ -5,7 +5,7 @@ use std::time::Duration;
 use api::query::{Consistency, Query, QueryOptions, WAIT_JITTER_FRACTION, refuse_tenancy_headers};
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::Response;
 use bytes::Bytes;
 use catalog::View;
@@ -122,17 +122,25 @@ fn respond(answer: Answer, index: Index, freshness: Freshness) -> Response {
 /// The type of `?raw` values.
 pub(crate) const RAW: &str = "text/plain";
 
+// Names made once: a text would be copied into each answer.
+static INDEX: HeaderName = HeaderName::from_static("x-consul-index");
+static KNOWN_LEADER: HeaderName = HeaderName::from_static("x-consul-knownleader");
+static LAST_CONTACT: HeaderName = HeaderName::from_static("x-consul-lastcontact");
+static CONSISTENCY: HeaderName = HeaderName::from_static("x-consul-effective-consistency");
+static ACL_POLICY: HeaderName = HeaderName::from_static("x-consul-default-acl-policy");
+
 fn put_freshness(headers: &mut HeaderMap, index: Index, freshness: Freshness) {
     let consistency = match freshness.consistency {
         Consistency::Default => "leader",
         Consistency::Consistent => "consistent",
         Consistency::Stale => "stale",
     };
-    headers.insert("x-consul-index", HeaderValue::from(index.max(1)));
-    headers.insert("x-consul-knownleader", HeaderValue::from_static(if freshness.known_leader { "true" } else { "false" }));
-    headers.insert("x-consul-lastcontact", HeaderValue::from(freshness.last_contact_ms));
-    headers.insert("x-consul-effective-consistency", HeaderValue::from_static(consistency));
-    headers.insert("x-consul-default-acl-policy", HeaderValue::from_static("allow"));
+    headers.insert(INDEX.clone(), HeaderValue::from(index.max(1)));
+    headers
+        .insert(KNOWN_LEADER.clone(), HeaderValue::from_static(if freshness.known_leader { "true" } else { "false" }));
+    headers.insert(LAST_CONTACT.clone(), HeaderValue::from(freshness.last_contact_ms));
+    headers.insert(CONSISTENCY.clone(), HeaderValue::from_static(consistency));
+    headers.insert(ACL_POLICY.clone(), HeaderValue::from_static("allow"));
 }
 
 /// Waits differ by up to a sixteenth, so that not all clients come back at once.

@@ -38,7 +38,12 @@ pub struct HttpLimits {
 
 impl Default for HttpLimits {
     fn default() -> Self {
-        HttpLimits { connections_per_client_max: 200, connections_max: 150_000, handshake_timeout_ms: 5_000, drain_timeout_ms: 3_000 }
+        HttpLimits {
+            connections_per_client_max: 200,
+            connections_max: 150_000,
+            handshake_timeout_ms: 5_000,
+            drain_timeout_ms: 3_000,
+        }
     }
 }
 
@@ -65,7 +70,13 @@ const ACCEPT_REST: Duration = Duration::from_millis(50);
 /// What a client over its limit is told (Consul: `connlimit`).
 const TOO_MANY: &[u8] = b"HTTP/1.1 429 Too Many Requests\r\nContent-Type: text/plain\r\nConnection: close\r\n\r\nYour IP is issuing too many concurrent connections, please rate limit your calls\n";
 
-async fn serve(listener: TcpListener, router: Router, tls: Option<TlsAcceptor>, limits: HttpLimits, shutdown: impl Future<Output = ()>) {
+async fn serve(
+    listener: TcpListener,
+    router: Router,
+    tls: Option<TlsAcceptor>,
+    limits: HttpLimits,
+    shutdown: impl Future<Output = ()>,
+) {
     let (closing, tasks, clients) = (CancellationToken::new(), TaskTracker::new(), Arc::new(Clients::default()));
     let mut shutdown = pin!(shutdown);
     loop {
@@ -149,8 +160,12 @@ where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let service = service_fn(move |request: http::Request<Incoming>| call(router.clone(), request));
-    let mut connection =
-        pin!(hyper::server::conn::http1::Builder::new().max_buf_size(HEAD_BYTES_MAX).half_close(false).serve_connection(TokioIo::new(stream), service));
+    let mut connection = pin!(
+        hyper::server::conn::http1::Builder::new()
+            .max_buf_size(HEAD_BYTES_MAX)
+            .half_close(false)
+            .serve_connection(TokioIo::new(stream), service)
+    );
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
         () = closing.cancelled() => {

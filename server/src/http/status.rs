@@ -15,7 +15,8 @@ pub(super) async fn leader(State(core): State<Shared>, read: Read) -> Response {
 /// The RPC addresses of all servers that Raft knows.
 pub(super) async fn peers(State(core): State<Shared>, read: Read) -> Response {
     let status = core.raft.status();
-    let mut addresses: Vec<String> = status.voters.into_iter().chain(status.learners).map(|member| member.address).collect();
+    let mut addresses: Vec<String> =
+        status.voters.into_iter().chain(status.learners).map(|member| member.address).collect();
     addresses.sort();
     plain_json(&addresses, read.options.pretty)
 }

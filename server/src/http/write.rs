@@ -50,7 +50,9 @@ impl Write {
         }
         match Limited::new(body, max_bytes).collect().await {
             Ok(body) => Ok(body.to_bytes()),
-            Err(error) if error.is::<LengthLimitError>() => Err(Error::too_large(max_bytes as u64 + 1, max_bytes).into()),
+            Err(error) if error.is::<LengthLimitError>() => {
+                Err(Error::too_large(max_bytes as u64 + 1, max_bytes).into())
+            }
             Err(error) => Err(Error::bad_request(format!("Request decode failed: {error}")).into()),
         }
     }
@@ -68,11 +70,16 @@ impl Write {
 
     /// Proposes a command. A refusal by the catalog is the caller's fault; Consul answers it with 500 all the same.
     /// (The body is not `Sync`, so the future must not borrow `self`.)
-    pub(crate) fn propose<'c>(&self, command: &'c Command) -> impl Future<Output = Result<Answered, Refusal>> + Send + use<'c> {
+    pub(crate) fn propose<'c>(
+        &self,
+        command: &'c Command,
+    ) -> impl Future<Output = Result<Answered, Refusal>> + Send + use<'c> {
         let core = self.core.clone();
         async move {
             match core.proposer.propose(command).await? {
-                Answered::Refused(refusal) => Err(Error::new(StatusCode::INTERNAL_SERVER_ERROR, refusal.to_string()).into()),
+                Answered::Refused(refusal) => {
+                    Err(Error::new(StatusCode::INTERNAL_SERVER_ERROR, refusal.to_string()).into())
+                }
                 answered @ (Answered::Done | Answered::CasFailed | Answered::Synced(_)) => Ok(answered),
             }
         }

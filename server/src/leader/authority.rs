@@ -24,7 +24,8 @@ pub(super) async fn keep(core: &Arc<Core>) {
     loop {
         let current = core.watch.read(|view| ca::ca(view).map(|row| (row.modify_index, row.value.clone()))).0;
         let is_there = current.is_some();
-        let result = if core.config.is_primary() { primary(core, current).await } else { secondary(core, current).await };
+        let result =
+            if core.config.is_primary() { primary(core, current).await } else { secondary(core, current).await };
         match result {
             Ok(()) => {}
             Err(reason) if is_there => tracing::warn!(reason, "the certificate authority could not be renewed yet"),
@@ -64,9 +65,13 @@ async fn secondary(core: &Arc<Core>, current: Option<(Index, CaState)>) -> Resul
     let request = Csr::intermediate(&trust_domain, &core.config.datacenter).map_err(|error| error.to_string())?;
     let reply = ask_primary(core, &request.pem).await?;
     let bundle = reply.bundle.ok_or("the primary sent no roots")?;
-    let state = crate::ca::secondary(&bundle.trust_domain, &bundle.roots_pem, request, reply.chain_pem).map_err(|error| error.to_string())?;
+    let state = crate::ca::secondary(&bundle.trust_domain, &bundle.roots_pem, request, reply.chain_pem)
+        .map_err(|error| error.to_string())?;
     if set(core, expected, state).await? {
-        tracing::info!(primary = core.config.primary(), "the primary datacenter has signed this datacenter's intermediate CA");
+        tracing::info!(
+            primary = core.config.primary(),
+            "the primary datacenter has signed this datacenter's intermediate CA"
+        );
     }
     Ok(())
 }
@@ -94,7 +99,9 @@ fn is_ending(state: &CaState) -> bool {
 async fn roots_have_changed(core: &Core, state: &CaState) -> bool {
     let Some(active) = state.roots.iter().find(|root| root.active) else { return true };
     match super::federation::ask(core, core.config.primary(), "/v1/connect/ca/roots").await {
-        Ok(body) => api::json::from_slice::<api::reply::CaRoots>(&body).is_ok_and(|roots| roots.active_root_id != active.id),
+        Ok(body) => {
+            api::json::from_slice::<api::reply::CaRoots>(&body).is_ok_and(|roots| roots.active_root_id != active.id)
+        }
         Err(_) => false,
     }
 }

@@ -49,7 +49,10 @@ pub(super) async fn exchange(core: &Arc<Core>) {
 }
 
 fn known_others(core: &Core) -> Vec<Datacenter> {
-    let all = core.watch.read(|view| datacenters::datacenters(view).into_iter().map(|row| row.value.clone()).collect::<Vec<_>>()).0;
+    let all = core
+        .watch
+        .read(|view| datacenters::datacenters(view).into_iter().map(|row| row.value.clone()).collect::<Vec<_>>())
+        .0;
     all.into_iter().filter(|datacenter| datacenter.name != core.config.datacenter).collect()
 }
 
@@ -65,13 +68,17 @@ async fn meet(core: &Core, address: &str) {
     let hello = tokio::time::timeout(CALL_TIMEOUT, JoinClient::new(channel).hello(HelloRequest::default())).await;
     let reply = match hello {
         Ok(Ok(reply)) => reply.into_inner(),
-        Ok(Err(status)) => return tracing::debug!(address, reason = crate::join::reason(&status), "cannot reach another datacenter"),
+        Ok(Err(status)) => {
+            return tracing::debug!(address, reason = crate::join::reason(&status), "cannot reach another datacenter");
+        }
         Err(_) => return tracing::debug!(address, "another datacenter does not answer"),
     };
     let Some(me) = reply.me.filter(|me| me.datacenter != core.config.datacenter && me.initialized) else { return };
-    let servers: BTreeSet<String> = reply.known.into_iter().map(|server| server.rpc_address).chain([me.rpc_address]).collect();
+    let servers: BTreeSet<String> =
+        reply.known.into_iter().map(|server| server.rpc_address).chain([me.rpc_address]).collect();
     let primary = me.datacenter == core.config.primary();
-    let found = Datacenter { name: me.datacenter, servers: servers.into_iter().collect(), gateways: Vec::new(), primary };
+    let found =
+        Datacenter { name: me.datacenter, servers: servers.into_iter().collect(), gateways: Vec::new(), primary };
     // What it says of itself by certificate is better than this.
     if core.watch.read(|view| datacenters::datacenter(view, &found.name).is_none()).0 {
         tracing::info!(datacenter = found.name, address, "another datacenter was found");
@@ -97,8 +104,15 @@ async fn tell(core: &Core, name: String) {
                 }
                 return;
             }
-            Ok(Err(status)) => tracing::debug!(datacenter = name, address, reason = crate::join::reason(&status), "a server of another datacenter did not answer"),
-            Err(_) => tracing::debug!(datacenter = name, address, "a server of another datacenter did not answer in time"),
+            Ok(Err(status)) => tracing::debug!(
+                datacenter = name,
+                address,
+                reason = crate::join::reason(&status),
+                "a server of another datacenter did not answer"
+            ),
+            Err(_) => {
+                tracing::debug!(datacenter = name, address, "a server of another datacenter did not answer in time")
+            }
         }
     }
 }
@@ -106,7 +120,15 @@ async fn tell(core: &Core, name: String) {
 /// A datacenter is believed about itself; about others only if they are not known.
 async fn take(core: &Core, from: &str, record: &[u8]) {
     let Ok(record) = api::mp::decode::<Datacenter>(record) else { return };
-    let (known, count) = core.watch.read(|view| (datacenters::datacenter(view, &record.name).map(|row| row.value.clone()), datacenters::datacenters(view).len())).0;
+    let (known, count) = core
+        .watch
+        .read(|view| {
+            (
+                datacenters::datacenter(view, &record.name).map(|row| row.value.clone()),
+                datacenters::datacenters(view).len(),
+            )
+        })
+        .0;
     let is_believed = record.name == from || known.is_none();
     let is_news = known.as_ref() != Some(&record);
     if record.name != core.config.datacenter && is_believed && is_news && count < DATACENTERS_MAX {
@@ -123,7 +145,8 @@ async fn learn(core: &Core, record: Datacenter) {
 
 /// Answers the leader of another datacenter. Any server may be asked.
 pub(crate) async fn answer(core: &Core, from: &str, record: &[u8]) -> Result<FederateReply, Status> {
-    let record_name = api::mp::decode::<Datacenter>(record).map_err(|error| Status::invalid_argument(error.to_string()))?.name;
+    let record_name =
+        api::mp::decode::<Datacenter>(record).map_err(|error| Status::invalid_argument(error.to_string()))?.name;
     if record_name != from {
         return Err(Status::permission_denied(format!("a server of {from:?} cannot speak for {record_name:?}")));
     }
@@ -148,13 +171,21 @@ pub(super) async fn replicate(core: &Arc<Core>) {
 async fn follow(core: &Arc<Core>, target: &str, commands: impl Fn(&Core, &[u8]) -> Result<Vec<Command>, String>) {
     loop {
         if let Err(reason) = follow_once(core, target, &commands).await {
-            tracing::debug!(target, reason, "the primary datacenter is out of reach: this one goes on with what it knows");
+            tracing::debug!(
+                target,
+                reason,
+                "the primary datacenter is out of reach: this one goes on with what it knows"
+            );
         }
         tokio::time::sleep(REPLICATE_AGAIN).await;
     }
 }
 
-async fn follow_once(core: &Core, target: &str, commands: &impl Fn(&Core, &[u8]) -> Result<Vec<Command>, String>) -> Result<(), String> {
+async fn follow_once(
+    core: &Core,
+    target: &str,
+    commands: &impl Fn(&Core, &[u8]) -> Result<Vec<Command>, String>,
+) -> Result<(), String> {
     let mut replies = watch(core, core.config.primary(), target).await?;
     while let Some(reply) = replies.message().await.map_err(|status| status.message().to_string())? {
         if reply.status != 200 {
@@ -173,12 +204,16 @@ async fn follow_once(core: &Core, target: &str, commands: &impl Fn(&Core, &[u8])
 fn take_intentions(core: &Core, body: &[u8]) -> Result<Vec<Command>, String> {
     let wanted: Vec<Intention> = api::json::from_slice(body).map_err(|error| error.reason)?;
     let ends = |intention: &Intention| (intention.source_name.clone(), intention.destination_name.clone());
-    let ours = |view: &View<'_>| intention::list(view).into_iter().map(|row| (ends(&row.value), row.value.clone())).collect::<BTreeMap<_, _>>();
+    let ours = |view: &View<'_>| {
+        intention::list(view).into_iter().map(|row| (ends(&row.value), row.value.clone())).collect::<BTreeMap<_, _>>()
+    };
     let known = core.watch.read(ours).0;
     let kept: BTreeSet<_> = wanted.iter().map(ends).collect();
     let gone = known.keys().filter(|ends| !kept.contains(*ends)).cloned();
     let gone = gone.map(|(source, destination)| Command::DeleteIntention { source, destination });
-    let changed = wanted.into_iter().filter(|intention| !known.get(&ends(intention)).is_some_and(|known| says_the_same(known, intention)));
+    let changed = wanted
+        .into_iter()
+        .filter(|intention| !known.get(&ends(intention)).is_some_and(|known| says_the_same(known, intention)));
     Ok(gone.chain(changed.map(|intention| Command::SetIntention(Box::new(intention)))).collect())
 }
 
@@ -189,9 +224,15 @@ fn says_the_same(known: &Intention, wanted: &Intention) -> bool {
 
 fn take_entries(core: &Core, kind: &str, body: &[u8]) -> Result<Vec<Command>, String> {
     let rows: Vec<serde_json::Value> = api::json::from_slice(body).map_err(|error| error.reason)?;
-    let parse = |row: &serde_json::Value| crate::http::parse_entry(row.to_string().as_bytes()).map_err(|error| error.text);
+    let parse =
+        |row: &serde_json::Value| crate::http::parse_entry(row.to_string().as_bytes()).map_err(|error| error.text);
     let wanted = rows.iter().map(parse).collect::<Result<Vec<ConfigEntry>, String>>()?;
-    let ours = |view: &View<'_>| config_entry::entries(view, kind).into_iter().map(|row| (row.name().to_string(), row.value.clone())).collect::<BTreeMap<_, _>>();
+    let ours = |view: &View<'_>| {
+        config_entry::entries(view, kind)
+            .into_iter()
+            .map(|row| (row.name().to_string(), row.value.clone()))
+            .collect::<BTreeMap<_, _>>()
+    };
     let known = core.watch.read(ours).0;
     let kept: BTreeSet<&str> = wanted.iter().map(ConfigEntry::name).collect();
     let gone: Vec<Command> = known
@@ -200,7 +241,10 @@ fn take_entries(core: &Core, kind: &str, body: &[u8]) -> Result<Vec<Command>, St
         .map(|name| Command::DeleteConfigEntry { kind: kind.into(), name: name.clone(), cas: None })
         .collect();
     let changed = wanted.into_iter().filter(|entry| known.get(entry.name()) != Some(entry));
-    Ok(gone.into_iter().chain(changed.map(|entry| Command::SetConfigEntry { entry: Box::new(entry), cas: None })).collect())
+    Ok(gone
+        .into_iter()
+        .chain(changed.map(|entry| Command::SetConfigEntry { entry: Box::new(entry), cas: None }))
+        .collect())
 }
 
 /// A push stream of a read from some server of a datacenter.
@@ -236,6 +280,10 @@ async fn get(channel: &Channel, target: &str) -> Result<Bytes, String> {
     let request = http::Request::get(target).body(Body::empty()).map_err(|error| error.to_string())?;
     let response = forward(channel, request).await.map_err(|error| error.to_string())?;
     let status = response.status();
-    let body = Limited::new(Body::new(response.into_body()), ANSWER_BYTES_MAX).collect().await.map_err(|error| error.to_string())?.to_bytes();
+    let body = Limited::new(Body::new(response.into_body()), ANSWER_BYTES_MAX)
+        .collect()
+        .await
+        .map_err(|error| error.to_string())?
+        .to_bytes();
     if status.is_success() { Ok(body) } else { Err(format!("{status}: {}", String::from_utf8_lossy(&body))) }
 }

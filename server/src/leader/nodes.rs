@@ -128,7 +128,13 @@ async fn report_to_leader(core: &Core) {
 async fn report_here(core: &Core) {
     let Some(judge) = core.sessions.judge() else { return };
     let server = core.config.node_name.clone();
-    let all = Event::Report { server: server.clone(), full: true, opened: core.sessions.tell_all(), closed: vec![], left: vec![] };
+    let all = Event::Report {
+        server: server.clone(),
+        full: true,
+        opened: core.sessions.tell_all(),
+        closed: vec![],
+        left: vec![],
+    };
     let mut is_heard = judge.send(all).await.is_ok();
     while is_heard {
         let told = core.sessions.tell_changes().await;
@@ -150,7 +156,12 @@ async fn report_there(core: &Core, leader: &Member) {
     let (sender, reports) = mpsc::channel(16);
     let server = core.config.node_name.clone();
     let packed = |nodes: Vec<Node>| nodes.iter().map(|node| SessionNode { node_mp: api::mp::encode(node) }).collect();
-    let all = SessionReport { server: server.clone(), full: true, opened: packed(core.sessions.tell_all()), ..SessionReport::default() };
+    let all = SessionReport {
+        server: server.clone(),
+        full: true,
+        opened: packed(core.sessions.tell_all()),
+        ..SessionReport::default()
+    };
     if sender.send(all).await.is_err() {
         return;
     }
@@ -196,13 +207,25 @@ fn missing(view: &View<'_>, members: &[Member], datacenter: &str) -> Vec<Command
     let by_node: BTreeMap<String, _> = found.iter().map(|placed| (placed.node.name.to_lowercase(), placed)).collect();
     let mut commands: Vec<Command> = Vec::new();
     for member in members {
-        let Some((host, port)) = member.address.rsplit_once(':').and_then(|(host, port)| Some((host, port.parse::<u16>().ok()?))) else { continue };
+        let Some((host, port)) =
+            member.address.rsplit_once(':').and_then(|(host, port)| Some((host, port.parse::<u16>().ok()?)))
+        else {
+            continue;
+        };
         let known = by_node.get(&member.name.to_lowercase());
-        if known.is_some_and(|placed| placed.service.port == port && placed.service.meta.get("raft_id") == Some(&member.id.to_string())) {
+        if known.is_some_and(|placed| {
+            placed.service.port == port && placed.service.meta.get("raft_id") == Some(&member.id.to_string())
+        }) {
             continue;
         }
-        let node = nodes::node(view, &member.name).map_or_else(|| fresh_node(member, host, datacenter), |row| row.value.clone());
-        commands.push(Command::Register(Box::new(Registration { node, skip_node_update: true, service: Some(instance(member, port)), checks: vec![] })));
+        let node = nodes::node(view, &member.name)
+            .map_or_else(|| fresh_node(member, host, datacenter), |row| row.value.clone());
+        commands.push(Command::Register(Box::new(Registration {
+            node,
+            skip_node_update: true,
+            service: Some(instance(member, port)),
+            checks: vec![],
+        })));
     }
     let is_member = |name: &str| members.iter().any(|member| member.name.eq_ignore_ascii_case(name));
     let gone = found.iter().filter(|placed| placed.service.id == SERVER_SERVICE && !is_member(&placed.node.name));
@@ -220,7 +243,13 @@ fn fresh_node(member: &Member, host: &str, datacenter: &str) -> Node {
 
 fn instance(member: &Member, port: u16) -> ServiceInstance {
     let meta = [("raft_id".to_string(), member.id.to_string())].into();
-    ServiceInstance { id: SERVER_SERVICE.into(), service: SERVER_SERVICE.into(), port, meta, ..ServiceInstance::default() }
+    ServiceInstance {
+        id: SERVER_SERVICE.into(),
+        service: SERVER_SERVICE.into(),
+        port,
+        meta,
+        ..ServiceInstance::default()
+    }
 }
 
 #[cfg(test)]
@@ -248,6 +277,9 @@ mod tests {
         assert_eq!(step(&mut catalog, &[moved]), 1);
         let view = View::new(&catalog);
         let servers = services::instances(&view, SERVER_SERVICE, &catalog::query::Selection::default());
-        assert_eq!(servers.iter().map(|placed| (placed.node.address.as_str(), placed.service.port)).collect::<Vec<_>>(), [("127.0.0.1", 9300)]);
+        assert_eq!(
+            servers.iter().map(|placed| (placed.node.address.as_str(), placed.service.port)).collect::<Vec<_>>(),
+            [("127.0.0.1", 9300)]
+        );
     }
 }

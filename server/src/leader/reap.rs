@@ -22,7 +22,9 @@ pub(super) async fn remove_failed(core: &Arc<Core>) {
         let failed = core.watch.read(|view| {
             let critical = check::in_state(view, Some(CheckStatus::Critical), &[]);
             let names = critical.into_iter().filter(|row| row.check_id == SERF_HEALTH).map(|row| row.node.clone());
-            names.map(|name| (nodes::node(view, &name).map(|row| row.id.clone()).unwrap_or_default(), name)).collect::<Vec<_>>()
+            names
+                .map(|name| (nodes::node(view, &name).map(|row| row.id.clone()).unwrap_or_default(), name))
+                .collect::<Vec<_>>()
         });
         let now = Instant::now();
         since.retain(|name, _| failed.0.iter().any(|(_, failed)| failed == name));

@@ -18,9 +18,7 @@ pub(crate) const GRACE_MS: u64 = 10_000;
 #[derive(Debug, Clone)]
 pub(crate) enum Event {
     /// We lead now. These nodes have a `serfHealth` check in the catalog.
-    Elected {
-        nodes: Vec<String>,
-    },
+    Elected { nodes: Vec<String> },
     /// A server tells about its sessions.
     Report {
         server: String,
@@ -31,9 +29,7 @@ pub(crate) enum Event {
         left: Vec<String>,
     },
     /// A server stopped reporting.
-    ServerLost {
-        server: String,
-    },
+    ServerLost { server: String },
     /// Time has passed.
     Tick,
 }
@@ -71,7 +67,9 @@ impl Sessions {
                 nodes.into_iter().for_each(|name| self.miss(name, now_ms + GRACE_MS));
                 Vec::new()
             }
-            Event::Report { server, full, opened, closed, left } => self.report(now_ms, server, full, opened, closed, left),
+            Event::Report { server, full, opened, closed, left } => {
+                self.report(now_ms, server, full, opened, closed, left)
+            }
             Event::ServerLost { server } => {
                 self.lose_server(now_ms, &server);
                 Vec::new()
@@ -94,7 +92,9 @@ impl Sessions {
             .filter_map(|(name, state)| match (state, is_passing(name)) {
                 (State::Open { node, .. }, None | Some(false)) => Some(Verdict::Alive(node.clone())),
                 (State::Failed, Some(true)) => Some(Verdict::Failed(name.clone())),
-                (State::Open { .. }, Some(true)) | (State::Missing { .. }, _) | (State::Failed, None | Some(false)) => None,
+                (State::Open { .. }, Some(true)) | (State::Missing { .. }, _) | (State::Failed, None | Some(false)) => {
+                    None
+                }
             })
             .collect()
     }
@@ -102,10 +102,22 @@ impl Sessions {
     /// Nodes that have a session now.
     #[cfg(test)]
     fn open(&self) -> Vec<&str> {
-        self.nodes.iter().filter(|(_, state)| matches!(state, State::Open { .. })).map(|(name, _)| name.as_str()).collect()
+        self.nodes
+            .iter()
+            .filter(|(_, state)| matches!(state, State::Open { .. }))
+            .map(|(name, _)| name.as_str())
+            .collect()
     }
 
-    fn report(&mut self, now_ms: u64, server: String, full: bool, opened: Vec<Node>, closed: Vec<String>, left: Vec<String>) -> Vec<Verdict> {
+    fn report(
+        &mut self,
+        now_ms: u64,
+        server: String,
+        full: bool,
+        opened: Vec<Node>,
+        closed: Vec<String>,
+        left: Vec<String>,
+    ) -> Vec<Verdict> {
         if full {
             let kept: BTreeSet<&str> = opened.iter().map(|node| node.name.as_str()).collect();
             let gone: Vec<String> = self.held_by(&server).filter(|name| !kept.contains(name.as_str())).collect();
@@ -157,7 +169,10 @@ impl Sessions {
     }
 
     fn held_by(&self, server: &str) -> impl Iterator<Item = String> {
-        self.nodes.iter().filter(move |(_, state)| matches!(state, State::Open { server: holder, .. } if holder == server)).map(|(name, _)| name.clone())
+        self.nodes
+            .iter()
+            .filter(move |(_, state)| matches!(state, State::Open { server: holder, .. } if holder == server))
+            .map(|(name, _)| name.clone())
     }
 
     fn miss(&mut self, name: String, deadline_ms: u64) {
@@ -189,7 +204,13 @@ mod tests {
 
     fn report(server: &str, full: bool, opened: &[&str], closed: &[&str], left: &[&str]) -> Event {
         let names = |list: &[&str]| list.iter().map(|n| (*n).to_string()).collect();
-        Event::Report { server: server.into(), full, opened: opened.iter().map(|n| node(n)).collect(), closed: names(closed), left: names(left) }
+        Event::Report {
+            server: server.into(),
+            full,
+            opened: opened.iter().map(|n| node(n)).collect(),
+            closed: names(closed),
+            left: names(left),
+        }
     }
 
     fn failed(name: &str) -> Vec<Verdict> {

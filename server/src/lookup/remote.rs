@@ -102,7 +102,13 @@ async fn first<T>(mut view: View<T>) -> Found<Arc<T>> {
     }
 }
 
-async fn follow<T>(core: &Core, datacenter: &str, target: &str, read: impl Fn(&[u8]) -> Option<Arc<T>>, seen: &watch::Sender<Seen<T>>) {
+async fn follow<T>(
+    core: &Core,
+    datacenter: &str,
+    target: &str,
+    read: impl Fn(&[u8]) -> Option<Arc<T>>,
+    seen: &watch::Sender<Seen<T>>,
+) {
     loop {
         if let Ok(mut replies) = crate::leader::federation::watch(core, datacenter, target).await {
             while let Ok(Some(reply)) = replies.message().await {

@@ -50,7 +50,9 @@ pub(crate) fn admit(peer: &Peer, call: Call, datacenter: &str, has_ca: bool) -> 
         Peer::Joiner { role, dc, .. } => match call {
             Call::Join => true,
             Call::Raft | Call::Peer => !has_ca && *role == Role::Server && dc == datacenter,
-            Call::Session | Call::Report | Call::Sync | Call::Watch | Call::Mesh | Call::Federation | Call::Http => false,
+            Call::Session | Call::Report | Call::Sync | Call::Watch | Call::Mesh | Call::Federation | Call::Http => {
+                false
+            }
         },
         Peer::Agent { dc, .. } => match call {
             Call::Session | Call::Sync | Call::Watch | Call::Mesh | Call::Http => dc == datacenter,
@@ -80,8 +82,18 @@ pub(crate) fn may_speak_for(peer: &Peer, node: &str, datacenter: &str) -> bool {
 mod tests {
     use super::*;
 
-    const CALLS: [Call; 10] =
-        [Call::Join, Call::Raft, Call::Session, Call::Report, Call::Sync, Call::Watch, Call::Mesh, Call::Federation, Call::Peer, Call::Http];
+    const CALLS: [Call; 10] = [
+        Call::Join,
+        Call::Raft,
+        Call::Session,
+        Call::Report,
+        Call::Sync,
+        Call::Watch,
+        Call::Mesh,
+        Call::Federation,
+        Call::Peer,
+        Call::Http,
+    ];
 
     fn joiner(role: Role, dc: &str) -> Peer {
         Peer::Joiner { role, dc: dc.into(), node: "n".into() }

@@ -13,7 +13,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use api::transport::{CONNECT_TIMEOUT, CONNECTION_WINDOW_BYTES, Channel, ConnectError, HEADER_BYTES_MAX, InvalidAddress};
+use api::transport::{
+    CONNECT_TIMEOUT, CONNECTION_WINDOW_BYTES, Channel, ConnectError, HEADER_BYTES_MAX, InvalidAddress,
+};
 use api::transport::{KEEP_ALIVE_INTERVAL, KEEP_ALIVE_TIMEOUT, Pool, STREAM_WINDOW_BYTES};
 use http::Uri;
 use hyper_util::rt::TokioIo;
@@ -58,7 +60,14 @@ impl Peers {
             address: String::new(),
         };
         let joining = Pool::new(join_tls, JOIN_TRUST_DOMAIN);
-        let inner = Inner { identity, datacenter: datacenter.to_string(), joining, switching, local: Mutex::default(), remote: Mutex::default() };
+        let inner = Inner {
+            identity,
+            datacenter: datacenter.to_string(),
+            joining,
+            switching,
+            local: Mutex::default(),
+            remote: Mutex::default(),
+        };
         Ok(Peers { inner: Arc::new(inner) })
     }
 
@@ -92,7 +101,8 @@ impl Peers {
             return pool.channel(address);
         }
         let config = self.inner.identity.client_config(datacenter, ALPN);
-        let config = config.map_err(|error| InvalidAddress { address: address.to_string(), reason: error.to_string() })?;
+        let config =
+            config.map_err(|error| InvalidAddress { address: address.to_string(), reason: error.to_string() })?;
         if pools.len() >= REMEMBERED_MAX {
             pools.clear();
         }

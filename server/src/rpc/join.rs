@@ -52,9 +52,14 @@ async fn enroll(core: &Core, peer: &Peer, request: EnrollRequest) -> Result<Enro
     if let Some(server) = request.server.filter(|server| server.datacenter == core.config.datacenter) {
         add_server(core, peer, server).await?;
     }
-    let signed = crate::ca::sign(&state, &request.csr_pem, &name).map_err(|error| Status::invalid_argument(error.to_string()))?;
+    let signed = crate::ca::sign(&state, &request.csr_pem, &name)
+        .map_err(|error| Status::invalid_argument(error.to_string()))?;
     tracing::info!(node = request.node, "a node has enrolled: {name}");
-    Ok(EnrollReply { chain_pem: signed.cert_chain_pem, bundle: Some(core.trust.bundle().borrow().clone()), servers: core.members.servers().servers })
+    Ok(EnrollReply {
+        chain_pem: signed.cert_chain_pem,
+        bundle: Some(core.trust.bundle().borrow().clone()),
+        servers: core.members.servers().servers,
+    })
 }
 
 /// What a caller may be: what it has proven to be, or, by the secret, what it says that it is.
@@ -63,7 +68,9 @@ fn leaf_name(peer: &Peer, node: &str, trust_domain: &str, core: &Core) -> Result
         Peer::Joiner { role: Role::Server, dc, node } | Peer::Server { dc, node } => (dc, node, true),
         Peer::Joiner { role: Role::Client, dc, node } | Peer::Agent { dc, node } => (dc, node, false),
         Peer::Joiner { role: Role::Gateway, .. } | Peer::Service { .. } | Peer::Gateway { .. } => {
-            return Err(Status::permission_denied("gateways and services have their certificates signed by their agent"));
+            return Err(Status::permission_denied(
+                "gateways and services have their certificates signed by their agent",
+            ));
         }
     };
     if !proven.eq_ignore_ascii_case(node) {
@@ -71,10 +78,12 @@ fn leaf_name(peer: &Peer, node: &str, trust_domain: &str, core: &Core) -> Result
     }
     // A server of another datacenter gets one, so that it can ask for the intermediate of its datacenter.
     if *dc != core.config.datacenter && !(is_server && core.config.is_primary()) {
-        let text = format!("this is datacenter {:?}, not {dc:?}: check `datacenter` and `retry_join`", core.config.datacenter);
+        let text =
+            format!("this is datacenter {:?}, not {dc:?}: check `datacenter` and `retry_join`", core.config.datacenter);
         return Err(Status::failed_precondition(text));
     }
-    let name = if is_server { LeafName::server(trust_domain, dc, node) } else { LeafName::agent(trust_domain, dc, node) };
+    let name =
+        if is_server { LeafName::server(trust_domain, dc, node) } else { LeafName::agent(trust_domain, dc, node) };
     name.map_err(|error| Status::invalid_argument(error.to_string()))
 }
 

@@ -38,12 +38,20 @@ impl MeshService for Rpc {
         let request = request.into_inner();
         let datacenter = &self.core.config.datacenter;
         if !may_speak_for(&peer, &request.node, datacenter) {
-            return Err(Status::permission_denied(format!("this certificate does not speak for node {:?}", request.node)));
+            return Err(Status::permission_denied(format!(
+                "this certificate does not speak for node {:?}",
+                request.node
+            )));
         }
-        self.core.reads.prepare(api::query::Consistency::Default, None).await.map_err(|error| Status::unavailable(error.text))?;
+        self.core
+            .reads
+            .prepare(api::query::Consistency::Default, None)
+            .await
+            .map_err(|error| Status::unavailable(error.text))?;
         let (found, _) = self.core.watch.read(|view| may_sign(view, &request, datacenter));
         let (state, name) = found?;
-        let signed = crate::ca::sign(&state, &request.csr_pem, &name).map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let signed = crate::ca::sign(&state, &request.csr_pem, &name)
+            .map_err(|error| Status::invalid_argument(error.to_string()))?;
         let bundle = self.core.trust.bundle().borrow().clone();
         Ok(Response::new(SignReply { chain_pem: signed.cert_chain_pem, bundle: Some(bundle) }))
     }
@@ -52,7 +60,10 @@ impl MeshService for Rpc {
         let peer = caller(&request)?;
         let request = request.into_inner();
         if !may_speak_for(&peer, &request.node, &self.core.config.datacenter) {
-            return Err(Status::permission_denied(format!("this certificate does not speak for node {:?}", request.node)));
+            return Err(Status::permission_denied(format!(
+                "this certificate does not speak for node {:?}",
+                request.node
+            )));
         }
         let (sender, replies) = mpsc::channel(WAITING_MAX);
         let core = self.core.clone();
@@ -68,14 +79,19 @@ impl MeshService for Rpc {
 }
 
 /// Sends the whole configuration, then what changes. Ends when the proxy is no longer registered.
-async fn configure(core: &Arc<Core>, request: &ConfigureRequest, sender: &mpsc::Sender<Result<ConfigureReply, Status>>) {
+async fn configure(
+    core: &Arc<Core>,
+    request: &ConfigureRequest,
+    sender: &mpsc::Sender<Result<ConfigureReply, Status>>,
+) {
     let (node, proxy) = (request.node.as_str(), request.proxy_id.as_str());
     let mut sent = ProxyConfig::default();
     let (mut seen, mut is_first) = (0, true);
     let registered_until = Instant::now() + REGISTRATION_WAIT;
     loop {
         let deadline = if is_first { registered_until } else { Instant::now() + LOOK_AGAIN };
-        let (compiled, index) = core.watch.query(seen, deadline, |view| compile::proxy(view, node, proxy, &core.config.datacenter)).await;
+        let (compiled, index) =
+            core.watch.query(seen, deadline, |view| compile::proxy(view, node, proxy, &core.config.datacenter)).await;
         seen = index;
         let Some(config) = compiled else {
             if is_first && Instant::now() < registered_until {
@@ -100,13 +116,16 @@ async fn configure(core: &Arc<Core>, request: &ConfigureRequest, sender: &mpsc::
 
 /// Whether the node may have this leaf: only for what is registered on it.
 fn may_sign(view: &View<'_>, request: &SignRequest, datacenter: &str) -> Result<(CaState, LeafName), Status> {
-    let state = ca::ca(view).ok_or_else(|| Status::unavailable("this cluster has no certificate authority yet: try again"))?;
+    let state =
+        ca::ca(view).ok_or_else(|| Status::unavailable("this cluster has no certificate authority yet: try again"))?;
     let id = requested_id(&request.csr_pem)?;
     let registered = services::on_node(view, &request.node).map(|(_, services)| services).unwrap_or_default();
     let (dc, is_registered) = match &id.subject {
         Subject::Service { dc, service } => (dc, registered.iter().any(|row| speaks_for(&row.value, service))),
         Subject::Gateway { dc } => (dc, registered.iter().any(|row| row.kind == ServiceKind::MeshGateway)),
-        Subject::Agent { .. } | Subject::Server { .. } => return Err(Status::permission_denied("agents and servers enroll with Join")),
+        Subject::Agent { .. } | Subject::Server { .. } => {
+            return Err(Status::permission_denied("agents and servers enroll with Join"));
+        }
     };
     if dc != datacenter {
         return Err(Status::invalid_argument(format!("this datacenter is {datacenter:?}, not {dc:?}")));

@@ -3,7 +3,10 @@
 use std::time::SystemTime;
 
 use api::proto::peer_server::Peer as PeerService;
-use api::proto::{FederateReply, FederateRequest, ProposeReply, ProposeRequest, ReadIndexReply, ReadIndexRequest, SignReply, SignRequest};
+use api::proto::{
+    FederateReply, FederateRequest, ProposeReply, ProposeRequest, ReadIndexReply, ReadIndexRequest, SignReply,
+    SignRequest,
+};
 use catalog::query::ca;
 use identity::Peer;
 use tonic::{Request, Response, Status};
@@ -34,10 +37,14 @@ impl PeerService for Rpc {
         let peer = caller(&request)?;
         let Peer::Server { dc, .. } = &*peer else { return Err(Status::permission_denied("only a server may ask")) };
         if !self.core.config.is_primary() {
-            return Err(Status::failed_precondition(format!("the primary datacenter is {:?}", self.core.config.primary())));
+            return Err(Status::failed_precondition(format!(
+                "the primary datacenter is {:?}",
+                self.core.config.primary()
+            )));
         }
         let state = self.core.watch.read(|view| ca::ca(view).map(|row| row.value.clone())).0;
-        let state = state.ok_or_else(|| Status::unavailable("this cluster has no certificate authority yet: try again"))?;
+        let state =
+            state.ok_or_else(|| Status::unavailable("this cluster has no certificate authority yet: try again"))?;
         let authority = crate::ca::load(&state).map_err(|error| Status::internal(error.to_string()))?;
         let signed = authority.sign_intermediate(&request.into_inner().csr_pem, dc, SystemTime::now());
         let chain_pem = signed.map_err(|error| Status::invalid_argument(error.to_string()))?;

@@ -48,7 +48,9 @@ impl SessionService for Rpc {
 
     async fn report(&self, request: Request<Streaming<SessionReport>>) -> Result<Response<Self::ReportStream>, Status> {
         let peer = caller(&request)?;
-        let Peer::Server { node: server, .. } = (*peer).clone() else { return Err(Status::permission_denied("only servers report")) };
+        let Peer::Server { node: server, .. } = (*peer).clone() else {
+            return Err(Status::permission_denied("only servers report"));
+        };
         let events = self.core.sessions.judge().ok_or_else(|| Status::failed_precondition("not the leader"))?;
         let mut reports = request.into_inner();
         let (sender, replies) = mpsc::channel(WAITING_MAX);
@@ -78,7 +80,12 @@ async fn first_words(messages: &mut Streaming<AgentMessage>) -> Result<Node, Sta
 }
 
 /// Attends to one agent until it leaves, falls silent, or its connection breaks.
-async fn attend(core: &Core, node: Node, mut messages: Streaming<AgentMessage>, sender: mpsc::Sender<Result<ServerMessage, Status>>) {
+async fn attend(
+    core: &Core,
+    node: Node,
+    mut messages: Streaming<AgentMessage>,
+    sender: mpsc::Sender<Result<ServerMessage, Status>>,
+) {
     let name = node.name.clone();
     let session = core.sessions.opened(node);
     let (mut bundle, mut servers) = (core.trust.bundle(), core.servers.subscribe());

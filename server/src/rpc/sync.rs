@@ -16,11 +16,16 @@ impl SyncService for Rpc {
         let peer = caller(&request)?;
         let push = read(request.into_inner())?;
         if !may_speak_for(&peer, &push.node.name, &self.core.config.datacenter) {
-            return Err(Status::permission_denied(format!("this certificate does not speak for node {:?}", push.node.name)));
+            return Err(Status::permission_denied(format!(
+                "this certificate does not speak for node {:?}",
+                push.node.name
+            )));
         }
         let answered = self.core.proposer.propose(&Command::Sync(Box::new(push))).await;
         let errors = match answered.map_err(|error| Status::unavailable(error.text))? {
-            Answered::Synced(errors) => errors.into_iter().map(|error| ItemError { id: error.id, message: error.message }).collect(),
+            Answered::Synced(errors) => {
+                errors.into_iter().map(|error| ItemError { id: error.id, message: error.message }).collect()
+            }
             Answered::Refused(refusal) => return Err(Status::invalid_argument(refusal.to_string())),
             Answered::Done | Answered::CasFailed => Vec::new(),
         };

@@ -28,7 +28,9 @@ impl WatchService for Rpc {
     async fn stream(&self, request: Request<WatchRequest>) -> Result<Response<Self::StreamStream>, Status> {
         let target = request.into_inner().target;
         if !target.starts_with("/v1/") || target.starts_with("/v1/agent/") {
-            return Err(Status::invalid_argument("only the API's reads can be watched: the target must begin with /v1/"));
+            return Err(Status::invalid_argument(
+                "only the API's reads can be watched: the target must begin with /v1/",
+            ));
         }
         let (sender, replies) = mpsc::channel(WAITING_MAX);
         let (router, closing) = (self.http.clone(), self.core.closing.clone());
@@ -79,10 +81,12 @@ fn with_index(target: &str, index: u64) -> String {
 }
 
 async fn ask(router: &Router, target: &str) -> Result<WatchReply, Status> {
-    let request = http::Request::get(target).body(Body::empty()).map_err(|error| Status::invalid_argument(error.to_string()))?;
+    let request =
+        http::Request::get(target).body(Body::empty()).map_err(|error| Status::invalid_argument(error.to_string()))?;
     let response: HttpResponse = router.clone().oneshot(request).await.unwrap_or_else(|never| match never {});
     let status = u32::from(response.status().as_u16());
-    let index = response.headers().get("x-consul-index").and_then(|index| index.to_str().ok()?.parse().ok()).unwrap_or(0);
+    let index =
+        response.headers().get("x-consul-index").and_then(|index| index.to_str().ok()?.parse().ok()).unwrap_or(0);
     let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect().await;
     let body = body.map_err(|_| Status::out_of_range("the answer is larger than 64 MiB"))?.to_bytes();
     Ok(WatchReply { index, status, body })

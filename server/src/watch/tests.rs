@@ -58,7 +58,8 @@ async fn a_deadline_ends_the_wait_with_what_there_is() {
 async fn closing_and_replacing_wake_everybody() {
     let watch = Arc::new(Watch::new(Catalog::new()));
     let index = apply(&watch, put("a", "1"));
-    let wait = |watch: Arc<Watch>| tokio::spawn(async move { watch.query(index, soon(), |view| value(view, "a")).await });
+    let wait =
+        |watch: Arc<Watch>| tokio::spawn(async move { watch.query(index, soon(), |view| value(view, "a")).await });
     let replaced = wait(watch.clone());
     tokio::task::yield_now().await;
     let mut other = Catalog::new();
@@ -86,7 +87,9 @@ async fn five_thousand_polls_sleep_through_changes_of_others() {
             let (watch, runs) = (watch.clone(), runs.clone());
             tokio::spawn(async move {
                 let key = format!("dir{i}/key");
-                watch.query(1, Instant::now() + LONG, |view| (runs.fetch_add(1, Ordering::Relaxed), value(view, &key))).await
+                watch
+                    .query(1, Instant::now() + LONG, |view| (runs.fetch_add(1, Ordering::Relaxed), value(view, &key)))
+                    .await
             })
         })
         .collect();
@@ -190,9 +193,13 @@ async fn no_wake_up_is_lost() {
 /// One step of an interleaving.
 #[derive(Debug, Clone)]
 enum Step {
-    Write { key: u8 },
+    Write {
+        key: u8,
+    },
     /// A reader of a key begins to wait, from what it has seen.
-    Begin { key: u8 },
+    Begin {
+        key: u8,
+    },
     /// All readers that were woken run.
     Run,
 }

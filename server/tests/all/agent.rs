@@ -5,7 +5,10 @@ use std::sync::Arc;
 use api::proto::join_client::JoinClient;
 use api::proto::session_client::SessionClient;
 use api::proto::sync_client::SyncClient;
-use api::proto::{AgentHello, AgentMessage, EnrollReply, EnrollRequest, HelloRequest, Leave, Ping, PushRequest, ServerMessage, agent_message};
+use api::proto::{
+    AgentHello, AgentMessage, EnrollReply, EnrollRequest, HelloRequest, Leave, Ping, PushRequest, ServerMessage,
+    agent_message,
+};
 use api::transport::{Channel, connect};
 use identity::{Csr, Identity, JOIN_TRUST_DOMAIN, LeafName, Role, RpcIdentity, TrustBundle};
 use model::{Check, ServiceInstance};
@@ -38,7 +41,8 @@ impl Agent {
 
     /// Enrolls with a request for the certificate of some other node.
     pub(crate) async fn enroll_as(name: &str, datacenter: &str, server: &str, asked: &str) -> Result<Agent, Status> {
-        let rpc = RpcIdentity::new(Identity::new(TrustBundle::empty()), &secret(), Role::Client, datacenter, name).expect("identity");
+        let rpc = RpcIdentity::new(Identity::new(TrustBundle::empty()), &secret(), Role::Client, datacenter, name)
+            .expect("identity");
         let tls = Arc::new(rpc.join_client_config(ALPN).expect("TLS"));
         let mut join = JoinClient::new(connect(server, tls, JOIN_TRUST_DOMAIN).expect("address"));
         let trust_domain = join.hello(HelloRequest::default()).await?.into_inner().trust_domain;
@@ -48,7 +52,12 @@ impl Agent {
         let bundle = reply.bundle.clone().expect("a bundle");
         rpc.identity().update_bundle(TrustBundle::new(&bundle.trust_domain, &bundle.roots_pem).expect("roots"));
         rpc.identity().update_leaf(&csr.with_chain(reply.chain_pem.clone())).expect("leaf");
-        let node = model::Node { name: name.into(), address: "10.9.9.9".into(), datacenter: datacenter.into(), ..model::Node::default() };
+        let node = model::Node {
+            name: name.into(),
+            address: "10.9.9.9".into(),
+            datacenter: datacenter.into(),
+            ..model::Node::default()
+        };
         Ok(Agent { node, reply, rpc })
     }
 
@@ -60,14 +69,20 @@ impl Agent {
 
     pub(crate) async fn open_session(&self, server: &str) -> Result<Session, Status> {
         let (to_server, messages) = mpsc::channel(16);
-        let hello = agent_message::Message::Hello(AgentHello { node_mp: api::mp::encode(&self.node), version: "test".into() });
+        let hello =
+            agent_message::Message::Hello(AgentHello { node_mp: api::mp::encode(&self.node), version: "test".into() });
         to_server.send(AgentMessage { message: Some(hello) }).await.expect("room");
         let mut client = SessionClient::new(self.channel(server));
         let replies = client.open(ReceiverStream::new(messages)).await?.into_inner();
         Ok(Session { to_server, replies })
     }
 
-    pub(crate) async fn push(&self, server: &str, services: &[ServiceInstance], checks: &[Check]) -> Result<api::proto::PushReply, Status> {
+    pub(crate) async fn push(
+        &self,
+        server: &str,
+        services: &[ServiceInstance],
+        checks: &[Check],
+    ) -> Result<api::proto::PushReply, Status> {
         self.push_for(server, &self.node, services, checks).await
     }
 

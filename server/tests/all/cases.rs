@@ -25,11 +25,19 @@ async fn all_cases_are_answered_as_written() {
         let sub = tempfile::tempdir_in(&folder).expect("a folder");
         let node = Node::single(&sub).await;
         // The catalog is quiet once the server is in it.
-        crate::support::eventually("the service consul", || async { !node.get("/v1/catalog/service/consul").await.json()[0].is_null() }).await;
+        crate::support::eventually("the service consul", || async {
+            !node.get("/v1/catalog/service/consul").await.json()[0].is_null()
+        })
+        .await;
         for case in text.split("\n\n").filter_map(parse) {
             let answer = node.send(case.method.clone(), &case.target, case.body.clone()).await;
             if let Err(reason) = case.check(&answer) {
-                failures.push(format!("{}: {} {}\n  {reason}", file.file_name().expect("a name").to_string_lossy(), case.method, case.target));
+                failures.push(format!(
+                    "{}: {} {}\n  {reason}",
+                    file.file_name().expect("a name").to_string_lossy(),
+                    case.method,
+                    case.target
+                ));
             }
         }
         node.stop().await;
@@ -55,7 +63,12 @@ fn parse(text: &str) -> Option<Case> {
         repeat if repeat.starts_with("x*") => "x".repeat(repeat[2..].parse().expect("a number")),
         body => body.to_string(),
     };
-    let status = lines.next().and_then(|line| line.strip_prefix("=> ")).unwrap_or_else(|| panic!("no status: {text}")).parse().expect("a status");
+    let status = lines
+        .next()
+        .and_then(|line| line.strip_prefix("=> "))
+        .unwrap_or_else(|| panic!("no status: {text}"))
+        .parse()
+        .expect("a status");
     Some(Case { method, target, body, status, lines: lines.map(str::to_string).collect() })
 }
 
@@ -66,7 +79,10 @@ impl Case {
             return Err(format!("wanted {}, {}", self.status, seen()));
         }
         for line in &self.lines {
-            let holds = match line.split_once(": ").filter(|(name, _)| name.chars().all(|c| c.is_ascii_alphanumeric() || c == '-')) {
+            let holds = match line
+                .split_once(": ")
+                .filter(|(name, _)| name.chars().all(|c| c.is_ascii_alphanumeric() || c == '-'))
+            {
                 Some((name, value)) => answer.headers.get(name).is_some_and(|found| value == "*" || found == value),
                 None => body_holds(line, answer.text()),
             };
@@ -87,7 +103,9 @@ fn body_holds(wanted: &str, body: &str) -> bool {
     }
     let is_json = ["[", "{", "true", "false", "null", "\""].iter().any(|start| wanted.starts_with(start));
     match (is_json, serde_json::from_str(body)) {
-        (true, Ok(found)) => contains(&found, &serde_json::from_str(wanted).unwrap_or_else(|error| panic!("{error}: {wanted}"))),
+        (true, Ok(found)) => {
+            contains(&found, &serde_json::from_str(wanted).unwrap_or_else(|error| panic!("{error}: {wanted}")))
+        }
         (true, Err(_)) => false,
         (false, _) => body == wanted,
     }
@@ -96,8 +114,12 @@ fn body_holds(wanted: &str, body: &str) -> bool {
 /// Whether all that is wanted is found. Lists must be of the same length.
 fn contains(found: &Value, wanted: &Value) -> bool {
     match (found, wanted) {
-        (Value::Object(found), Value::Object(wanted)) => wanted.iter().all(|(key, value)| found.get(key).is_some_and(|found| contains(found, value))),
-        (Value::Array(found), Value::Array(wanted)) => found.len() == wanted.len() && found.iter().zip(wanted).all(|(found, wanted)| contains(found, wanted)),
+        (Value::Object(found), Value::Object(wanted)) => {
+            wanted.iter().all(|(key, value)| found.get(key).is_some_and(|found| contains(found, value)))
+        }
+        (Value::Array(found), Value::Array(wanted)) => {
+            found.len() == wanted.len() && found.iter().zip(wanted).all(|(found, wanted)| contains(found, wanted))
+        }
         (found, wanted) => found == wanted,
     }
 }

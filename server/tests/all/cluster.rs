@@ -30,7 +30,9 @@ async fn whoever_writes_anywhere_reads_it_there_and_everywhere() {
             assert_eq!(consistent.status.as_u16(), 200);
         }
     }
-    let leaders: Vec<_> = futures_util::future::join_all(nodes.iter().map(|node| async { node.get("/v1/status/leader").await.json() })).await;
+    let leaders: Vec<_> =
+        futures_util::future::join_all(nodes.iter().map(|node| async { node.get("/v1/status/leader").await.json() }))
+            .await;
     assert!(leaders.iter().all(|leader| *leader == leaders[0] && *leader != ""), "{leaders:?}");
     stop_all(nodes).await;
 }
@@ -106,13 +108,22 @@ async fn a_server_joins_a_cluster_votes_and_leaves() {
     let voters = || async { first.server.status().raft.voters.len() };
     eventually("two voters", || async { voters().await == 2 }).await;
     assert_eq!(second.get("/v1/kv/a?raw").await.text(), "1");
-    eventually("both in the catalog", || async { first.get("/v1/catalog/service/consul").await.json().as_array().map(Vec::len) == Some(2) }).await;
+    eventually("both in the catalog", || async {
+        first.get("/v1/catalog/service/consul").await.json().as_array().map(Vec::len) == Some(2)
+    })
+    .await;
     second.server.leave().await.expect("left");
     eventually("one voter", || async { voters().await == 1 }).await;
     assert_eq!(first.put("/v1/kv/b", "1").await.text(), "true");
-    eventually("one in the catalog", || async { first.get("/v1/catalog/service/consul").await.json().as_array().map(Vec::len) == Some(1) }).await;
-    second.stop().await;
-    first.stop().await;
+    eventually("one in the catalog", || async {
+        first.get("/v1/catalog/service/consul").await.json().as_array().map(Vec::len) == Some(1)
+    })
+    .await;
+    // It may come back, as a new one.
+    let back = Node::start(second.stop().await).await;
+    back.ready().await;
+    eventually("two voters again", || async { voters().await == 2 }).await;
+    stop_all(vec![back, first]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -126,7 +137,9 @@ async fn a_wiped_server_comes_back_as_a_new_one() {
     back.ready().await;
     eventually("three voters again", || async {
         let raft = nodes[0].server.status().raft;
-        raft.voters.len() == 3 && raft.learners.is_empty() && raft.voters.iter().any(|voter| voter.id == back.server.status().raft.id)
+        raft.voters.len() == 3
+            && raft.learners.is_empty()
+            && raft.voters.iter().any(|voter| voter.id == back.server.status().raft.id)
     })
     .await;
     nodes.push(back);

@@ -16,7 +16,8 @@ fn service(name: &str, port: u16) -> ServiceInstance {
 }
 
 fn sidecar(of: &str, port: u16) -> ServiceInstance {
-    let mut proxy = ServiceInstance { kind: ServiceKind::ConnectProxy, ..service(&format!("{of}-sidecar-proxy"), port) };
+    let mut proxy =
+        ServiceInstance { kind: ServiceKind::ConnectProxy, ..service(&format!("{of}-sidecar-proxy"), port) };
     proxy.proxy.destination_service_name = of.into();
     proxy.proxy.destination_service_id = of.into();
     proxy
@@ -77,7 +78,8 @@ async fn any_read_can_be_watched_as_a_stream() {
     let rpc = node.config.rpc_bind.to_string();
     let agent = Agent::enroll("a1", "dc1", &rpc).await.expect("enrolled");
     let mut client = WatchClient::new(agent.channel(&rpc));
-    let mut stream = client.stream(WatchRequest { target: "/v1/kv/a?raw".into() }).await.expect("a stream").into_inner();
+    let mut stream =
+        client.stream(WatchRequest { target: "/v1/kv/a?raw".into() }).await.expect("a stream").into_inner();
     let mut next = async || {
         let reply = stream.message().await.expect("a message").expect("one");
         (reply.status, String::from_utf8(reply.body.to_vec()).expect("text"))
@@ -88,7 +90,8 @@ async fn any_read_can_be_watched_as_a_stream() {
     node.put("/v1/kv/b", "1").await;
     node.put("/v1/kv/a", "2").await;
     assert_eq!(next().await, (200, "2".into()));
-    let refused = client.stream(WatchRequest { target: "/v1/agent/self".into() }).await.err().map(|status| status.code());
+    let refused =
+        client.stream(WatchRequest { target: "/v1/agent/self".into() }).await.err().map(|status| status.code());
     assert_eq!(refused, Some(Code::InvalidArgument));
     node.stop().await;
 }

@@ -9,7 +9,10 @@ use crate::support::{Node, cluster, eventually};
 
 async fn health(node: &Node, name: &str) -> String {
     let checks = node.get(&format!("/v1/health/node/{name}")).await.json();
-    checks.as_array().and_then(|list| list.iter().find(|check| check["CheckID"] == "serfHealth")).map_or_else(String::new, |check| check["Status"].as_str().expect("text").into())
+    checks
+        .as_array()
+        .and_then(|list| list.iter().find(|check| check["CheckID"] == "serfHealth"))
+        .map_or_else(String::new, |check| check["Status"].as_str().expect("text").into())
 }
 
 async fn becomes(node: &Node, name: &str, status: &str) {

@@ -1,7 +1,5 @@
 //! One server, over HTTP.
 
-
-
 use std::time::Duration;
 
 use crate::support::{Node, PATIENCE};
@@ -57,7 +55,9 @@ async fn a_blocking_query_is_woken_by_its_own_change_only() {
 async fn a_thousand_polls_of_one_service_are_all_answered() {
     let folder = folder();
     let node = Node::single(&folder).await;
-    let register = |port: u16| format!(r#"{{"Node": "n1", "Address": "10.0.0.1", "Service": {{"Service": "web", "Port": {port}}}}}"#);
+    let register = |port: u16| {
+        format!(r#"{{"Node": "n1", "Address": "10.0.0.1", "Service": {{"Service": "web", "Port": {port}}}}}"#)
+    };
     node.put("/v1/catalog/register", register(1)).await;
     let index = node.get("/v1/health/service/web").await.index();
     let target = format!("/v1/health/service/web?index={index}&wait=60s");
@@ -104,7 +104,10 @@ async fn a_restart_keeps_what_was_acknowledged() {
 async fn the_server_is_in_its_own_catalog() {
     let folder = folder();
     let node = Node::single(&folder).await;
-    crate::support::eventually("the service consul", || async { node.get("/v1/catalog/service/consul").await.json()[0]["Node"] == "s1" }).await;
+    crate::support::eventually("the service consul", || async {
+        node.get("/v1/catalog/service/consul").await.json()[0]["Node"] == "s1"
+    })
+    .await;
     let rpc = node.config.rpc_bind;
     assert_eq!(node.get("/v1/catalog/service/consul").await.json()[0]["ServicePort"], rpc.port());
     assert_eq!(node.get("/v1/status/leader").await.json(), rpc.to_string());
@@ -118,7 +121,8 @@ async fn the_server_is_in_its_own_catalog() {
 async fn a_bad_start_says_what_to_do() {
     let folder = folder();
     let node = Node::single(&folder).await;
-    let start = |config| async { server::Server::start(config).await.err().map(|error| error.to_string()).expect("refused") };
+    let start =
+        |config| async { server::Server::start(config).await.err().map(|error| error.to_string()).expect("refused") };
     let mut other = crate::support::config(folder.path(), "s2", "dc1");
     other.rpc_bind = node.config.rpc_bind;
     assert!(start(other.clone()).await.contains("is the port taken"));

@@ -1,6 +1,5 @@
 //! Real servers in this process, on addresses of the loopback network, and a bare HTTP client.
 
-
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::sync::atomic::{AtomicU16, Ordering};
@@ -89,7 +88,8 @@ impl Node {
         let http = listener.local_addr().expect("address");
         let stop = tokio_util::sync::CancellationToken::new();
         let limits = HttpLimits { connections_per_client_max: 10_000, drain_timeout_ms: 500, ..HttpLimits::default() };
-        let served = tokio::spawn(server::serve_http(listener, server.http_router(), limits, stop.clone().cancelled_owned()));
+        let served =
+            tokio::spawn(server::serve_http(listener, server.http_router(), limits, stop.clone().cancelled_owned()));
         Node { server, http, config, stop, served }
     }
 
@@ -101,7 +101,12 @@ impl Node {
     }
 
     pub(crate) async fn ready(&self) {
-        assert!(self.server.ready(PATIENCE).await, "{} is not ready: {:?}", self.config.node_name, self.server.status());
+        assert!(
+            self.server.ready(PATIENCE).await,
+            "{} is not ready: {:?}",
+            self.config.node_name,
+            self.server.status()
+        );
     }
 
     pub(crate) async fn stop(self) -> ServerConfig {
@@ -136,10 +141,13 @@ impl Node {
 /// One request on a connection of its own.
 pub(crate) async fn send(to: SocketAddr, method: Method, target: &str, body: Bytes) -> Answer {
     let stream = TcpStream::connect(to).await.expect("connects");
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.expect("handshake");
+    let (mut sender, connection) =
+        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.expect("handshake");
     tokio::spawn(connection);
-    let request = Request::builder().method(method).uri(target).header("host", "test").body(Full::new(body)).expect("request");
-    let response = tokio::time::timeout(PATIENCE, sender.send_request(request)).await.expect("in time").expect("an answer");
+    let request =
+        Request::builder().method(method).uri(target).header("host", "test").body(Full::new(body)).expect("request");
+    let response =
+        tokio::time::timeout(PATIENCE, sender.send_request(request)).await.expect("in time").expect("an answer");
     let (head, body) = response.into_parts();
     Answer { status: head.status, headers: head.headers, body: body.collect().await.expect("body").to_bytes() }
 }
@@ -155,7 +163,8 @@ pub(crate) async fn eventually<F: Future<Output = bool>>(what: &str, check: impl
 
 /// Servers that begin a cluster together, ready.
 pub(crate) async fn cluster(folder: &TempDir, datacenter: &str, count: u32) -> Vec<Node> {
-    let mut configs: Vec<ServerConfig> = (1..=count).map(|i| config(folder.path(), &format!("{datacenter}-s{i}"), datacenter)).collect();
+    let mut configs: Vec<ServerConfig> =
+        (1..=count).map(|i| config(folder.path(), &format!("{datacenter}-s{i}"), datacenter)).collect();
     let addresses: Vec<String> = configs.iter().map(|config| config.rpc_bind.to_string()).collect();
     for config in &mut configs {
         config.bootstrap_expect = count;
