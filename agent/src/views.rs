@@ -202,8 +202,8 @@ async fn follow<T: Send + Sync + 'static>(shared: Arc<Shared<T>>, view: Arc<View
 /// One stream, from its opening to its end; says why it ended.
 async fn stream<T>(shared: &Shared<T>, view: &View<T>, target: &str, backoff: &mut Backoff) -> String {
     let mut moves = shared.servers.moves();
-    let channel = match shared.servers.first() {
-        Ok((_, channel)) => channel,
+    let (address, channel) = match shared.servers.first() {
+        Ok(first) => first,
         Err(error) => return error.to_string(),
     };
     let mut client = WatchClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX);
@@ -223,7 +223,10 @@ async fn stream<T>(shared: &Shared<T>, view: &View<T>, target: &str, backoff: &m
                 Ok(None) => return "the server closed it".to_string(),
                 Err(status) => return crate::error::reason(&status),
             },
-            _ = moves.changed() => return "the session is with another server".to_string(),
+            elsewhere = moves.wait_for(|now| now.as_ref().is_some_and(|now| **now != address)) => {
+                drop(elsewhere);
+                return "the session is with another server".to_string();
+            }
         }
     }
 }

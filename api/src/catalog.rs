@@ -96,7 +96,8 @@ mod tests {
 
     #[test]
     fn a_check_without_a_status_is_critical() {
-        for check in [r#"{"CheckID": "a"}"#, r#"{"CheckID": "a", "Status": ""}"#, r#"{"CheckID": "a", "Status": null}"#] {
+        for check in [r#"{"CheckID": "a"}"#, r#"{"CheckID": "a", "Status": ""}"#, r#"{"CheckID": "a", "Status": null}"#]
+        {
             let body = format!(r#"{{"Node": "n1", "Check": {check}}}"#);
             let register: Register = from_slice(body.as_bytes()).expect(check);
             assert_eq!(register.check.expect("a check").status, model::CheckStatus::Critical);

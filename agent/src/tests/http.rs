@@ -18,7 +18,7 @@ async fn site() -> Site {
     let (pki, folder) = (Pki::new(), tempfile::tempdir().expect("a folder"));
     let server = FakeServer::start(&pki, "s1").await;
     let agent = start(&pki, &folder, config(&[server.address.to_string()]));
-    eventually("the session is open", || server.facts.open_sessions.load(SeqCst) == 1).await;
+    eventually("the session is open", || agent.servers().current().is_some()).await;
     let client = serve(&agent).await;
     Site { agent, client, server, _folder: folder }
 }

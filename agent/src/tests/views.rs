@@ -86,7 +86,7 @@ async fn a_view_that_is_cut_goes_on_answering_and_says_so() {
     server.facts.answer("/v1/health/service/web", 200, ONE);
     let agent = start(&pki, &folder, config(&[server.address.to_string()]));
     assert_eq!(count(&agent, query("web", None, None)).await, Ok(1));
-    assert_eq!(agent.lookup().health(), (1, None));
+    eventually("its stream is whole", || agent.lookup().health() == (1, None)).await;
     let (at, facts) = server.kill().await;
     eventually("the loss is noticed", || agent.lookup().health().1.is_some()).await;
     assert_eq!(count(&agent, query("web", None, None)).await, Ok(1));
