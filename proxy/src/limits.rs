@@ -59,7 +59,7 @@ pub const CLIENT_HELLO_BYTES_MAX: usize = 16 * 1024;
 pub const TUNNEL_STREAMS_MAX: u32 = 4_096;
 /// QUIC connections that other gateways may make to one gateway.
 pub const TUNNELS_MAX: usize = 1_024;
-/// QUIC connections from one gateway to each other gateway: a lost packet slows only its own connection's streams.
+/// QUIC connections from one gateway to each other gateway: a congestion response of one touches only its share of the streams.
 pub const TUNNEL_CONNECTIONS: usize = 4;
 /// What one tunnelled stream may send ahead of its reader, in bytes: 80 ms at 500 Mbit/s is 5 MB, and what follows a lost packet
 /// waits for it two or three times as long.
