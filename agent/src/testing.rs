@@ -154,7 +154,7 @@ impl FakeServer {
 
     pub(crate) async fn start_at(pki: &Arc<Pki>, name: &str, at: &str, facts: Arc<Facts>) -> FakeServer {
         let rpc = pki.server(name);
-        let listener = TcpListener::bind(at).await.expect("binds");
+        let listener = bind(at).await;
         let tls = Arc::new(rpc.server_config(&[b"h2"]).expect("a configuration"));
         let mut acceptor = Acceptor::new(listener, tls, AcceptLimits::default()).expect("accepts");
         let address = acceptor.local_addr();
@@ -440,6 +440,17 @@ impl Mesh for Fake {
         }
         Ok(Response::new(ReceiverStream::new(replies)))
     }
+}
+
+/// Takes a port, perhaps one whose last listener is just going.
+async fn bind(at: &str) -> TcpListener {
+    for _ in 0..500 {
+        if let Ok(listener) = TcpListener::bind(at).await {
+            return listener;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("{at} was never free");
 }
 
 /// Waits until something holds; gives up after half a minute.

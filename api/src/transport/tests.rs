@@ -95,8 +95,19 @@ impl tonic::codegen::Service<Request<Incoming>> for Echo {
     }
 }
 
+/// Takes a port, perhaps one whose last listener is just going.
+async fn bind(at: &str) -> TcpListener {
+    for _ in 0..500 {
+        if let Ok(listener) = TcpListener::bind(at).await {
+            return listener;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("{at} was never free");
+}
+
 async fn listen(at: &str, pki: &Pki, limits: AcceptLimits) -> (SocketAddr, tokio::task::JoinHandle<()>) {
-    let listener = TcpListener::bind(at).await.expect("binds");
+    let listener = bind(at).await;
     let mut acceptor = Acceptor::new(listener, pki.server.clone(), limits).expect("accepts");
     let address = acceptor.local_addr();
     let serving = tokio::spawn(async move {
