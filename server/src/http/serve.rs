@@ -97,7 +97,8 @@ async fn serve(
         let (router, tls, closing, limits) = (router.clone(), tls.clone(), closing.clone(), limits.clone());
         tasks.spawn(async move {
             match tls {
-                Some(tls) => serve_tls(stream, tls, router, limits.handshake_timeout_ms, closing).await,
+                // In a box, so that plain connections do not carry the size of TLS.
+                Some(tls) => Box::pin(serve_tls(stream, tls, router, limits.handshake_timeout_ms, closing)).await,
                 None => serve_plain(stream, router, closing).await,
             }
             drop(place);
@@ -149,7 +150,8 @@ where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     if is_http2 {
-        serve_http2(stream, router, closing).await;
+        // In a box, so that the many connections of HTTP/1.1 do not carry the size of this one.
+        Box::pin(serve_http2(stream, router, closing)).await;
     } else {
         serve_http1(stream, router, closing).await;
     }

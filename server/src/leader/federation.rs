@@ -111,7 +111,7 @@ async fn tell(core: &Core, name: String) {
                 "a server of another datacenter did not answer"
             ),
             Err(_) => {
-                tracing::debug!(datacenter = name, address, "a server of another datacenter did not answer in time")
+                tracing::debug!(datacenter = name, address, "a server of another datacenter did not answer in time");
             }
         }
     }
