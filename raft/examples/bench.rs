@@ -135,7 +135,14 @@ async fn idle(servers: usize) {
     let (began, cpu) = (Instant::now(), cpu());
     tokio::time::sleep(Duration::from_secs(3)).await;
     let share = (self::cpu() - cpu).as_secs_f64() / began.elapsed().as_secs_f64();
-    println!("{servers} servers, idle: {:.3} % of a core", share * 100.0);
+    println!("{servers} servers, idle: {:.3} % of a core, {} resident", share * 100.0, resident().unwrap_or_default());
+}
+
+/// What the system says about this process's memory.
+fn resident() -> Option<String> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find(|line| line.starts_with("VmRSS:"))?;
+    Some(line.trim_start_matches("VmRSS:").trim().to_owned())
 }
 
 async fn writes(leader: &Raft<Counter>, servers: usize, clients: usize, time: Duration) {
