@@ -166,7 +166,11 @@ impl<T> Shared<T> {
     }
 
     /// How long until a view has been idle for too long; zero if it has.
+    /// One for whose answer somebody waits is not idle.
     fn idle_left(&self, view: &View<T>) -> Duration {
+        if view.latest.receiver_count() > 0 {
+            return self.idle;
+        }
         let idle = Duration::from_millis(self.now_ms().saturating_sub(view.asked_ms.load(Ordering::Relaxed)));
         self.idle.saturating_sub(idle)
     }
