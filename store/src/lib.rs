@@ -28,15 +28,17 @@ pub use crate::error::StoreError;
 pub use crate::fatal::fatal_disk;
 pub use crate::tree::{Batch, Tree};
 
-/// Largest value, encoded, in bytes. sled puts values over about 128 KiB into files that it never syncs; half of that leaves room.
+/// Largest value, encoded, in bytes. Together with [`SEGMENT_BYTES`] it keeps every page of sled out of files that are never synced.
 pub const VALUE_BYTES_MAX: usize = 64 * 1024 - 1;
 /// Largest key in bytes.
 pub const KEY_BYTES_MAX: usize = 1024;
 
 /// sled's page cache, in bytes. Its default is 1 GiB.
 const CACHE_BYTES: u64 = 4 * 1024 * 1024;
-/// sled writes through buffers of this size; they are resident, so they are small.
-const SEGMENT_BYTES: usize = 512 * 1024;
+/// sled writes whole pages, and puts a page over a quarter of a segment into a file of its own under `blobs/`, which it never
+/// syncs and removes before its successor is on the disk. So no page may become as large: a leaf holds 16 values before it
+/// is split, 20 after a merge; a segment has room for more than 120 of the largest.
+const SEGMENT_BYTES: usize = 8 * 1024 * 1024;
 
 /// How often, and how long, to wait for a lock that this process itself gives up just now.
 const LOCK_TRIES: u32 = 200;
