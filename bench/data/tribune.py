@@ -4,8 +4,8 @@
   tribune.py bench run --tests h1max,h2 --subjects direct,bare-http,envoy,tribune --reps 3 --out raw.jsonl
   tribune.py wan wan --subjects envoy-h2,tribune-gw --loss 0,1,3 --out wan.jsonl
 
-TRIBUNE_RUN is the program that runs a proxy from a file (`cargo build --release -p tribune-proxy --example run`),
-TRIBUNE_CERTS the folder that certs.sh has made.
+TRIBUNE is the product (`tribune connect proxy -config-file=…`); without it, TRIBUNE_RUN is the program that runs a proxy from a file and nothing
+else (`cargo build --release -p tribune-proxy --example run`). TRIBUNE_CERTS is the folder that certs.sh has made.
 """
 import json, os, sys
 
@@ -52,6 +52,9 @@ class Tribune(Subject):
 
     def run(self, net, name, ns, config):
         path = net.write(f"{name}.json", json.dumps(config))
+        if product := os.environ.get("TRIBUNE"):
+            what = "gateway" if "Gateway" in config else "proxy"
+            return net.spawn(name, ns, [product, "connect", what, f"-config-file={path}", f"-threads={self.threads}", "-log-level=error"])
         net.spawn(name, ns, [self.binary(), path, str(self.threads)])
 
     def start(self, net, kind):

@@ -62,10 +62,10 @@ pub const TUNNELS_MAX: usize = 1_024;
 /// QUIC connections from one gateway to each other gateway: a congestion response of one touches only its share of the streams.
 pub const TUNNEL_CONNECTIONS: usize = 4;
 /// What one tunnelled stream may send ahead of its reader, in bytes: 80 ms at 500 Mbit/s is 5 MB, and what follows a lost packet
-/// waits for it two or three times as long.
-pub const TUNNEL_STREAM_WINDOW_BYTES: u32 = 16 * 1024 * 1024;
+/// waits for it several times as long.
+pub const TUNNEL_STREAM_WINDOW_BYTES: u32 = 32 * 1024 * 1024;
 /// The same for all streams of one QUIC connection together, each way: what a peer can make us hold.
-pub const TUNNEL_CONNECTION_WINDOW_BYTES: u32 = 32 * 1024 * 1024;
+pub const TUNNEL_CONNECTION_WINDOW_BYTES: u32 = 64 * 1024 * 1024;
 /// Kernel buffers of a tunnel's socket, in bytes.
 pub const TUNNEL_SOCKET_BUFFER_BYTES: usize = 4 * 1024 * 1024;
 /// How often a silent tunnel says that it lives.
