@@ -1,9 +1,7 @@
-//! What an operator is told when something is wrong, and that nothing was changed: real processes, real sockets, real folders.
+//! Nodes that cannot start or join, and how running ones end.
 
-mod support;
-
+use crate::support::{Process, agent_args, block, client, server_args, writable};
 use nix::sys::signal::Signal;
-use support::{Process, agent_args, block, client, server_args, until, writable};
 
 #[test]
 fn a_port_in_use_is_named_with_the_way_out() {
@@ -117,32 +115,29 @@ async fn a_polite_stop_is_quick_and_clean() {
     }
 }
 
-#[tokio::test]
-async fn killed_agents_are_critical_and_frozen_ones_too() {
+#[test]
+fn a_configuration_that_means_nothing_is_refused_with_a_hint() {
     let folder = tempfile::tempdir().expect("a scratch folder");
-    let net = block();
-    let server = format!("{net}.1");
-    let _server = Process::start(folder.path(), "s1", &server_args(folder.path(), "s1", &server, 1, &[], &[]));
-    writable(&server).await;
-    let asked = client(&server);
-    let asked = &asked;
-    let status = |node: &'static str, want: &'static str| {
-        until("the node's health", move || async move {
-            let checks: serde_json::Value = asked.get(&format!("/v1/health/node/{node}")).await.ok()?.value;
-            let serf = checks.as_array()?.iter().find(|c| c["CheckID"] == "serfHealth")?.clone();
-            (serf["Status"] == want).then_some(serf)
-        })
-    };
-    let join = std::slice::from_ref(&server);
-    let mut killed =
-        Process::start(folder.path(), "a1", &agent_args(folder.path(), "a1", &format!("{net}.2"), join, &[]));
-    let frozen = Process::start(folder.path(), "a2", &agent_args(folder.path(), "a2", &format!("{net}.3"), join, &[]));
-    assert_eq!(status("a1", "passing").await["Output"], "Agent alive and reachable");
-    status("a2", "passing").await;
-    killed.kill();
-    assert_eq!(status("a1", "critical").await["Output"], "Agent not live or unreachable");
-    frozen.signal(Signal::SIGSTOP);
-    status("a2", "critical").await;
-    frozen.signal(Signal::SIGCONT);
-    status("a2", "passing").await;
+    let cases = [
+        ("typo.hcl", "datacentre = \"dc1\"", "did you mean \"datacenter\""),
+        ("nested.json", r#"{"ports": {"htttp": 1}}"#, "did you mean \"ports.http\""),
+        ("type.json", r#"{"bootstrap_expect": "three"}"#, "bootstrap_expect"),
+        ("broken.json", r#"{"server": true"#, "not valid JSON"),
+        ("broken.hcl", "server = = true", "not valid HCL"),
+        ("acl.hcl", "acl { enabled = true }", "not supported"),
+        ("notes.txt", "hello", ".json or .hcl"),
+    ];
+    for (name, text, hint) in cases {
+        let file = folder.path().join(name);
+        std::fs::write(&file, text).expect("a file");
+        let args = [
+            "agent".to_string(),
+            format!("-config-file={}", file.display()),
+            format!("-data-dir={}/data", folder.path().display()),
+        ];
+        let mut process = Process::start(folder.path(), name, &args);
+        assert!(!process.ended().success(), "{name}");
+        assert!(process.words().contains(hint), "{name}: {}", process.words());
+        assert!(!folder.path().join("data").exists(), "{name}: nothing was made");
+    }
 }
