@@ -57,6 +57,7 @@ pub(crate) type Reply = Result<Response, Refusal>;
 pub(crate) fn router(core: Shared) -> Router {
     let routes = Router::new()
         .merge(catalog_and_health())
+        .merge(without_name())
         .merge(kv_and_config())
         .merge(connect_routes())
         .merge(operations(&core))
@@ -83,6 +84,25 @@ fn catalog_and_health() -> Router<Shared> {
         .route("/v1/health/service/{*name}", get(health::service))
         .route("/v1/health/connect/{*name}", get(health::connect))
         .route("/v1/health/ingress/{*name}", get(health::ingress))
+}
+
+/// Paths whose last part is missing. (Consul answers each with 400.)
+fn without_name() -> Router<Shared> {
+    let missing = |what: &'static str| get(async move || Refusal(api::Error::bad_request(format!("Missing {what}"))));
+    let paths = [
+        ("/v1/catalog/service/", "service name"),
+        ("/v1/catalog/connect/", "service name"),
+        ("/v1/catalog/node/", "node name"),
+        ("/v1/catalog/node-services/", "node name"),
+        ("/v1/catalog/gateway-services/", "gateway name"),
+        ("/v1/health/node/", "node name"),
+        ("/v1/health/checks/", "service name"),
+        ("/v1/health/state/", "check state"),
+        ("/v1/health/service/", "service name"),
+        ("/v1/health/connect/", "service name"),
+        ("/v1/health/ingress/", "service name"),
+    ];
+    paths.into_iter().fold(Router::new(), |router, (path, what)| router.route(path, missing(what)))
 }
 
 fn kv_and_config() -> Router<Shared> {
