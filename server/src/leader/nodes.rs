@@ -20,7 +20,7 @@ const EVENTS_MAX: usize = 1024;
 /// How often the judgement is compared with the catalog.
 const RECONCILE: Duration = Duration::from_secs(5);
 /// How often the servers' own entries are looked at.
-const LOOK_AGAIN: Duration = Duration::from_secs(5);
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// The service that servers are.
 const SERVER_SERVICE: &str = "consul";
 
@@ -197,7 +197,8 @@ pub(super) async fn register_servers(core: &Arc<Core>) {
         for command in commands {
             until_done(|| async { core.proposer.propose_here(&command).await.is_ok() || !core.raft.is_leader() }).await;
         }
-        tokio::time::sleep(LOOK_AGAIN).await;
+        // Right after an election the members may not be known yet.
+        tokio::time::sleep(if members.is_empty() { RETRY } else { LOOK_AGAIN }).await;
     }
 }
 
