@@ -255,10 +255,10 @@ impl Flags {
         set("domain", self.domain.clone().map(Value::from));
         set("alt_domain", self.alt_domain.clone().map(Value::from));
         set("recursors", list(&self.recursor));
-        set("enable_local_script_checks", self.enable_local_script_checks.then(|| json!(true)));
-        set("enable_script_checks", self.enable_script_checks.then(|| json!(true)));
+        set("enable_local_script_checks", self.enable_local_script_checks.then_some(json!(true)));
+        set("enable_script_checks", self.enable_script_checks.then_some(json!(true)));
         set("log_level", self.log_level.clone().map(Value::from));
-        set("log_json", self.log_json.then(|| json!(true)));
+        set("log_json", self.log_json.then_some(json!(true)));
         set("pid_file", self.pid_file.as_ref().map(|file| json!(file)));
         object_of(pairs)
     }

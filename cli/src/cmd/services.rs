@@ -90,12 +90,12 @@ impl Register {
     fn definitions(&self) -> Result<Vec<Value>, Failure> {
         match (&self.name, self.files.is_empty()) {
             (None, false) => from_files(&self.files),
-            (Some(name), true) => Ok(vec![self.from_flags(name)?]),
+            (Some(name), true) => Ok(vec![self.of_flags(name)?]),
             _ => Err(Failure::Other("give files, or -name and its flags: not both, not neither".into())),
         }
     }
 
-    fn from_flags(&self, name: &str) -> Result<Value, Failure> {
+    fn of_flags(&self, name: &str) -> Result<Value, Failure> {
         let mut service = Map::from_iter([("Name".to_string(), json!(name))]);
         let mut set = |key: &str, value: Option<Value>| value.map(|value| service.insert(key.to_string(), value));
         set("ID", self.id.as_ref().map(|id| json!(id)));
