@@ -13,9 +13,7 @@ use store::{Store, StoreError};
 const SECONDS: u64 = 2;
 
 fn main() -> Result<(), StoreError> {
-    let folder = std::env::args()
-        .nth(1)
-        .map_or_else(|| std::env::temp_dir().join("store-cost"), PathBuf::from);
+    let folder = std::env::args().nth(1).map_or_else(|| std::env::temp_dir().join("store-cost"), PathBuf::from);
     println!("resident before: {} KiB", resident_kib().unwrap_or(0));
     let store = Store::open(&folder)?;
     let tree = store.tree::<Vec<u8>>("registrations")?;
@@ -40,10 +38,7 @@ fn load(store: &Store, tree: &store::Tree<Vec<u8>>, threads: u64) -> u64 {
             scope.spawn(move || {
                 let mut number = 0u64;
                 while !stop.load(Ordering::Relaxed) {
-                    if tree
-                        .insert(format!("{thread}-{}", number % 1000), value)
-                        .is_err()
-                    {
+                    if tree.insert(format!("{thread}-{}", number % 1000), value).is_err() {
                         return;
                     }
                     store.commit();
@@ -61,8 +56,5 @@ fn load(store: &Store, tree: &store::Tree<Vec<u8>>, threads: u64) -> u64 {
 fn resident_kib() -> io::Result<u64> {
     let status = std::fs::read_to_string("/proc/self/status")?;
     let line = status.lines().find(|line| line.starts_with("VmRSS:"));
-    Ok(line
-        .and_then(|line| line.split_whitespace().nth(1))
-        .and_then(|number| number.parse().ok())
-        .unwrap_or(0))
+    Ok(line.and_then(|line| line.split_whitespace().nth(1)).and_then(|number| number.parse().ok()).unwrap_or(0))
 }

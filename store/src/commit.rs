@@ -1,6 +1,7 @@
 //! Group commit: those who wait at the same time share one sync of sled's data file.
 
 use std::fs::File;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
@@ -34,13 +35,7 @@ impl Group {
     }
 
     fn over(disk: impl Fn() -> Result<(), String> + Send + Sync + 'static) -> Group {
-        Group {
-            inner: Arc::new(Inner {
-                disk: Box::new(disk),
-                rounds: Mutex::default(),
-                finished: Condvar::new(),
-            }),
-        }
+        Group { inner: Arc::new(Inner { disk: Box::new(disk), rounds: Mutex::default(), finished: Condvar::new() }) }
     }
 
     pub(crate) fn commit(&self) {
@@ -48,11 +43,7 @@ impl Group {
         let mine = rounds.started + 1;
         while rounds.done < mine {
             if rounds.running {
-                rounds = self
-                    .inner
-                    .finished
-                    .wait(rounds)
-                    .unwrap_or_else(PoisonError::into_inner);
+                rounds = self.inner.finished.wait(rounds).unwrap_or_else(PoisonError::into_inner);
             } else {
                 rounds = self.run(rounds);
             }
@@ -64,7 +55,9 @@ impl Group {
         rounds.started += 1;
         let round = rounds.started;
         drop(rounds);
-        if let Err(error) = (self.inner.disk)() {
+        // sled panics on some failures; those who wait for the round would wait for ever.
+        let synced = catch_unwind(AssertUnwindSafe(|| (self.inner.disk)()));
+        if let Err(error) = synced.unwrap_or_else(|_panic| Err("sled panicked".into())) {
             fatal_disk("the store could not be synced", &error);
         }
         let mut rounds = held(&self.inner.rounds);
@@ -76,6 +69,9 @@ impl Group {
 }
 
 type Done = Box<dyn FnOnce() + Send>;
+
+/// Most calls that wait for a commit. Those beyond commit for themselves.
+const CALLS_WAITING_MAX: usize = 16 * 1024;
 
 /// Those who do not block: their calls are made by a thread that lives while there are any.
 #[derive(Clone, Default)]
@@ -92,13 +88,16 @@ struct Waiting {
 impl Callbacks {
     pub(crate) fn push(&self, group: &Group, done: Done) {
         let mut waiting = held(&self.waiting);
+        if waiting.calls.len() >= CALLS_WAITING_MAX {
+            drop(waiting);
+            group.commit();
+            return done();
+        }
         waiting.calls.push(done);
         if !waiting.thread {
             waiting.thread = true;
             let (callbacks, group) = (self.clone(), group.clone());
-            let spawned = thread::Builder::new()
-                .name("store-commit".into())
-                .spawn(move || callbacks.serve(&group));
+            let spawned = thread::Builder::new().name("store-commit".into()).spawn(move || callbacks.serve(&group));
             if let Err(error) = spawned {
                 fatal_disk("no thread for the store's commits", &error);
             }
@@ -162,8 +161,7 @@ mod tests {
         let clock = Arc::new(AtomicU64::new(0));
         let (begun, ended) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
         let group = {
-            let (clock, begun, ended) =
-                (Arc::clone(&clock), Arc::clone(&begun), Arc::clone(&ended));
+            let (clock, begun, ended) = (Arc::clone(&clock), Arc::clone(&begun), Arc::clone(&ended));
             Group::over(move || {
                 let at = clock.load(Ordering::SeqCst);
                 thread::sleep(Duration::from_micros(300));

@@ -35,19 +35,13 @@ pub enum StoreError {
         source: io::Error,
     },
     /// The caller's: split the value.
-    #[error(
-        "a value of {bytes} bytes is over the limit of {} bytes",
-        crate::VALUE_BYTES_MAX
-    )]
+    #[error("a value of {bytes} bytes is over the limit of {} bytes", crate::VALUE_BYTES_MAX)]
     ValueTooLarge {
         /// Its encoded length.
         bytes: usize,
     },
     /// The caller's.
-    #[error(
-        "a key of {bytes} bytes is over the limit of {} bytes",
-        crate::KEY_BYTES_MAX
-    )]
+    #[error("a key of {bytes} bytes is over the limit of {} bytes", crate::KEY_BYTES_MAX)]
     KeyTooLarge {
         /// Its length.
         bytes: usize,
@@ -56,9 +50,7 @@ pub enum StoreError {
     #[error("the value cannot be encoded: {0}")]
     Encode(#[from] rmp_serde::encode::Error),
     /// A value of another type, of a later version of this program, or damaged.
-    #[error(
-        "the value under key {key:?} cannot be read ({reason}): it was written by a later version, or is damaged"
-    )]
+    #[error("the value under key {key:?} cannot be read ({reason}): it was written by a later version, or is damaged")]
     Decode {
         /// The key, made readable.
         key: String,
@@ -70,13 +62,8 @@ pub enum StoreError {
 impl StoreError {
     pub(crate) fn io(path: &Path, source: io::Error) -> StoreError {
         match source.kind() {
-            io::ErrorKind::PermissionDenied => StoreError::NoRights {
-                path: path.to_owned(),
-            },
-            _other => StoreError::Disk {
-                path: path.to_owned(),
-                source,
-            },
+            io::ErrorKind::PermissionDenied => StoreError::NoRights { path: path.to_owned() },
+            _other => StoreError::Disk { path: path.to_owned(), source },
         }
     }
 
@@ -84,10 +71,7 @@ impl StoreError {
         let path = PathBuf::from("sled");
         match error {
             sled::Error::Io(source) => StoreError::io(&path, source),
-            other => StoreError::Damaged {
-                path,
-                reason: other.to_string(),
-            },
+            other => StoreError::Damaged { path, reason: other.to_string() },
         }
     }
 }

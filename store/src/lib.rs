@@ -37,7 +37,7 @@ pub const KEY_BYTES_MAX: usize = 1024;
 const CACHE_BYTES: u64 = 4 * 1024 * 1024;
 /// sled writes whole pages, and puts a page over a quarter of a segment into a file of its own under `blobs/`, which it never
 /// syncs and removes before its successor is on the disk. So no page may become as large: a leaf holds 16 values before it
-/// is split, 20 after a merge; a segment has room for more than 120 of the largest.
+/// is split, 20 after a merge; a quarter of a segment has room for 31 of the largest.
 const SEGMENT_BYTES: usize = 8 * 1024 * 1024;
 
 /// How often, and how long, to wait for a lock that this process itself gives up just now.
@@ -72,16 +72,34 @@ impl Store {
         sync_folders(dir, &path).map_err(|e| StoreError::io(dir, e))?;
         let data = File::open(path.join("db")).map_err(|e| StoreError::io(&path, e))?;
         let group = commit::Group::new(db.clone(), data);
-        let store = Store {
-            shared: Arc::new(Shared {
-                db,
-                group,
-                callbacks: commit::Callbacks::default(),
-                _lock: lock,
-            }),
-        };
+        let store =
+            Store { shared: Arc::new(Shared { db, group, callbacks: commit::Callbacks::default(), _lock: lock }) };
         store.check_made(dir)?;
+        store.check_whole(&path)?;
         Ok(store)
+    }
+
+    /// What can be read must be all that was committed: so every page is read once, and none may lie in a file of its own,
+    /// which a power cut may have emptied.
+    fn check_whole(&self, path: &Path) -> Result<(), StoreError> {
+        let damaged = |reason: String| StoreError::Damaged { path: path.to_owned(), reason };
+        let blobs = path.join("blobs");
+        let mut outside = std::fs::read_dir(&blobs).map_err(|e| StoreError::io(&blobs, e))?;
+        if outside.next().is_some() {
+            return Err(damaged("a page lies outside its file, where nothing is synced".into()));
+        }
+        let read_all = || -> sled::Result<()> {
+            for name in self.shared.db.tree_names() {
+                for pair in &self.shared.db.open_tree(name)? {
+                    pair?;
+                }
+            }
+            Ok(())
+        };
+        match catch_unwind(AssertUnwindSafe(read_all)) {
+            Ok(read) => read.map_err(|e| damaged(e.to_string())),
+            Err(_panic) => Err(damaged("a page cannot be read".into())),
+        }
     }
 
     /// sled opens a file that it cannot make sense of as an empty one. So a mark is left in the store and one beside it at the
@@ -92,20 +110,13 @@ impl Store {
         let was_made = mark.try_exists().map_err(|e| StoreError::io(&mark, e))?;
         if was_made && tree.get("made")?.is_none() {
             let reason = "what it held is gone".into();
-            return Err(StoreError::Damaged {
-                path: dir.to_owned(),
-                reason,
-            });
+            return Err(StoreError::Damaged { path: dir.to_owned(), reason });
         }
         tree.insert("made", &true)?;
         self.commit();
         if !was_made {
-            File::create(&mark)
-                .and_then(|file| file.sync_all())
-                .map_err(|e| StoreError::io(&mark, e))?;
-            File::open(dir)
-                .and_then(|folder| folder.sync_all())
-                .map_err(|e| StoreError::io(dir, e))?;
+            File::create(&mark).and_then(|file| file.sync_all()).map_err(|e| StoreError::io(&mark, e))?;
+            File::open(dir).and_then(|folder| folder.sync_all()).map_err(|e| StoreError::io(dir, e))?;
         }
         Ok(())
     }
@@ -116,11 +127,7 @@ impl Store {
     /// # Errors
     /// [`StoreError::Disk`] or [`StoreError::Damaged`].
     pub fn tree<V: Serialize + DeserializeOwned>(&self, name: &str) -> Result<Tree<V>, StoreError> {
-        let tree = self
-            .shared
-            .db
-            .open_tree(name)
-            .map_err(StoreError::from_sled)?;
+        let tree = self.shared.db.open_tree(name).map_err(StoreError::from_sled)?;
         Ok(Tree::new(tree))
     }
 
@@ -129,27 +136,20 @@ impl Store {
         self.shared.group.commit();
     }
 
-    /// Calls `done` from the store's own thread when everything written before the call is on the disk. Does not block.
+    /// Calls `done` from the store's own thread when everything written before the call is on the disk. Does not block, unless
+    /// thousands wait already: then it is [`Store::commit`], and `done` is called here.
     pub fn commit_then(&self, done: impl FnOnce() + Send + 'static) {
-        self.shared
-            .callbacks
-            .push(&self.shared.group, Box::new(done));
+        self.shared.callbacks.push(&self.shared.group, Box::new(done));
     }
 }
 
 fn lock(dir: &Path) -> Result<File, StoreError> {
     let path = dir.join("lock");
-    let file = File::options()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .open(&path)
-        .map_err(|e| StoreError::io(dir, e))?;
+    let file =
+        File::options().create(true).truncate(false).write(true).open(&path).map_err(|e| StoreError::io(dir, e))?;
     match file.try_lock() {
         Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(StoreError::InUse {
-            dir: dir.to_owned(),
-        }),
+        Err(TryLockError::WouldBlock) => Err(StoreError::InUse { dir: dir.to_owned() }),
         Err(TryLockError::Error(e)) => Err(StoreError::io(&path, e)),
     }
 }
@@ -158,9 +158,7 @@ fn lock(dir: &Path) -> Result<File, StoreError> {
 fn open_sled(path: &Path) -> Result<sled::Db, StoreError> {
     for _try in 0..LOCK_TRIES {
         match open_sled_once(path) {
-            Err(StoreError::Disk { source, .. })
-                if source.to_string().contains("could not acquire lock") =>
-            {
+            Err(StoreError::Disk { source, .. }) if source.to_string().contains("could not acquire lock") => {
                 thread::sleep(LOCK_WAIT);
             }
             other => return other,
@@ -171,22 +169,13 @@ fn open_sled(path: &Path) -> Result<sled::Db, StoreError> {
 
 /// sled panics on some damage; to us that is an error like another.
 fn open_sled_once(path: &Path) -> Result<sled::Db, StoreError> {
-    let config = sled::Config::new()
-        .path(path)
-        .cache_capacity(CACHE_BYTES)
-        .segment_size(SEGMENT_BYTES)
-        .flush_every_ms(None);
+    let config =
+        sled::Config::new().path(path).cache_capacity(CACHE_BYTES).segment_size(SEGMENT_BYTES).flush_every_ms(None);
     match catch_unwind(AssertUnwindSafe(|| config.open())) {
         Ok(Ok(db)) => Ok(db),
         Ok(Err(sled::Error::Io(e))) => Err(StoreError::io(path, e)),
-        Ok(Err(e)) => Err(StoreError::Damaged {
-            path: path.to_owned(),
-            reason: e.to_string(),
-        }),
-        Err(_panic) => Err(StoreError::Damaged {
-            path: path.to_owned(),
-            reason: "it cannot be read".into(),
-        }),
+        Ok(Err(e)) => Err(StoreError::Damaged { path: path.to_owned(), reason: e.to_string() }),
+        Err(_panic) => Err(StoreError::Damaged { path: path.to_owned(), reason: "it cannot be read".into() }),
     }
 }
 
@@ -198,14 +187,8 @@ fn sync_folders(dir: &Path, path: &Path) -> io::Result<()> {
             File::open(&file)?.sync_all()?;
         }
     }
-    let parent = dir
-        .parent()
-        .map_or_else(|| PathBuf::from("."), Path::to_path_buf);
-    let parent = if parent.as_os_str().is_empty() {
-        PathBuf::from(".")
-    } else {
-        parent
-    };
+    let parent = dir.parent().map_or_else(|| PathBuf::from("."), Path::to_path_buf);
+    let parent = if parent.as_os_str().is_empty() { PathBuf::from(".") } else { parent };
     for folder in [path, dir, &parent] {
         File::open(folder)?.sync_all()?;
     }

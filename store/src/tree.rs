@@ -19,10 +19,7 @@ pub struct Tree<V> {
 
 impl<V: Serialize + DeserializeOwned> Tree<V> {
     pub(crate) fn new(tree: sled::Tree) -> Tree<V> {
-        Tree {
-            tree,
-            values: PhantomData,
-        }
+        Tree { tree, values: PhantomData }
     }
 
     /// The value under `key`.
@@ -43,9 +40,7 @@ impl<V: Serialize + DeserializeOwned> Tree<V> {
     /// The caller's [`StoreError::ValueTooLarge`], [`StoreError::KeyTooLarge`], [`StoreError::Encode`]; disk errors.
     pub fn insert(&self, key: impl AsRef<[u8]>, value: &V) -> Result<(), StoreError> {
         let (key, bytes) = encode(key.as_ref(), value)?;
-        self.tree
-            .insert(key, bytes)
-            .map_err(StoreError::from_sled)?;
+        self.tree.insert(key, bytes).map_err(StoreError::from_sled)?;
         Ok(())
     }
 
@@ -54,29 +49,17 @@ impl<V: Serialize + DeserializeOwned> Tree<V> {
     /// # Errors
     /// Disk errors.
     pub fn remove(&self, key: impl AsRef<[u8]>) -> Result<bool, StoreError> {
-        Ok(self
-            .tree
-            .remove(key)
-            .map_err(StoreError::from_sled)?
-            .is_some())
+        Ok(self.tree.remove(key).map_err(StoreError::from_sled)?.is_some())
     }
 
     /// Several changes that are seen, and kept, all or none.
     ///
     /// # Errors
     /// Those of [`Tree::insert`]; then nothing was changed.
-    pub fn write(
-        &self,
-        change: impl FnOnce(&mut Batch<V>) -> Result<(), StoreError>,
-    ) -> Result<(), StoreError> {
-        let mut batch = Batch {
-            batch: sled::Batch::default(),
-            values: PhantomData,
-        };
+    pub fn write(&self, change: impl FnOnce(&mut Batch<V>) -> Result<(), StoreError>) -> Result<(), StoreError> {
+        let mut batch = Batch { batch: sled::Batch::default(), values: PhantomData };
         change(&mut batch)?;
-        self.tree
-            .apply_batch(batch.batch)
-            .map_err(StoreError::from_sled)
+        self.tree.apply_batch(batch.batch).map_err(StoreError::from_sled)
     }
 
     /// All keys and values in the order of the keys.
@@ -85,10 +68,7 @@ impl<V: Serialize + DeserializeOwned> Tree<V> {
     }
 
     /// Those whose key begins with `prefix`, in order.
-    pub fn iter_prefix(
-        &self,
-        prefix: &[u8],
-    ) -> impl Iterator<Item = Result<(Vec<u8>, V), StoreError>> + use<V> {
+    pub fn iter_prefix(&self, prefix: &[u8]) -> impl Iterator<Item = Result<(Vec<u8>, V), StoreError>> + use<V> {
         self.tree.scan_prefix(prefix).map(read)
     }
 
@@ -142,22 +122,15 @@ fn encode<'k, V: Serialize>(key: &'k [u8], value: &V) -> Result<(&'k [u8], Vec<u
 }
 
 fn decode<V: DeserializeOwned>(key: &[u8], bytes: &[u8]) -> Result<V, StoreError> {
-    let fail = |reason: String| StoreError::Decode {
-        key: key.escape_ascii().to_string(),
-        reason,
-    };
+    let fail = |reason: String| StoreError::Decode { key: key.escape_ascii().to_string(), reason };
     match bytes.split_first() {
-        Some((&VALUE_VERSION, value)) => {
-            rmp_serde::from_slice(value).map_err(|e| fail(e.to_string()))
-        }
+        Some((&VALUE_VERSION, value)) => rmp_serde::from_slice(value).map_err(|e| fail(e.to_string())),
         Some((version, _value)) => Err(fail(format!("version {version}"))),
         None => Err(fail("it is empty".into())),
     }
 }
 
-fn read<V: DeserializeOwned>(
-    pair: sled::Result<(sled::IVec, sled::IVec)>,
-) -> Result<(Vec<u8>, V), StoreError> {
+fn read<V: DeserializeOwned>(pair: sled::Result<(sled::IVec, sled::IVec)>) -> Result<(Vec<u8>, V), StoreError> {
     let (key, bytes) = pair.map_err(StoreError::from_sled)?;
     let value = decode(&key, &bytes)?;
     Ok((key.to_vec(), value))

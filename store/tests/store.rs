@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Command;
-use std::sync::mpsc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use proptest::prelude::*;
 use serde::{Deserialize, Serialize};
-use store::{Store, StoreError, VALUE_BYTES_MAX};
+use store::{KEY_BYTES_MAX, Store, StoreError, VALUE_BYTES_MAX};
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 struct Check {
@@ -25,10 +26,7 @@ struct LaterCheck {
 }
 
 fn check(name: &str) -> Check {
-    Check {
-        name: name.into(),
-        passing: true,
-    }
+    Check { name: name.into(), passing: true }
 }
 
 #[test]
@@ -52,52 +50,20 @@ fn what_was_committed_is_there_after_a_restart() {
     assert_eq!(checks.get("a").unwrap(), Some(check("one")));
     assert_eq!(checks.get("gone").unwrap(), None);
     let all: Vec<_> = checks.iter().map(Result::unwrap).collect();
-    assert_eq!(
-        all,
-        [(b"a".to_vec(), check("one")), (b"b".to_vec(), check("two"))]
-    );
-    assert_eq!(
-        store.tree::<u64>("counts").unwrap().get("a").unwrap(),
-        Some(7)
-    );
+    assert_eq!(all, [(b"a".to_vec(), check("one")), (b"b".to_vec(), check("two"))]);
+    assert_eq!(store.tree::<u64>("counts").unwrap().get("a").unwrap(), Some(7));
 }
 
 #[test]
 fn a_field_can_be_added_and_taken_away() {
     let folder = tempfile::tempdir().unwrap();
     let store = Store::open(folder.path()).unwrap();
-    store
-        .tree::<Check>("checks")
-        .unwrap()
-        .insert("a", &check("old"))
-        .unwrap();
+    store.tree::<Check>("checks").unwrap().insert("a", &check("old")).unwrap();
     let later = store.tree::<LaterCheck>("checks").unwrap();
-    assert_eq!(
-        later.get("a").unwrap(),
-        Some(LaterCheck {
-            name: "old".into(),
-            passing: true,
-            note: None
-        })
-    );
-    later
-        .insert(
-            "b",
-            &LaterCheck {
-                name: "new".into(),
-                passing: false,
-                note: Some("x".into()),
-            },
-        )
-        .unwrap();
+    assert_eq!(later.get("a").unwrap(), Some(LaterCheck { name: "old".into(), passing: true, note: None }));
+    later.insert("b", &LaterCheck { name: "new".into(), passing: false, note: Some("x".into()) }).unwrap();
     let earlier = store.tree::<Check>("checks").unwrap();
-    assert_eq!(
-        earlier.get("b").unwrap(),
-        Some(Check {
-            name: "new".into(),
-            passing: false
-        })
-    );
+    assert_eq!(earlier.get("b").unwrap(), Some(Check { name: "new".into(), passing: false }));
     let other = store.tree::<Vec<u64>>("checks").unwrap().get("a");
     assert!(matches!(other, Err(StoreError::Decode { .. })), "{other:?}");
 }
@@ -107,18 +73,11 @@ fn limits_are_errors_and_change_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let store = Store::open(folder.path()).unwrap();
     let tree = store.tree::<String>("texts").unwrap();
-    tree.insert("fits", &"x".repeat(VALUE_BYTES_MAX - 10))
-        .unwrap();
+    tree.insert("fits", &"x".repeat(VALUE_BYTES_MAX - 10)).unwrap();
     let refused = tree.insert("large", &"x".repeat(VALUE_BYTES_MAX));
-    assert!(
-        matches!(refused, Err(StoreError::ValueTooLarge { .. })),
-        "{refused:?}"
-    );
+    assert!(matches!(refused, Err(StoreError::ValueTooLarge { .. })), "{refused:?}");
     let refused = tree.insert("k".repeat(2_000), &String::new());
-    assert!(
-        matches!(refused, Err(StoreError::KeyTooLarge { bytes: 2_000 })),
-        "{refused:?}"
-    );
+    assert!(matches!(refused, Err(StoreError::KeyTooLarge { bytes: 2_000 })), "{refused:?}");
     let refused = tree.write(|batch| {
         batch.insert("one", &"1".into())?;
         batch.insert("large", &"x".repeat(VALUE_BYTES_MAX))
@@ -131,10 +90,7 @@ fn limits_are_errors_and_change_nothing() {
         Ok(())
     })
     .unwrap();
-    assert_eq!(
-        tree.iter().map(|pair| pair.unwrap().1).collect::<Vec<_>>(),
-        ["1"]
-    );
+    assert_eq!(tree.iter().map(|pair| pair.unwrap().1).collect::<Vec<_>>(), ["1"]);
     tree.clear().unwrap();
     assert_eq!(tree.count(), 0);
 }
@@ -158,21 +114,84 @@ fn a_damaged_store_is_an_error_and_not_a_panic() {
         let path = folder.path().join("sled").join(name);
         let length = std::fs::metadata(&path).unwrap().len();
         std::fs::write(&path, vec![0x5a; usize::try_from(length).unwrap()]).unwrap();
-        let refused = Store::open(folder.path())
-            .err()
-            .unwrap_or_else(|| panic!("{name} is damaged"));
-        assert!(
-            matches!(refused, StoreError::Damaged { .. }),
-            "{name}: {refused}"
-        );
+        let refused = Store::open(folder.path()).err().unwrap_or_else(|| panic!("{name} is damaged"));
+        assert!(matches!(refused, StoreError::Damaged { .. }), "{name}: {refused}");
     }
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("file");
     std::fs::write(&file, b"in the way").unwrap();
-    assert!(matches!(
-        Store::open(&file).err(),
-        Some(StoreError::Disk { .. })
-    ));
+    assert!(matches!(Store::open(&file).err(), Some(StoreError::Disk { .. })));
+}
+
+/// The largest values under the longest keys, put, replaced, merged and removed by threads at once: sled puts none of it into
+/// a file of its own, which it would never sync, and removes too early.
+#[test]
+fn no_page_is_ever_large_enough_to_lie_outside_the_synced_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let blobs = folder.path().join("sled/blobs");
+    let outside = || std::fs::read_dir(&blobs).unwrap().count();
+    let store = Store::open(folder.path()).unwrap();
+    let tree = store.tree::<String>("large").unwrap();
+    let key = |number: usize| format!("{number:04}{}", "k".repeat(KEY_BYTES_MAX - 4));
+    let value = "v".repeat(VALUE_BYTES_MAX - 8);
+    for number in 0..200 {
+        tree.insert(key(number), &value).unwrap();
+        store.commit();
+        assert_eq!(outside(), 0, "after value {number}");
+    }
+    std::thread::scope(|scope| {
+        for thread in 0..4 {
+            let (tree, store, value) = (&tree, &store, &value);
+            scope.spawn(move || {
+                for number in 0..100 {
+                    // Removals make sled merge leaves again.
+                    tree.remove(key((thread * 7 + number * 13) % 200)).unwrap();
+                    tree.insert(key((thread * 31 + number) % 200), value).unwrap();
+                    if number % 10 == 0 {
+                        store.commit();
+                    }
+                }
+            });
+        }
+    });
+    store.commit();
+    assert_eq!(outside(), 0);
+    // Small values under long keys make the pages that point to pages the largest.
+    let tree = store.tree::<u64>("long").unwrap();
+    for number in 0..9_000 {
+        tree.insert(key(number), &1).unwrap();
+    }
+    store.commit();
+    assert_eq!(outside(), 0);
+}
+
+#[test]
+fn a_store_with_a_page_outside_its_file_is_not_taken_for_whole() {
+    let folder = tempfile::tempdir().unwrap();
+    fill(folder.path());
+    std::fs::write(folder.path().join("sled/blobs/7"), b"").unwrap();
+    let refused = Store::open(folder.path()).err().expect("it may be incomplete");
+    assert!(matches!(refused, StoreError::Damaged { .. }), "{refused}");
+}
+
+#[test]
+fn those_who_come_when_too_many_wait_commit_for_themselves() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(folder.path()).unwrap();
+    let called = Arc::new(AtomicU64::new(0));
+    for _ in 0..40_000 {
+        let called = Arc::clone(&called);
+        store.commit_then(move || {
+            called.fetch_add(1, Ordering::SeqCst);
+        });
+    }
+    for _ in 0..3_000 {
+        if called.load(Ordering::SeqCst) == 40_000 {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    panic!("{} of 40000 calls", called.load(Ordering::SeqCst));
 }
 
 fn fill(dir: &Path) {
@@ -195,9 +214,7 @@ fn callbacks_come_after_the_commit_and_all_of_them() {
         let sender = sender.clone();
         store.commit_then(move || sender.send(number).unwrap());
     }
-    let mut numbers: Vec<u64> = (0..200)
-        .map(|_| done.recv_timeout(Duration::from_secs(30)).unwrap())
-        .collect();
+    let mut numbers: Vec<u64> = (0..200).map(|_| done.recv_timeout(Duration::from_secs(30)).unwrap()).collect();
     numbers.sort_unstable();
     assert_eq!(numbers, (0..200).collect::<Vec<_>>());
 }
@@ -225,27 +242,17 @@ fn many_threads_commit_together() {
 #[test]
 fn a_disk_that_fails_ends_the_process_with_a_message() {
     if std::env::var_os("STORE_TEST_FATAL").is_some() {
-        store::fatal_disk(
-            "the store could not be synced",
-            &"the device did not answer",
-        );
+        store::fatal_disk("the store could not be synced", &"the device did not answer");
     }
     let program = std::env::current_exe().unwrap();
     let output = Command::new(program)
-        .args([
-            "--exact",
-            "a_disk_that_fails_ends_the_process_with_a_message",
-            "--nocapture",
-        ])
+        .args(["--exact", "a_disk_that_fails_ends_the_process_with_a_message", "--nocapture"])
         .env("STORE_TEST_FATAL", "1")
         .output()
         .unwrap();
     assert!(!output.status.success());
     let message = String::from_utf8_lossy(&output.stderr);
-    assert!(
-        message.contains("the store could not be synced: the device did not answer"),
-        "{message}"
-    );
+    assert!(message.contains("the store could not be synced: the device did not answer"), "{message}");
 }
 
 #[derive(Clone, Debug)]
