@@ -101,6 +101,7 @@ class Cluster:
         """SIGKILL, as a power cut of the process; its data stays."""
         server.process.kill()
         server.process.wait()
+        server.process.stdin.close()
 
     def stop(self, keep):
         """Stops all servers; `keep` leaves the folder and says where it is."""
@@ -110,6 +111,7 @@ class Cluster:
         for server in running:
             try:
                 server.process.wait(STOP_TIMEOUT_S)
+                server.process.stdin.close()
             except subprocess.TimeoutExpired:
                 print(f"{server.name} did not stop within {STOP_TIMEOUT_S} s and was killed", file=sys.stderr)
                 self.kill(server)
