@@ -12,6 +12,7 @@ pub mod disk;
 
 mod client;
 mod consensus;
+mod elections;
 mod error;
 mod leadership;
 mod log;

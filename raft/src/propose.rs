@@ -95,10 +95,12 @@ impl<R: Send + Sync + 'static> Proposer<R> {
         if leadership.is_stopped {
             return Some(ProposeError::Stopped);
         }
-        if !leadership.is_leader {
-            return Some(ProposeError::NotLeader { leader: leadership.leader.clone() });
+        // A leader whose disk is full loses its majority; until there is another, the disk is what must be mended.
+        let has_other_leader = !leadership.is_leader && leadership.leader.is_some();
+        if self.log.is_disk_full() && !has_other_leader {
+            return Some(ProposeError::DiskFull);
         }
-        self.log.is_disk_full().then_some(ProposeError::DiskFull)
+        (!leadership.is_leader).then(|| ProposeError::NotLeader { leader: leadership.leader.clone() })
     }
 
     async fn propose(&mut self, commands: Arc<[Bytes]>, answers: Answers<R>) {

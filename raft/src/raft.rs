@@ -10,6 +10,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use crate::client::{Client, Network};
 use crate::consensus::Core;
 use crate::disk::{Disk, RealDisk};
+use crate::elections::space_elections;
 use crate::leadership::{contact_max, follow_leadership, role};
 use crate::log::{Log, held};
 use crate::machine::Machine;
@@ -25,6 +26,8 @@ use crate::{Leadership, ProposeError, ReadError, Role, StartError, Status};
 const READS_WAITING_MAX: usize = 64 * 1024;
 /// How often the size of the log since the last snapshot is looked at.
 const SNAPSHOT_CHECK: Duration = Duration::from_secs(5);
+/// A disk that hangs holds the end of a member up for so long.
+const SHUTDOWN_DEADLINE: Duration = Duration::from_secs(10);
 
 /// A handle on this member; clones are the same member.
 pub struct Raft<S: StateMachine> {
@@ -115,7 +118,9 @@ impl<S: StateMachine> Raft<S> {
         let leadership = follow_leadership(&core, contact_max(&config));
         let proposer = Proposer::new(&config, core.clone(), log.clone(), proposed, leadership.clone(), resumed.clone());
         tokio::spawn(proposer.run());
-        tokio::spawn(Confirmer { core: core.clone(), inbox: asked, paused: resumed }.run());
+        let deadline = contact_max(&config);
+        tokio::spawn(Confirmer { core: core.clone(), inbox: asked, paused: resumed, deadline }.run());
+        tokio::spawn(space_elections(core.clone(), config.clone()));
         tokio::spawn(snapshot_by_size(core.clone(), machine.clone(), leadership.clone(), config.snapshot_every_bytes));
         let applied = machine.applied();
         let inner = Inner {
@@ -172,7 +177,8 @@ impl<S: StateMachine> Raft<S> {
     }
 
     /// Returns when this member's state holds everything that was answered to anybody before the call: a majority has
-    /// confirmed that this member leads, and the state has been brought to that point. No clock is trusted.
+    /// confirmed that this member leads, and the state has been brought to that point. No clock is trusted. A majority is
+    /// asked for `2 * election_ms_max`, the state is waited for as long as a proposal.
     ///
     /// # Errors
     /// [`ReadError`]; one may always try again.
@@ -180,7 +186,9 @@ impl<S: StateMachine> Raft<S> {
         let (answer, answered) = oneshot::channel();
         self.inner.reads.send(answer).await.map_err(|_gone| ReadError::Stopped)?;
         let index = answered.await.unwrap_or(Err(ReadError::Stopped))?;
-        self.applied_at_least(index).await
+        let timeout = Duration::from_millis(self.inner.config.propose_timeout_ms);
+        let reached = tokio::time::timeout(timeout, self.applied_at_least(index)).await;
+        reached.unwrap_or(Err(ReadError::NoQuorum))
     }
 
     /// Returns when the state has been brought to that index. Waits for ever if that never happens: give it a deadline.
@@ -205,7 +213,8 @@ impl<S: StateMachine> Raft<S> {
     }
 
     /// On the leader, the index that a follower must reach to answer as the leader would now; it is the leader's word alone,
-    /// without asking a majority.
+    /// without asking a majority. It holds all that was answered by the leaders before; a leader that was replaced does not
+    /// know it at once, but for no longer than `2 * election_ms_max` after a majority last answered it.
     ///
     /// # Errors
     /// [`ReadError::NotLeader`].
@@ -277,8 +286,17 @@ impl<S: StateMachine> Raft<S> {
     }
 
     /// Stops this member and returns when its folder is free for another start. Proposals under way are answered with
-    /// [`ProposeError::Unknown`] or [`ProposeError::Stopped`].
+    /// [`ProposeError::Unknown`] or [`ProposeError::Stopped`]. If the disk does not answer within ten seconds, it returns
+    /// all the same, and the folder is free when the process has ended.
     pub async fn shutdown(&self) {
+        // The core may wait for the log, which may wait for space: then it hears nothing.
+        self.inner.log.stop_waiting();
+        if tokio::time::timeout(SHUTDOWN_DEADLINE, self.close()).await.is_err() {
+            tracing::error!(dir = %self.inner.config.dir.display(), "the disk does not answer: Raft could not be stopped in order");
+        }
+    }
+
+    async fn close(&self) {
         // It reports only that its task has ended, which is what is wanted.
         let _ = self.inner.core.shutdown().await;
         let (log, snapshots) = (self.inner.log.clone(), Arc::clone(&self.inner.network.snapshots));

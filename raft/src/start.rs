@@ -13,6 +13,11 @@ use crate::snapshot::Snapshots;
 use crate::types::{Config, NodeId, StateMachine};
 use crate::wire::MESSAGE_BYTES_MAX;
 
+/// What MessagePack adds to a command, at most.
+const COMMAND_OVERHEAD_BYTES: usize = 8;
+/// What stands around a batch in a message: ids, names of fields, the envelope.
+const MESSAGE_OVERHEAD_BYTES: usize = 64 * 1024;
+
 /// What a member has on its disk.
 pub(crate) struct Opened {
     pub(crate) id: NodeId,
@@ -57,10 +62,13 @@ fn node_id(store: &Store) -> Result<NodeId, StartError> {
 }
 
 pub(crate) fn core_config(config: &Config) -> Result<openraft::Config, StartError> {
-    if config.command_bytes_max.max(config.batch_bytes_max) * 2 > MESSAGE_BYTES_MAX {
+    // A batch below its limit takes one more command; each has a length, and the message says whom it is for.
+    let lengths = config.batch_commands_max.saturating_mul(COMMAND_OVERHEAD_BYTES);
+    let batch = config.batch_bytes_max.saturating_add(config.command_bytes_max).saturating_add(lengths);
+    if batch > MESSAGE_BYTES_MAX - MESSAGE_OVERHEAD_BYTES {
         return Err(StartError::Config(format!(
-            "a command and a batch may have at most {} bytes",
-            MESSAGE_BYTES_MAX / 2
+            "a batch and one more command may have {} bytes together, with {COMMAND_OVERHEAD_BYTES} more for each command, not {batch}",
+            MESSAGE_BYTES_MAX - MESSAGE_OVERHEAD_BYTES
         )));
     }
     let core = openraft::Config {

@@ -67,7 +67,8 @@ pub struct Config {
     /// How often a leader is heard of when there is nothing to say; about 1.5 times this in practice. An append that is not answered in this time is sent again.
     pub heartbeat_ms: u64,
     /// A follower stands for election after `election_ms_max` plus a time between `election_ms_min` and
-    /// `election_ms_max`, drawn at start, without a word of the leader.
+    /// `election_ms_max`, drawn at start, without a word of the leader. A vote must be on the voter's disk within
+    /// `election_ms_min`, so disks whose syncs take longer elect nobody.
     pub election_ms_min: u64,
     /// See `election_ms_min`. For this long after a word of the leader nobody votes for another.
     pub election_ms_max: u64,
@@ -101,7 +102,7 @@ impl Config {
             name: name.into(),
             address: address.into(),
             heartbeat_ms: 100,
-            election_ms_min: 250,
+            election_ms_min: 300,
             election_ms_max: 400,
             snapshot_every_entries: 10_000,
             snapshot_every_bytes: 64 * 1024 * 1024,

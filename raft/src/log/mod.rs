@@ -66,6 +66,7 @@ impl Log {
         sync_parents(&*disk, dir).map_err(failed)?;
         let mut index = recovered.index;
         index.cache_bytes_max = config.cache_bytes_max;
+        index.state.vote = index.state.vote.map(|vote| to_be_elected_again(vote, node));
         let state = index.state.clone();
         let index = Arc::new(Mutex::new(index));
         let (disk_full, stopping) = (Arc::<AtomicBool>::default(), Arc::<AtomicBool>::default());
@@ -128,6 +129,11 @@ impl Log {
         });
         self.send(Request::Purge(snapshot, done)).map_err(failed)?;
         rx.recv().map_err(stopped)
+    }
+
+    /// Says that the end is near: from now on it waits no longer for space on a full disk.
+    pub(crate) fn stop_waiting(&self) {
+        self.shared.stopping.store(true, Ordering::Release);
     }
 
     /// Writes what waits and ends the thread. Blocks.
@@ -263,6 +269,13 @@ impl RaftLogStorage<TypeConfig> for Log {
         held(&self.shared.index).purge(log_id);
         self.wait(|done| Request::Purge(log_id, done)).await.map_err(write_failed)
     }
+}
+
+/// openraft lets a member that led when it ended lead on at once, in the same term, and then takes for committed no more
+/// than what was noted of it on the disk, which is less than what was acknowledged. As a mere candidate it is elected
+/// anew, and confirms no read before an entry of its new term is agreed on, and so all before it.
+fn to_be_elected_again(vote: Vote, node: NodeId) -> Vote {
+    Vote { committed: vote.committed && vote.leader_id.node_id != node, ..vote }
 }
 
 /// One byte of version, then MessagePack with field names.
