@@ -1,6 +1,7 @@
 //! `/v1/connect/ca/*`.
 
 use api::Error;
+use api::query::parse_bool;
 use api::reply::CaRoots;
 use axum::http::StatusCode;
 use bytes::Bytes;
@@ -17,7 +18,11 @@ use crate::watch::Answer;
 const NO_CA: &str = "CA is uninitialized and unable to sign certificates yet: provider is nil";
 
 pub(super) async fn roots(read: Read) -> Reply {
-    let pem = read.query.has("pem");
+    let pem = match read.query.non_empty("pem").map(parse_bool) {
+        None => false,
+        Some(Some(pem)) => pem,
+        Some(None) => return Err(Error::bad_request("The 'pem' query parameter must be a boolean value").into()),
+    };
     read.answer(move |view, pretty| match ca::ca(view) {
         None => no_ca(),
         Some(row) if pem => roots_pem(row),

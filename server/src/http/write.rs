@@ -1,5 +1,7 @@
 //! What all writes share: a bounded body, a proposal, and `true`.
 
+use std::time::Duration;
+
 use api::Error;
 use api::query::{Query, refuse_tenancy_headers};
 use axum::body::Body;
@@ -15,6 +17,11 @@ use serde::de::DeserializeOwned;
 
 use super::read::{PathTail, plain_json};
 use super::{Refusal, Reply, Shared};
+
+/// Of a body that is too large so much more is read and dropped: who is still sending when the connection ends would not
+/// hear why.
+const DRAIN_BYTES_MAX: usize = 2 * BODY_BYTES_MAX;
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A write: its parameters, and a body that is not read yet.
 pub(crate) struct Write {
@@ -43,14 +50,16 @@ impl Write {
     /// # Errors
     /// 413 with Consul's text if it is longer than `max_bytes`.
     pub(crate) async fn take_body(&mut self, max_bytes: usize) -> Result<Bytes, Refusal> {
-        let body = std::mem::take(&mut self.body);
+        let mut body = std::mem::take(&mut self.body);
         let announced = body.size_hint().exact();
         if let Some(len) = announced.filter(|len| *len > max_bytes as u64) {
+            drain(body).await;
             return Err(Error::too_large(len, max_bytes).into());
         }
-        match Limited::new(body, max_bytes).collect().await {
+        match Limited::new(&mut body, max_bytes).collect().await {
             Ok(body) => Ok(body.to_bytes()),
             Err(error) if error.is::<LengthLimitError>() => {
+                drain(body).await;
                 Err(Error::too_large(max_bytes as u64 + 1, max_bytes).into())
             }
             Err(error) => Err(Error::bad_request(format!("Request decode failed: {error}")).into()),
@@ -90,6 +99,13 @@ impl Write {
         let answered = self.propose(command).await?;
         Ok(bool_json(answered != Answered::CasFailed, self.pretty()))
     }
+}
+
+async fn drain(body: Body) {
+    let mut rest = Limited::new(body, DRAIN_BYTES_MAX);
+    let read = async { while let Some(Ok(_)) = rest.frame().await {} };
+    // Who sends still more, or slowly, is hung up on.
+    let _ = tokio::time::timeout(DRAIN_TIMEOUT, read).await;
 }
 
 /// `true` or `false`.
