@@ -1,4 +1,4 @@
-//! Questions to a [`View`](crate::View), one file per noun. Each notes the topics that it reads, also those of things that it
+//! Questions to a [`View`], one file per noun. Each notes the topics that it reads, also those of things that it
 //! did not find. Rows are borrowed; their order is the same each time and everywhere (node, then instance id).
 
 pub mod ca;

@@ -50,7 +50,7 @@ struct Flags {
     /// Start a cluster when so many servers have found each other.
     #[arg(long)]
     bootstrap_expect: Option<u32>,
-    /// The datacenter's name [dc1].
+    /// The datacenter's name (dc1).
     #[arg(long)]
     datacenter: Option<String>,
     /// The datacenter with the CA root, intentions and config entries.
@@ -68,10 +68,10 @@ struct Flags {
     /// key:value metadata of the node; may be given several times.
     #[arg(long)]
     node_meta: Vec<String>,
-    /// Address for other nodes to be served on [0.0.0.0].
+    /// Address for other nodes to be served on (0.0.0.0).
     #[arg(long)]
     bind: Option<String>,
-    /// Address for local clients: HTTP, DNS, gRPC [127.0.0.1].
+    /// Address for local clients: HTTP, DNS, gRPC (127.0.0.1).
     #[arg(long)]
     client: Option<String>,
     /// Address that other nodes are told [the bind address].
@@ -95,22 +95,22 @@ struct Flags {
     /// As -retry-join-wan.
     #[arg(long)]
     join_wan: Vec<String>,
-    /// Port of the HTTP API [8500]; -1 turns it off.
+    /// Port of the HTTP API (8500); -1 turns it off.
     #[arg(long, allow_hyphen_values = true)]
     http_port: Option<i32>,
-    /// Port of the HTTPS API [off].
+    /// Port of the HTTPS API (off).
     #[arg(long, allow_hyphen_values = true)]
     https_port: Option<i32>,
-    /// Port of DNS [8600]; -1 turns it off.
+    /// Port of DNS (8600); -1 turns it off.
     #[arg(long, allow_hyphen_values = true)]
     dns_port: Option<i32>,
-    /// Port for the machine's proxies [8502]; -1 turns it off.
+    /// Port for the machine's proxies (8502); -1 turns it off.
     #[arg(long, allow_hyphen_values = true)]
     grpc_port: Option<i32>,
-    /// Port for other nodes [8300].
+    /// Port for other nodes (8300).
     #[arg(long)]
     server_port: Option<i32>,
-    /// DNS domain [consul.].
+    /// DNS domain (consul.).
     #[arg(long)]
     domain: Option<String>,
     /// A second DNS domain.
@@ -125,7 +125,7 @@ struct Flags {
     /// Allow script checks from files and the API. Whoever reaches the API can then run programs.
     #[arg(long)]
     enable_script_checks: bool,
-    /// trace, debug, info, warn or error [info].
+    /// trace, debug, info, warn or error (info).
     #[arg(long)]
     log_level: Option<String>,
     /// Log as JSON.

@@ -13,7 +13,7 @@ const APP_PORT: u16 = 9090;
 const UPSTREAM_PORT: u16 = 9191;
 const GATEWAY_PORT: u16 = 8443;
 
-/// The addresses of one run: 127.<block>.<datacenter>.<host>.
+/// The addresses of one run: `127.BLOCK.DATACENTER.HOST`.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Plan {
     block: u8,

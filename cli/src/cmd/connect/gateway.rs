@@ -27,7 +27,7 @@ pub(super) struct GatewayArgs {
     /// With -register: `ip:port` where this datacenter's sidecars reach it.
     #[arg(long)]
     address: Option<SocketAddr>,
-    /// With -register: `ip:port` (UDP) where other datacenters' gateways reach it [-address].
+    /// With -register: `ip:port` (UDP) where other datacenters' gateways reach it (as -address).
     #[arg(long)]
     wan_address: Option<SocketAddr>,
     /// With -register: the IP address to listen on [that of -address].
