@@ -1,24 +1,29 @@
 //! Who belongs to the cluster, and who leads it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
-use openraft::ChangeMembers;
 use openraft::error::{ChangeMembershipError, ClientWriteError, InitializeError, RaftError};
 use openraft::raft::ClientWriteResponse;
+use openraft::{ChangeMembers, ServerState};
+use tokio::sync::Mutex;
 
-use crate::consensus::TypeConfig;
+use crate::consensus::{Core, TypeConfig};
 use crate::raft::Raft;
 use crate::types::{Member, NodeId, StateMachine};
 use crate::{MembershipError, ReadError, Status};
 
 /// A change of the membership is two entries of the log; this is ample.
 const CHANGE_TIMEOUT: Duration = Duration::from_secs(30);
+/// Before the end of a change that a former leader began is tried again.
+const FINISH_PAUSE: Duration = Duration::from_millis(200);
 /// A learner may be this many entries behind when it becomes a voter.
 const LAG_MAX: u64 = 1_000;
 /// How often a transfer of leadership asks the other member to stand.
 const TRANSFER_TRIES: u32 = 5;
 
+type ServerMetrics = openraft::metrics::RaftServerMetrics<NodeId, Member>;
 type WriteError = RaftError<NodeId, ClientWriteError<NodeId, Member>>;
 
 impl<S: StateMachine> Raft<S> {
@@ -97,9 +102,11 @@ impl<S: StateMachine> Raft<S> {
     /// about `election_ms_max`. Fails if the other does not win; then this member leads on, or somebody else does.
     ///
     /// # Errors
-    /// [`MembershipError::UnknownMember`] if there is no such voter, [`MembershipError::Behind`] if it did not catch up or win.
+    /// [`MembershipError::UnknownMember`] if there is no such voter, [`MembershipError::Behind`] if it did not catch up or win,
+    /// [`MembershipError::Busy`] if it is being handed over already.
     pub async fn transfer_leader(&self, to: Option<NodeId>) -> Result<(), MembershipError> {
         self.check_leader()?;
+        let _turn = self.handing_over().try_lock().map_err(|_busy| MembershipError::Busy)?;
         let status = self.status();
         let to = pick_successor(&status, to)?;
         let _pause = self.pause();
@@ -147,10 +154,42 @@ impl<S: StateMachine> Raft<S> {
     }
 
     async fn change(&self, change: ChangeMembers<NodeId, Member>, retain: bool) -> Result<(), MembershipError> {
-        match tokio::time::timeout(CHANGE_TIMEOUT, self.core().change_membership(change, retain)).await {
-            Ok(outcome) => outcome.map(|_: ClientWriteResponse<TypeConfig>| ()).map_err(refusal),
-            Err(_elapsed) => Err(MembershipError::Unknown),
+        // In a task of its own: a caller that goes away must not leave the members between two sets of voters.
+        let (core, changing) = (self.core().clone(), self.changing());
+        let changed = tokio::spawn(tokio::time::timeout(CHANGE_TIMEOUT, async move {
+            let _turn = changing.lock().await;
+            core.change_membership(change, retain).await
+        }));
+        match changed.await {
+            Ok(Ok(outcome)) => outcome.map(|_: ClientWriteResponse<TypeConfig>| ()).map_err(refusal),
+            Ok(Err(_elapsed)) => Err(MembershipError::Unknown),
+            Err(_ended) => Err(MembershipError::Stopped),
         }
+    }
+}
+
+/// A leader may be lost between the two entries of a change; the next one writes the second. It does not know whether those
+/// who lost their vote were to go, so they stay as learners.
+pub(crate) async fn finish_changes(core: Core, changing: Arc<Mutex<()>>) {
+    let mut metrics = core.server_metrics();
+    loop {
+        let is_joint = |now: &ServerMetrics| {
+            now.state == ServerState::Leader && now.membership_config.membership().get_joint_config().len() > 1
+        };
+        if metrics.wait_for(is_joint).await.is_err() {
+            return;
+        }
+        // Who makes a change here holds the turn until both entries are written.
+        let turn = changing.lock().await;
+        let is_left_over = is_joint(&metrics.borrow());
+        if is_left_over {
+            let finish = core.change_membership(ChangeMembers::AddVoterIds(BTreeSet::new()), true);
+            if let Ok(Err(RaftError::Fatal(_))) = tokio::time::timeout(CHANGE_TIMEOUT, finish).await {
+                return;
+            }
+        }
+        drop(turn);
+        tokio::time::sleep(FINISH_PAUSE).await;
     }
 }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use openraft::error::Fatal;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::client::{Client, Network};
@@ -14,6 +15,7 @@ use crate::elections::space_elections;
 use crate::leadership::{contact_max, follow_leadership, role};
 use crate::log::{Log, held};
 use crate::machine::Machine;
+use crate::members::finish_changes;
 use crate::propose::{Proposal, Proposer};
 use crate::read::{Confirmer, Waiting};
 use crate::service::{LastContact, Service};
@@ -46,6 +48,10 @@ struct Inner<S: StateMachine> {
     applied: watch::Receiver<u64>,
     leadership: watch::Receiver<Leadership>,
     paused: Arc<watch::Sender<bool>>,
+    /// Held by the one who changes the membership.
+    changing: Arc<tokio::sync::Mutex<()>>,
+    /// Held while the leadership is handed over.
+    handing_over: tokio::sync::Mutex<()>,
     last_contact: LastContact,
     machine_type: PhantomData<fn() -> S>,
 }
@@ -121,7 +127,15 @@ impl<S: StateMachine> Raft<S> {
         let deadline = contact_max(&config);
         tokio::spawn(Confirmer { core: core.clone(), inbox: asked, paused: resumed, deadline }.run());
         tokio::spawn(space_elections(core.clone(), config.clone()));
-        tokio::spawn(snapshot_by_size(core.clone(), machine.clone(), leadership.clone(), config.snapshot_every_bytes));
+        let sizes = Sizes {
+            core: core.clone(),
+            log: log.clone(),
+            machine: machine.clone(),
+            bytes_max: config.snapshot_every_bytes,
+        };
+        tokio::spawn(sizes.watch(leadership.clone()));
+        let changing = Arc::<tokio::sync::Mutex<()>>::default();
+        tokio::spawn(finish_changes(core.clone(), Arc::clone(&changing)));
         let applied = machine.applied();
         let inner = Inner {
             id,
@@ -135,6 +149,8 @@ impl<S: StateMachine> Raft<S> {
             applied,
             leadership,
             paused: Arc::new(paused),
+            changing,
+            handing_over: tokio::sync::Mutex::default(),
             last_contact,
             machine_type: PhantomData,
         };
@@ -270,6 +286,7 @@ impl<S: StateMachine> Raft<S> {
                 Role::Leader => metrics.millis_since_quorum_ack.map(Duration::from_millis),
                 Role::Learner | Role::Follower | Role::Candidate | Role::Stopped => self.since_contact(),
             },
+            is_changing: membership.get_joint_config().len() > 1,
             voters,
             learners,
             matched: matched.map(|(id, log_id)| (*id, log_id.map_or(0, |log_id| log_id.index))).collect(),
@@ -323,6 +340,14 @@ impl<S: StateMachine> Raft<S> {
         self.inner.config.election_ms_max
     }
 
+    pub(crate) fn changing(&self) -> Arc<tokio::sync::Mutex<()>> {
+        Arc::clone(&self.inner.changing)
+    }
+
+    pub(crate) fn handing_over(&self) -> &tokio::sync::Mutex<()> {
+        &self.inner.handing_over
+    }
+
     /// Makes this leader silent: proposals and reads wait, and no heartbeats are sent, until what is answered is dropped.
     pub(crate) fn pause(&self) -> Pause {
         self.inner.paused.send_replace(true);
@@ -350,14 +375,35 @@ impl Drop for Pause {
 }
 
 /// openraft counts entries; ours are batches of very different sizes, so their bytes are watched, too.
-async fn snapshot_by_size(core: Core, machine: Machine, mut leadership: watch::Receiver<Leadership>, bytes_max: u64) {
-    loop {
-        tokio::select! {
-            () = tokio::time::sleep(SNAPSHOT_CHECK) => {}
-            _stopped = leadership.wait_for(|now| now.is_stopped) => return,
+struct Sizes {
+    core: Core,
+    log: Log,
+    machine: Machine,
+    bytes_max: u64,
+}
+
+impl Sizes {
+    async fn watch(self, mut leadership: watch::Receiver<Leadership>) {
+        loop {
+            tokio::select! {
+                () = tokio::time::sleep(SNAPSHOT_CHECK) => {}
+                _stopped = leadership.wait_for(|now| now.is_stopped) => return,
+            }
+            if self.check().await.is_err() {
+                return;
+            }
         }
-        if machine.bytes_since_snapshot() > bytes_max && core.trigger().snapshot().await.is_err() {
-            return;
+    }
+
+    /// Many bytes since the last snapshot ask for another one. Many behind it are dropped: openraft drops no further than
+    /// the snapshot goes.
+    async fn check(&self) -> Result<(), Fatal<NodeId>> {
+        if self.machine.bytes_since_snapshot() > self.bytes_max {
+            self.core.trigger().snapshot().await?;
+        }
+        match self.log.beyond(self.bytes_max) {
+            Some(index) => self.core.trigger().purge_log(index).await,
+            None => Ok(()),
         }
     }
 }

@@ -100,7 +100,8 @@ impl Snapshots {
         };
         let record = Mutex::new(Some(Record { store, manifest }));
         let snapshots = Snapshots { disk, dir: dir.clone(), record, current: Mutex::new(current) };
-        snapshots.sweep(true).map_err(failed)?;
+        let current = snapshots.current().map(|(_head, file)| file);
+        snapshots.sweep(current.as_ref(), true).map_err(failed)?;
         Ok(snapshots)
     }
 
@@ -122,10 +123,12 @@ impl Snapshots {
         Some(CoreSnapshot { meta: head.meta(), snapshot: Box::new(file) })
     }
 
-    /// Writes a state out and makes it current. Blocks.
+    /// Writes a state out and makes it current, unless a newer one is. Answers what was written in any case: a newer one that
+    /// was received and never installed says nothing of what this member has applied. Blocks.
     pub(crate) fn write(&self, head: &Head, state: Box<dyn Snapshot>) -> io::Result<(Head, SnapshotFile)> {
         let incoming = self.begin()?;
-        self.write_to(&incoming, head, state)
+        let (_current, file) = self.write_to(&incoming, head, state)?;
+        Ok((head.clone(), file))
     }
 
     fn write_to(&self, incoming: &Incoming, head: &Head, state: Box<dyn Snapshot>) -> io::Result<(Head, SnapshotFile)> {
@@ -184,7 +187,7 @@ impl Snapshots {
             self.disk.fatal("a snapshot could not be synced", &error);
             return Err(error);
         }
-        // Held to the end, so that of two snapshots that are ready at once the newer one stays.
+        // Held to the end, so that of two snapshots that are ready at once the newer one stays, and neither is swept away.
         let mut current = held(&self.current);
         if let Some(newer) = current.as_ref().filter(|(newer, _file)| newer.last_log_id > head.last_log_id).cloned() {
             return Ok(newer);
@@ -198,18 +201,22 @@ impl Snapshots {
         held(&self.record).as_ref().ok_or_else(|| io::Error::other("this member has stopped"))?.write(&named)?;
         let file = SnapshotFile { path, bytes };
         *current = Some((head.clone(), file.clone()));
-        drop(current);
-        self.sweep(false)?;
+        if let Err(error) = self.sweep(Some(&file), false) {
+            tracing::warn!(%error, "old snapshots could not be removed; the next one will do it");
+        }
         Ok((head.clone(), file))
     }
 
     /// Removes old snapshots, and at start what was half written. Who reads one of them goes on reading.
-    fn sweep(&self, at_start: bool) -> io::Result<()> {
-        let current = self.current().map(|(_head, file)| file.path);
+    fn sweep(&self, current: Option<&SnapshotFile>, at_start: bool) -> io::Result<()> {
+        let current = current.map(|file| &file.path);
         for path in self.disk.list(&self.dir)? {
-            let is_old = path.extension().is_some_and(|e| e == "snapshot") && Some(&path) != current.as_ref();
+            let is_old = path.extension().is_some_and(|e| e == "snapshot") && Some(&path) != current;
             if is_old || (at_start && path.extension().is_some_and(|e| e == "tmp")) {
-                self.disk.remove(&path)?;
+                match self.disk.remove(&path) {
+                    Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                    Ok(()) | Err(_) => {}
+                }
             }
         }
         Ok(())

@@ -28,6 +28,8 @@ pub struct Status {
     /// How old its state can be: a follower's time since the leader's last word, a leader's since a majority last answered.
     /// `None` if there was none since the start.
     pub last_contact: Option<Duration>,
+    /// A change of the voters is under way: both the old and the new ones must agree.
+    pub is_changing: bool,
     /// Those who vote.
     pub voters: Vec<Member>,
     /// Those who only follow.

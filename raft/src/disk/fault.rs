@@ -90,6 +90,12 @@ impl FaultDisk {
                 names.insert(path.clone(), Arc::clone(content));
             }
         }
+        // And a removal that was not synced may have happened, or not.
+        for path in state.synced_names.keys().filter(|path| !state.names.contains_key(*path)) {
+            if luck.random_bool(0.5) {
+                names.remove(path);
+            }
+        }
         for content in names.values() {
             held(content).cut(&mut luck);
         }

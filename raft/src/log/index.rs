@@ -160,6 +160,18 @@ impl Index {
         self.slot(agreed.index).is_some_and(|slot| slot.log_id != agreed)
     }
 
+    /// The last index to drop if the entries after it are to have no more than `bytes_max`; none if all have.
+    pub(crate) fn beyond(&self, bytes_max: u64) -> Option<u64> {
+        let mut bytes = 0;
+        for (at, slot) in self.slots.iter().enumerate().rev() {
+            bytes += slot.bytes as u64;
+            if bytes > bytes_max {
+                return Some(self.first + at as u64);
+            }
+        }
+        None
+    }
+
     /// The entries of a range that are there, in order; no more than `bytes_max` of payload, but at least one.
     pub(crate) fn find(&self, range: Range<u64>, bytes_max: usize) -> Vec<Found> {
         let mut found = Vec::new();

@@ -102,6 +102,11 @@ impl Log {
         held(&self.shared.index).state.committed
     }
 
+    /// The last index to drop if the entries after it are to have no more than `bytes_max`.
+    pub(crate) fn beyond(&self, bytes_max: u64) -> Option<u64> {
+        held(&self.shared.index).beyond(bytes_max)
+    }
+
     /// Makes the log fit the snapshot that is on the disk. A snapshot that was received and not installed before the process
     /// ended may contradict entries that were never agreed on: they go.
     pub(crate) fn fit(&self, snapshot: Option<LogId>, dir: &Path) -> Result<(), StartError> {

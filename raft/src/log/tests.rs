@@ -527,3 +527,27 @@ fn the_first_version_is_read() {
     let with_a_new_field = b"\x01\x81\xa6Normal\x82\xa8commands\x91\xc4\x03abc\xa3new\x01";
     assert!(decode(with_a_new_field).is_ok());
 }
+
+#[test]
+fn a_leader_that_starts_again_is_a_mere_candidate_and_follows_whom_it_followed() {
+    for (voted_for, committed) in [(NODE, false), (NODE + 1, true)] {
+        let disk = FaultDisk::new();
+        let mut log = open(&disk).unwrap();
+        let vote = Vote::new_committed(5, voted_for);
+        run(log.save_vote(&vote)).unwrap();
+        assert_eq!(run(log.read_vote()).unwrap(), Some(vote));
+        drop(log);
+        let vote = run(open(&disk).unwrap().read_vote()).unwrap();
+        assert_eq!(vote, Some(Vote { committed, ..Vote::new(5, voted_for) }));
+    }
+}
+
+#[test]
+fn the_bytes_that_are_kept_are_counted_from_the_end() {
+    let disk = FaultDisk::new();
+    let mut log = open(&disk).unwrap();
+    run(log.blocking_append((1..=10).map(|index| entry(1, index, &"x".repeat(1_000))))).unwrap();
+    assert_eq!(log.beyond(1_000_000), None);
+    assert_eq!(log.beyond(0), Some(10));
+    assert_eq!(log.beyond(3_500), Some(7));
+}

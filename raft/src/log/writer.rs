@@ -251,8 +251,10 @@ impl Writer {
             } else {
                 self.disk.remove(&segment.path)?;
             }
+            // One after the other: after a power cut no older one may be there with a younger one gone.
+            self.disk.sync_dir(&self.dir)?;
         }
-        self.disk.sync_dir(&self.dir)
+        Ok(())
     }
 }
 

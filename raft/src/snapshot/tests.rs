@@ -66,8 +66,9 @@ fn the_newest_is_current_and_the_others_go() {
     write(&snapshots, 3).unwrap();
     let (_head, old) = write(&snapshots, 500).unwrap();
     let reader = snapshots.open_file(&old).unwrap();
-    let (current, _file) = write(&snapshots, 20).unwrap();
-    assert_eq!(current, head(500), "an older one does not replace it");
+    let (written, _file) = write(&snapshots, 20).unwrap();
+    assert_eq!(written, head(20), "who writes it hears of nothing that it does not hold");
+    assert_eq!(index_of_current(&snapshots), Some(500), "an older one does not replace it");
     write(&snapshots, 700).unwrap();
     assert_eq!(index_of_current(&snapshots), Some(700));
     assert_eq!(disk.list(&dir()).unwrap().len(), 1);
@@ -164,4 +165,100 @@ fn what_is_received_is_checked_before_it_counts() {
     assert_eq!(index_of_current(&snapshots), Some(40));
     snapshots.close();
     assert!(write(&snapshots, 90).is_err(), "a stopped member makes none current");
+}
+
+/// Does something else while a folder is listed.
+struct Meanwhile {
+    disk: FaultDisk,
+    act: Mutex<Option<Box<dyn FnOnce() + Send>>>,
+}
+
+impl Disk for Meanwhile {
+    fn create_dir(&self, dir: &Path) -> io::Result<()> {
+        self.disk.create_dir(dir)
+    }
+
+    fn list(&self, dir: &Path) -> io::Result<Vec<PathBuf>> {
+        let act = held(&self.act).take();
+        let acting = act.map(std::thread::spawn);
+        // It may have to wait for us: then it goes on when we are done.
+        for _ in 0..50 {
+            if acting.as_ref().is_none_or(|thread| thread.is_finished()) {
+                break;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(2));
+        }
+        self.disk.list(dir)
+    }
+
+    fn create(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
+        self.disk.create(path)
+    }
+
+    fn open(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
+        self.disk.open(path)
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.disk.rename(from, to)
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        self.disk.remove(path)
+    }
+
+    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+        self.disk.sync_dir(dir)
+    }
+}
+
+#[test]
+fn of_two_snapshots_at_once_the_newer_one_stays() {
+    let folder = tempfile::tempdir().unwrap();
+    let disk = Arc::new(Meanwhile { disk: FaultDisk::new(), act: Mutex::default() });
+    let store = Store::open(folder.path()).unwrap();
+    let snapshots = Arc::new(Snapshots::open(Arc::clone(&disk) as Arc<dyn Disk>, dir(), store).unwrap());
+    let (other, (written, is_written)) = (Arc::clone(&snapshots), std::sync::mpsc::channel());
+    *held(&disk.act) = Some(Box::new(move || {
+        write(&other, 60).unwrap();
+        written.send(()).unwrap();
+    }));
+    write(&snapshots, 30).unwrap();
+    is_written.recv_timeout(std::time::Duration::from_secs(20)).unwrap();
+    assert_eq!(index_of_current(&snapshots), Some(60));
+    drop(disk);
+}
+
+#[test]
+fn a_folder_that_cannot_be_swept_fails_no_snapshot() {
+    struct NoRemoval(Meanwhile);
+    impl Disk for NoRemoval {
+        fn create_dir(&self, dir: &Path) -> io::Result<()> {
+            self.0.create_dir(dir)
+        }
+        fn list(&self, dir: &Path) -> io::Result<Vec<PathBuf>> {
+            self.0.list(dir)
+        }
+        fn create(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
+            self.0.create(path)
+        }
+        fn open(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
+            self.0.open(path)
+        }
+        fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+            self.0.rename(from, to)
+        }
+        fn remove(&self, _path: &Path) -> io::Result<()> {
+            Err(io::ErrorKind::PermissionDenied.into())
+        }
+        fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+            self.0.sync_dir(dir)
+        }
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let disk = NoRemoval(Meanwhile { disk: FaultDisk::new(), act: Mutex::default() });
+    let snapshots = Snapshots::open(Arc::new(disk), dir(), Store::open(folder.path()).unwrap()).unwrap();
+    write(&snapshots, 30).unwrap();
+    write(&snapshots, 60).unwrap();
+    assert_eq!(index_of_current(&snapshots), Some(60));
 }

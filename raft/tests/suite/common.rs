@@ -9,6 +9,8 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use hyper_util::rt::TokioIo;
+use raft::disk::fault::FaultDisk;
+use raft::disk::{Disk, RealDisk};
 use raft::{Bytes, Config, Dial, Member, ProposeError, Raft, Snapshot, StateMachine};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
@@ -158,6 +160,8 @@ pub(crate) struct Node {
     pub(crate) dir: tempfile::TempDir,
     pub(crate) address: SocketAddr,
     pub(crate) ledger: Ledger,
+    /// Its disk, if it is one that can fail; the store is always on a real one.
+    pub(crate) disk: Option<FaultDisk>,
     running: Option<(Raft<Ledger>, JoinHandle<()>)>,
 }
 
@@ -180,6 +184,21 @@ pub(crate) struct Cluster {
     pub(crate) nodes: Vec<Node>,
     pub(crate) net: Net,
     pub(crate) adjust: fn(&mut Config),
+    pub(crate) has_fault_disks: bool,
+}
+
+/// What writes to the folders ends before they go.
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        let stop = async {
+            for at in 0..self.nodes.len() {
+                if self.nodes[at].is_running() {
+                    self.stop(at).await;
+                }
+            }
+        };
+        tokio::task::block_in_place(|| tokio::runtime::Handle::current().block_on(stop));
+    }
 }
 
 impl Cluster {
@@ -189,7 +208,16 @@ impl Cluster {
     }
 
     pub(crate) async fn start_with(size: usize, adjust: fn(&mut Config)) -> Cluster {
-        let mut cluster = Cluster { nodes: Vec::new(), net: Net::default(), adjust };
+        Cluster::begin(size, adjust, false).await
+    }
+
+    /// Their logs and snapshots are on disks that can fail.
+    pub(crate) async fn start_on_fault_disks(size: usize, adjust: fn(&mut Config)) -> Cluster {
+        Cluster::begin(size, adjust, true).await
+    }
+
+    async fn begin(size: usize, adjust: fn(&mut Config), has_fault_disks: bool) -> Cluster {
+        let mut cluster = Cluster { nodes: Vec::new(), net: Net::default(), adjust, has_fault_disks };
         for _ in 0..size {
             cluster.add_node().await;
         }
@@ -204,7 +232,13 @@ impl Cluster {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let dir = tempfile::tempdir().unwrap();
-        self.nodes.push(Node { dir, address, ledger: Ledger::default(), running: None });
+        self.nodes.push(Node {
+            dir,
+            address,
+            ledger: Ledger::default(),
+            disk: self.has_fault_disks.then(FaultDisk::new),
+            running: None,
+        });
         let at = self.nodes.len() - 1;
         self.serve(at, listener).await;
         at
@@ -233,7 +267,11 @@ impl Cluster {
         (config.election_ms_min, config.election_ms_max) = (400, 700);
         (self.adjust)(&mut config);
         let dial = NetDial { net: self.net.clone(), from: address, channels: Mutex::default() };
-        let (raft, service) = Raft::start(config, node.ledger.clone(), dial).await.unwrap();
+        let disk: Arc<dyn Disk> = match &node.disk {
+            Some(disk) => Arc::new(disk.clone()),
+            None => Arc::new(RealDisk),
+        };
+        let (raft, service) = Raft::start_on(disk, config, node.ledger.clone(), dial).await.unwrap();
         let incoming = tokio_stream::wrappers::TcpListenerStream::new(listener);
         let server = tokio::spawn(async move {
             Server::builder().add_service(service).serve_with_incoming(incoming).await.unwrap();

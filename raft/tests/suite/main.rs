@@ -4,3 +4,4 @@ mod cluster;
 mod common;
 mod disks;
 mod membership;
+mod trouble;

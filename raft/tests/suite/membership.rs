@@ -19,7 +19,7 @@ async fn a_cluster_is_bootstrapped_once_and_with_its_own_members() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn all_may_bootstrap_at_once_with_the_same_members() {
-    let mut cluster = Cluster { nodes: Vec::new(), net: Net::default(), adjust: |_config| {} };
+    let mut cluster = Cluster { nodes: Vec::new(), net: Net::default(), adjust: |_config| {}, has_fault_disks: false };
     for _ in 0..3 {
         cluster.add_node().await;
     }
