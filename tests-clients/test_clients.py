@@ -368,6 +368,126 @@ class Dns(ClientTest):
         soon(lambda: self.assertGreaterEqual(len(self.dig(0, "consul", "NS").data("NS")), 1))
 
 
+class Mesh(ClientTest):
+    """Config entries, intentions and certificates."""
+
+    def test_config_entries(self):
+        config = self.consuls[0].config
+        self.assertTrue(config.set("service-defaults", "shop", {"Protocol": "http"}))
+        entry = self.consuls[1].config.get("service-defaults", "shop")
+        self.assertEqual((entry["Kind"], entry["Name"], entry["Protocol"]), ("service-defaults", "shop", "http"))
+        self.assertIn("shop", [row["Name"] for row in self.consuls[2].config.list("service-defaults")])
+        self.assertFalse(config.set("service-defaults", "shop", {"Protocol": "tcp"}, cas=1))
+        self.assertTrue(config.set("service-defaults", "shop", {"Protocol": "grpc"}, cas=entry["ModifyIndex"]))
+        self.assertEqual(self.curl(1, "GET", "/v1/config/service-defaults/shop").json()["Protocol"], "grpc")
+        # A splitter needs a protocol of layer 7, and weights of 100 in all.
+        for kind, body in (
+            ("service-splitter", {"Splits": [{"Weight": 60}]}),
+            ("service-splitter", {"Splits": [{"Weight": 100, "ServiceSubset": "nowhere"}]}),
+        ):
+            with self.assertRaises(consul.ConsulException, msg=f"{kind} {body}"):
+                config.set(kind, "shop", body)
+        self.assertTrue(config.delete("service-defaults", "shop"))
+        self.assertEqual(self.curl(2, "GET", "/v1/config/service-defaults/shop").status, 404)
+
+    def test_intentions(self):
+        intentions = self.consuls[0].connect.intentions
+        self.assertTrue(intentions.check("web", "db"), "nothing is denied yet")
+        self.assertTrue(intentions.upsert("web", "db", action="deny", description="not this one"))
+        self.assertTrue(intentions.upsert("*", "db", action="allow"))
+        self.assertFalse(self.consuls[1].connect.intentions.check("web", "db"))
+        self.assertTrue(self.consuls[2].connect.intentions.check("app", "db"))
+        read = self.consuls[1].connect.intentions.read("web", "db")
+        self.assertEqual((read["SourceName"], read["DestinationName"], read["Action"]), ("web", "db", "deny"))
+        # The most exact comes first.
+        matching = self.consuls[2].connect.intentions.match("destination", "db")["db"]
+        self.assertEqual([row["SourceName"] for row in matching], ["web", "*"])
+        self.assertGreater(matching[0]["Precedence"], matching[1]["Precedence"])
+        for source in ("web", "*"):
+            self.assertTrue(intentions.delete(source, "db"))
+        self.assertEqual(self.curl(1, "GET", "/v1/connect/intentions/exact?source=web&destination=db").status, 404)
+        self.assertTrue(self.consuls[2].connect.intentions.check("web", "db"))
+
+    def test_roots_and_leaves(self):
+        roots = self.consuls[0].connect.ca.roots()
+        for client in self.consuls:
+            self.assertEqual(client.agent.connect.ca.roots()["TrustDomain"], roots["TrustDomain"])
+        active = [root for root in roots["Roots"] if root["Active"]]
+        self.assertEqual([root["ID"] for root in active], [roots["ActiveRootID"]])
+        # Unlike Consul, Tribune gives a node no certificate of a service that it does not run.
+        self.assertEqual(self.curl(1, "GET", "/v1/agent/connect/ca/leaf/mint").status, 403)
+        self.assertTrue(self.consuls[1].agent.service.register("mint", port=1))
+        soon(lambda: self.assertEqual(self.curl(1, "GET", "/v1/agent/connect/ca/leaf/mint").status, 200))
+        leaf = self.consuls[1].agent.connect.ca.leaf("mint")
+        self.assertEqual(leaf["ServiceURI"], f"spiffe://{roots['TrustDomain']}/ns/default/dc/dc1/svc/mint")
+        self.assertIn("BEGIN CERTIFICATE", leaf["CertPEM"])
+        self.assertIn("PRIVATE KEY", leaf["PrivateKeyPEM"])
+        # The same leaf for whoever asks again.
+        self.assertEqual(self.consuls[1].agent.connect.ca.leaf("mint")["SerialNumber"], leaf["SerialNumber"])
+        asked = {"Target": "db", "ClientCertURI": leaf["ServiceURI"], "ClientCertSerial": leaf["SerialNumber"]}
+        answer = self.curl(1, "POST", "/v1/agent/connect/authorize", asked).json()
+        self.assertTrue(answer["Authorized"], answer)
+        self.assertTrue(self.consuls[1].agent.service.deregister("mint"))
+
+    def test_a_sidecar_is_registered_with_its_service(self):
+        body = {"Name": "till", "Port": 7070, "Connect": {"SidecarService": {}}}
+        self.assertEqual(self.curl(2, "PUT", "/v1/agent/service/register", body).status, 200)
+
+        def check():
+            _, rows = self.consuls[0].catalog.connect("till")
+            self.assertEqual([(row["ServiceID"], row["ServiceKind"]) for row in rows], [("till-sidecar-proxy", "connect-proxy")])
+            self.assertEqual(rows[0]["ServiceProxy"]["DestinationServiceName"], "till")
+            self.assertGreaterEqual(rows[0]["ServicePort"], 21000)
+        soon(check)
+        self.assertEqual(self.curl(2, "PUT", "/v1/agent/service/deregister/till").status, 200)
+        soon(lambda: self.assertEqual(self.consuls[0].catalog.connect("till")[1], []))
+
+
+class Maintenance(ClientTest):
+    """An instance or a node is taken out of the answers by its operator, and put back."""
+
+    def test_a_service_in_maintenance_is_not_found(self):
+        agent = self.consuls[0].agent
+        self.assertTrue(agent.service.register("press", address="127.20.0.12", port=1))
+        soon(lambda: self.assertEqual(self.dig(1, "press.service.consul", "A").data("A"), ["127.20.0.12"]))
+        self.assertTrue(agent.service.maintenance("press", "true", "oiling"))
+
+        def check_out():
+            _, rows = self.consuls[2].health.service("press")
+            notes = {row["CheckID"]: (row["Status"], row["Notes"]) for row in rows[0]["Checks"]}
+            self.assertEqual(notes["_service_maintenance:press"], ("critical", "oiling"))
+            self.assertEqual(self.dig(1, "press.service.consul", "A").status, "NXDOMAIN")
+        soon(check_out)
+        self.assertTrue(agent.service.maintenance("press", "false"))
+        soon(lambda: self.assertEqual(self.dig(1, "press.service.consul", "A").data("A"), ["127.20.0.12"]))
+        self.assertTrue(agent.service.deregister("press"))
+
+    def test_a_node_in_maintenance_is_not_found(self):
+        agent = self.consuls[1].agent
+        self.assertTrue(agent.service.register("lathe", address="127.20.0.13", port=1))
+        self.assertTrue(agent.maintenance(True, "moving"))
+        soon(lambda: self.assertEqual(self.consuls[0].health.service("lathe", passing=True)[1], []))
+        self.assertEqual(agent.checks()["_node_maintenance"]["Status"], "critical")
+        self.assertTrue(agent.maintenance(False))
+        soon(lambda: self.assertEqual(len(self.consuls[0].health.service("lathe", passing=True)[1]), 1))
+        self.assertTrue(agent.service.deregister("lathe"))
+
+
+class Operations(ClientTest):
+    """What an operator asks."""
+
+    def test_raft_and_its_health(self):
+        servers = self.consuls[0].operator.raft_config()["Servers"]
+        self.assertEqual(sorted(server["Node"] for server in servers), ["s1", "s2", "s3"])
+        self.assertEqual([server["Leader"] for server in servers].count(True), 1)
+        self.assertTrue(all(server["Voter"] for server in servers))
+        soon(lambda: self.assertTrue(self.consuls[1].operator.autopilot_health()["Healthy"]))
+
+    def test_datacenters_and_metrics(self):
+        self.assertEqual(self.consuls[0].catalog.datacenters(), ["dc1"])
+        self.assertIn("Gauges", self.consuls[0].agent.metrics())
+
+
 class Conventions(ClientTest):
     """Headers, codes and texts that clients match on."""
 
