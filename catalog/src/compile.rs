@@ -10,6 +10,7 @@ pub use sidecar::sidecar;
 use crate::query::service::instance;
 use crate::view::View;
 use model::config_entry::Protocol;
+use model::intention::Action;
 use model::proxy_config::Endpoint;
 use model::{ProxyConfig, ServiceKind};
 
@@ -17,11 +18,16 @@ use model::{ProxyConfig, ServiceKind};
 pub const CONNECT_TIMEOUT_MS: u32 = 5_000;
 
 /// What the proxy with this id on this node needs to know: [`sidecar`] or [`gateway`], by its kind. Nothing if there is
-/// no such proxy, or no certificate authority yet. Calls that no intention names are allowed, as Consul's default is;
-/// a server with another default sets it in what it gets.
-pub fn proxy(view: &View<'_>, node: &str, proxy_id: &str, datacenter: &str) -> Option<ProxyConfig> {
+/// no such proxy, or no certificate authority yet. `default_action` is for calls that no intention names.
+pub fn proxy(
+    view: &View<'_>,
+    node: &str,
+    proxy_id: &str,
+    datacenter: &str,
+    default_action: Action,
+) -> Option<ProxyConfig> {
     match instance(view, node, proxy_id)?.kind {
-        ServiceKind::ConnectProxy => sidecar(view, node, proxy_id, datacenter),
+        ServiceKind::ConnectProxy => sidecar(view, node, proxy_id, datacenter, default_action),
         ServiceKind::MeshGateway => gateway(view, node, proxy_id, datacenter),
         ServiceKind::Typical
         | ServiceKind::TerminatingGateway

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use identity::JoinSecret;
 use model::Meta;
+use model::intention::Action;
 
 /// How one server is set up. [`ServerConfig::new`] gives defaults for one server on its own.
 #[derive(Debug, Clone)]
@@ -39,6 +40,8 @@ pub struct ServerConfig {
     pub retry_interval: Duration,
     /// What a node must know to join.
     pub join_secret: JoinSecret,
+    /// What becomes of calls that no intention names. All servers must agree on it.
+    pub default_intention_policy: Action,
     /// How Raft behaves.
     pub timing: RaftTiming,
     /// How long a request waits for an election (Consul: RPC hold timeout).
@@ -97,6 +100,7 @@ impl ServerConfig {
             retry_join_wan: Vec::new(),
             retry_interval: Duration::from_secs(1),
             join_secret,
+            default_intention_policy: Action::Allow,
             timing: RaftTiming::default(),
             hold_timeout: Duration::from_secs(7),
             reap_after: Duration::from_secs(72 * 3600),

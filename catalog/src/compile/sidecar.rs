@@ -9,14 +9,20 @@ use model::proxy_config::{Endpoint, Inbound, Rule, UpstreamConfig, service_sni};
 use model::service::Upstream;
 use model::{CheckStatus, Node, ProxyConfig, ServiceInstance, ServiceKind, SpiffeId};
 
-/// What the sidecar with this id on this node needs to know. Nothing if there is no such sidecar, or no certificate
-/// authority yet.
-pub fn sidecar(view: &View<'_>, node: &str, proxy_id: &str, datacenter: &str) -> Option<ProxyConfig> {
+/// What the sidecar with this id on this node needs to know; `default_action` is for calls that no intention names.
+/// Nothing if there is no such sidecar, or no certificate authority yet.
+pub fn sidecar(
+    view: &View<'_>,
+    node: &str,
+    proxy_id: &str,
+    datacenter: &str,
+    default_action: Action,
+) -> Option<ProxyConfig> {
     let node = query::node::node(view, node)?;
     let proxy =
         query::service::instance(view, &node.name, proxy_id).filter(|row| row.kind == ServiceKind::ConnectProxy)?;
     let mut config = common(view, proxy_id, &proxy.proxy.destination_service_name, datacenter)?;
-    config.inbound = Some(inbound(view, node, proxy));
+    config.inbound = Some(Inbound { default_action, ..inbound(view, node, proxy) });
     for upstream in proxy.proxy.upstreams.iter().filter(|upstream| is_service(upstream)) {
         let compiled = compile_upstream(view, upstream, datacenter, &config.trust_domain);
         let mut name = upstream_name(&compiled, datacenter);
@@ -58,10 +64,10 @@ fn inbound(view: &View<'_>, node: &Node, row: &Row<ServiceInstance>) -> Inbound 
         local: local_address(view, node, row),
         protocol: protocol_of(view, service),
         intentions: rules_for(view, service),
-        default_action: Action::Allow,
         max_connections: own_limit.or(defaults.map(|d| d.max_inbound_connections)).unwrap_or(0),
         connect_timeout_ms: connect_ms.unwrap_or(CONNECT_TIMEOUT_MS),
         request_timeout_ms: own_request_ms.or(defaults.map(|d| d.local_request_timeout_ms)).unwrap_or(0),
+        ..Inbound::default()
     }
 }
 

@@ -3,6 +3,7 @@
 use crate::language::{catalog_after, command, read};
 use catalog::{Catalog, View};
 use expect_test::{Expect, expect};
+use model::intention::Action;
 
 const MESH: &str = "
     ca root1
@@ -207,7 +208,8 @@ fn a_gateway_hears_of_services_here_and_gateways_there() {
 
 fn endpoints(catalog: &Catalog, upstream: &str) -> Vec<String> {
     let view = View::new(catalog);
-    let config = catalog::compile::sidecar(&view, "n1", "web-1-sidecar-proxy", "dc1").expect("there is one");
+    let config =
+        catalog::compile::sidecar(&view, "n1", "web-1-sidecar-proxy", "dc1", Action::Allow).expect("there is one");
     config.upstreams[upstream].endpoints.iter().map(|endpoint| endpoint.address.clone()).collect()
 }
 
@@ -232,6 +234,17 @@ fn endpoints_that_are_critical_are_left_out() {
 }
 
 #[test]
+fn calls_that_no_intention_names_are_the_servers_to_decide() {
+    let catalog = catalog_after(MESH);
+    let compile = |node: &str, id: &str, action| catalog::compile::proxy(&View::new(&catalog), node, id, "dc1", action);
+    for action in [Action::Allow, Action::Deny] {
+        let sidecar = compile("n1", "web-1-sidecar-proxy", action).expect("a sidecar");
+        assert_eq!(sidecar.inbound.expect("inbound").default_action, action);
+        assert!(compile("n2", "gw", action).expect("a gateway").inbound.is_none(), "a gateway decides nothing");
+    }
+}
+
+#[test]
 fn there_is_nothing_to_compile_without_an_authority_or_a_proxy() {
     let catalog = catalog_after(MESH);
     for question in ["proxy n1 web-1", "proxy n1 nope", "proxy nope web-1-sidecar-proxy"] {
@@ -239,7 +252,7 @@ fn there_is_nothing_to_compile_without_an_authority_or_a_proxy() {
     }
     let no_authority = catalog_after(&MESH.replace("ca root1", ""));
     assert_eq!(read(&View::new(&no_authority), "proxy n1 web-1-sidecar-proxy"), "none");
-    assert_eq!(catalog::compile::sidecar(&View::new(&catalog), "n2", "gw", "dc1"), None);
+    assert_eq!(catalog::compile::sidecar(&View::new(&catalog), "n2", "gw", "dc1", Action::Allow), None);
     assert_eq!(catalog::compile::gateway(&View::new(&catalog), "n1", "web-1-sidecar-proxy", "dc1"), None);
 }
 

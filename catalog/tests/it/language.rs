@@ -292,7 +292,7 @@ pub(crate) fn read(view: &View<'_>, line: &str) -> String {
         "dns-connect" => lines(query::dns::connect_endpoints(view, name, true), |entry| show_entry(&entry)),
         "nodes-at" => lines(query::dns::nodes_at(view, name), |node| node.name.clone()),
         "services-at" => lines(query::dns::services_at(view, name), str::to_string),
-        "proxy" => match catalog::compile::proxy(view, name, words.at(2), "dc1") {
+        "proxy" => match catalog::compile::proxy(view, name, words.at(2), "dc1", Action::Allow) {
             Some(config) => serde_json::to_string_pretty(&config).expect("prints"),
             None => "none".into(),
         },

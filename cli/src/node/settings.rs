@@ -4,6 +4,7 @@ use super::{Folder, NodeError};
 use crate::config::{Node, Settings};
 use agent::{AgentConfig, Home, Scripts};
 use identity::JoinSecret;
+use model::intention::Action;
 use model::{GoDuration, JsonMap};
 use server::{HttpLimits, ServerConfig};
 use std::collections::BTreeMap;
@@ -32,9 +33,16 @@ pub(super) fn server(settings: &Settings, node: &Node, folder: &Folder) -> Resul
         bootstrap_expect: if settings.bootstrap { 1 } else { settings.bootstrap_expect },
         retry_join: with_port(joins(&settings.retry_join, &settings.start_join), node.rpc.port()),
         retry_join_wan: with_port(joins(&settings.retry_join_wan, &settings.start_join_wan), node.rpc.port()),
+        default_intention_policy: default_action(settings),
         version: env!("CARGO_PKG_VERSION").into(),
         ..base
     })
+}
+
+/// What becomes of calls that no intention names: Consul without access control lists allows them.
+fn default_action(settings: &Settings) -> Action {
+    // `Settings` has refused every other word.
+    if settings.default_intention_policy == "deny" { Action::Deny } else { Action::Allow }
 }
 
 /// The agent's part.
@@ -173,6 +181,14 @@ mod tests {
             "srv.example.com:9300",
         ];
         assert_eq!(with_port(given.to_vec(), 8300), want);
+    }
+
+    #[test]
+    fn calls_without_an_intention_are_allowed_unless_denied() {
+        for (word, action) in [("", Action::Allow), ("allow", Action::Allow), ("deny", Action::Deny)] {
+            let settings = Settings { default_intention_policy: word.into(), ..Settings::default() };
+            assert_eq!(default_action(&settings), action, "{word:?}");
+        }
     }
 
     #[test]

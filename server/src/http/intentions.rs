@@ -53,11 +53,11 @@ pub(super) async fn check(read: Read) -> Reply {
     if kind != "consul" {
         return Err(Error::bad_request(format!("invalid source type {kind:?}: only \"consul\" is supported")).into());
     }
+    let default = read.core.config.default_intention_policy;
     read.answer(move |view, pretty| {
         let rules = query::matching_destination(view, &destination);
-        // What no rule names is allowed, as with Consul's default policy.
         let decision =
-            model::intention::decide(&source, &destination, rules.into_iter().map(|row| &row.value), Action::Allow);
+            model::intention::decide(&source, &destination, rules.into_iter().map(|row| &row.value), default);
         json(&Allowed { allowed: decision.action == Action::Allow }, pretty)
     })
     .await

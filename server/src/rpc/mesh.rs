@@ -85,13 +85,14 @@ async fn configure(
     sender: &mpsc::Sender<Result<ConfigureReply, Status>>,
 ) {
     let (node, proxy) = (request.node.as_str(), request.proxy_id.as_str());
+    let default_action = core.config.default_intention_policy;
     let mut sent = ProxyConfig::default();
     let (mut seen, mut is_first) = (0, true);
     let registered_until = Instant::now() + REGISTRATION_WAIT;
     loop {
         let deadline = if is_first { registered_until } else { Instant::now() + LOOK_AGAIN };
-        let (compiled, index) =
-            core.watch.query(seen, deadline, |view| compile::proxy(view, node, proxy, &core.config.datacenter)).await;
+        let compile = |view: &View<'_>| compile::proxy(view, node, proxy, &core.config.datacenter, default_action);
+        let (compiled, index) = core.watch.query(seen, deadline, compile).await;
         seen = index;
         let Some(config) = compiled else {
             if is_first && Instant::now() < registered_until {

@@ -4,8 +4,10 @@ use api::proto::mesh_client::MeshClient;
 use api::proto::watch_client::WatchClient;
 use api::proto::{ConfigureRequest, SignRequest, WatchRequest};
 use identity::{Csr, LeafName};
+use model::intention::Action;
 use model::proxy_config::{ProxyDelta, apply};
 use model::{ProxyConfig, ServiceInstance, ServiceKind};
+use server::ServerConfig;
 use tonic::Code;
 
 use crate::agent::Agent;
@@ -69,6 +71,28 @@ async fn a_proxy_gets_its_configuration_and_then_what_changes() {
     next(&mut config).await;
     assert_eq!(config.inbound.as_ref().expect("inbound").intentions.len(), 1);
     node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_no_intention_names_follows_the_policy() {
+    for (policy, allowed) in [(Action::Allow, true), (Action::Deny, false)] {
+        let folder = tempfile::tempdir().expect("a folder");
+        let config = crate::support::config(folder.path(), "s1", "dc1");
+        let node = Node::start(ServerConfig { default_intention_policy: policy, ..config }).await;
+        node.ready().await;
+        let check = "/v1/connect/intentions/check?source=web&destination=db";
+        assert_eq!(node.get(check).await.json()["Allowed"], allowed, "{policy:?}");
+        let rpc = node.config.rpc_bind.to_string();
+        let agent = Agent::enroll("a1", "dc1", &rpc).await.expect("enrolled");
+        agent.push(&rpc, &[service("web", 80), sidecar("web", 21000)], &[]).await.expect("pushed");
+        let request = ConfigureRequest { node: "a1".into(), proxy_id: "web-sidecar-proxy".into(), have_version: 0 };
+        let mut stream = MeshClient::new(agent.channel(&rpc)).configure(request).await.expect("a stream").into_inner();
+        let reply = stream.message().await.expect("a message").expect("one");
+        let mut told = ProxyConfig::default();
+        apply(&mut told, api::mp::decode::<ProxyDelta>(&reply.delta_mp).expect("a delta"));
+        assert_eq!(told.inbound.expect("inbound").default_action, policy);
+        node.stop().await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
