@@ -82,3 +82,23 @@ pub(crate) fn core_config(config: &Config) -> Result<openraft::Config, StartErro
     };
     core.validate().map_err(|e| StartError::Config(e.to_string()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_batch_fits_into_a_message_or_the_settings_are_refused() {
+        let with = |command: usize, batch: usize, commands: usize| {
+            let mut config = Config::new("/x", "n", "a");
+            (config.command_bytes_max, config.batch_bytes_max, config.batch_commands_max) = (command, batch, commands);
+            core_config(&config).is_ok()
+        };
+        const MIB: usize = 1024 * 1024;
+        assert!(with(MIB, MIB, 4096));
+        assert!(with(15 * MIB, 15 * MIB, 4096));
+        assert!(!with(16 * MIB, 16 * MIB, 1), "no room for what stands around them");
+        assert!(!with(1, 31 * MIB, MIB), "no room for the lengths of a million commands");
+        assert!(!with(usize::MAX, 1, 1));
+    }
+}

@@ -182,4 +182,23 @@ mod tests {
             }
         });
     }
+    /// Those who wait for a round that panicked must not wait for ever: so it is a process of its own that ends.
+    #[test]
+    fn a_panic_in_a_sync_ends_the_process() {
+        if std::env::var_os("STORE_TEST_PANIC").is_some() {
+            let group = Group::over(|| panic!("as sled does"));
+            thread::scope(|scope| {
+                for _ in 0..3 {
+                    scope.spawn(|| group.commit());
+                }
+            });
+        }
+        let program = std::env::current_exe().unwrap();
+        let name = "commit::tests::a_panic_in_a_sync_ends_the_process";
+        let mut command = std::process::Command::new(program);
+        let output = command.args(["--exact", name, "--nocapture"]).env("STORE_TEST_PANIC", "1").output().unwrap();
+        assert!(!output.status.success());
+        let message = String::from_utf8_lossy(&output.stderr);
+        assert!(message.contains("fatal: the store could not be synced"), "{message}");
+    }
 }

@@ -43,6 +43,8 @@ pub struct Faults {
     pub bytes_max: Option<u64>,
     /// How long `sync` takes, in microseconds.
     pub sync_us: u64,
+    /// The power is cut right after so many removals of files, by this seed.
+    pub cut_at_removal: Option<(u64, u64)>,
 }
 
 /// What the disk was asked for.
@@ -50,6 +52,8 @@ pub struct Faults {
 pub struct Counts {
     /// Calls of `sync`.
     pub syncs: u64,
+    /// Files that were removed.
+    pub removals: u64,
     /// Calls of `fatal`: the process would have ended.
     pub fatals: u64,
 }
@@ -189,7 +193,16 @@ impl Disk for FaultDisk {
         let mut state = held(&self.state);
         let content = state.names.remove(path).ok_or(ErrorKind::NotFound)?;
         state.bytes = state.bytes.saturating_sub(held(&content).now.len() as u64);
-        Ok(())
+        state.counts.removals += 1;
+        let removals = state.counts.removals;
+        match state.faults.cut_at_removal {
+            Some((at, seed)) if at == removals => {
+                drop(state);
+                self.cut_power(seed);
+                Err(io::Error::other("the power was cut"))
+            }
+            Some(_) | None => Ok(()),
+        }
     }
 
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {

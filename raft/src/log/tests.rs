@@ -551,3 +551,23 @@ fn the_bytes_that_are_kept_are_counted_from_the_end() {
     assert_eq!(log.beyond(0), Some(10));
     assert_eq!(log.beyond(3_500), Some(7));
 }
+
+#[test]
+fn segments_are_dropped_so_that_a_power_cut_leaves_no_hole() {
+    for seed in 0..30 {
+        let disk = FaultDisk::new();
+        let mut log = open(&disk).unwrap();
+        for index in 1..=60 {
+            run(log.blocking_append([entry(1, index, &"x".repeat(2_000))])).unwrap();
+        }
+        let cut_at = disk.counts().removals + 1 + seed % 5;
+        disk.set(Faults { cut_at_removal: Some((cut_at, seed)), ..Faults::default() });
+        run(log.purge(log_id(1, 55))).unwrap();
+        drop(log);
+        assert_eq!(disk.counts().removals, cut_at, "the power was cut");
+        disk.set(Faults::default());
+        let mut log = open(&disk).unwrap_or_else(|e| panic!("seed {seed}: {e}"));
+        let left = run(log.try_get_log_entries(56..=60)).unwrap();
+        assert_eq!(left.len(), 5, "seed {seed}");
+    }
+}
