@@ -24,7 +24,7 @@ use crate::tls::{self, Decide};
 /// Who we are and whom we trust, as of now. Cheap to clone; all clones are the same identity.
 ///
 /// Configurations made from it need not be made anew: each handshake uses the newest leaf and the newest bundle.
-/// Connections that stand are not cut by a change; ask [`Identity::recheck`] about them.
+/// Connections that stand are not cut by a change; ask [`Identity::recheck_chain`] about them.
 #[derive(Debug, Clone)]
 pub struct Identity {
     live: Arc<Live>,
