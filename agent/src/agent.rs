@@ -86,7 +86,7 @@ impl Agent {
         let inner = Inner {
             runners: Runners::new(local.clone(), metrics.clone(), runtime),
             leaves: Leaves::new(servers.clone(), identity.clone(), &node.name, &node.datacenter),
-            forwarder: Forwarder { servers: servers.clone(), metrics: metrics.clone() },
+            forwarder: Forwarder { node: config.node.name.clone(), servers: servers.clone(), metrics: metrics.clone() },
             lookup: Arc::new(lookup),
             leaving: watch::Sender::new(false),
             left: CancellationToken::new(),

@@ -21,14 +21,17 @@ const ATTEMPTS_MAX: usize = 3;
 /// Hands requests to servers. Clones are the same.
 #[derive(Clone)]
 pub(crate) struct Forwarder {
+    /// This node's name.
+    pub(crate) node: String,
     pub(crate) servers: Servers,
     pub(crate) metrics: Arc<Metrics>,
 }
 
 impl Forwarder {
     /// A server's answer, or Consul's words for there being none.
-    pub(crate) async fn forward(&self, request: Request<Body>) -> Response {
+    pub(crate) async fn forward(&self, mut request: Request<Body>) -> Response {
         self.metrics.forwarded.add_one();
+        api::near::name_agent(request.uri_mut(), &self.node);
         let answer =
             if fits_in_memory(&request) { self.replayable(request).await } else { self.streamed(request).await };
         answer.unwrap_or_else(|error| {

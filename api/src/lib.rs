@@ -2,7 +2,7 @@
 //!
 //! - [`json`] reads what users send, without regard to the case of keys; [`agent`] and [`catalog`] are the bodies of requests.
 //! - [`reply`] writes what Consul's clients expect, borrowing the nouns of `model`.
-//! - [`query`] parses query strings; [`Error`] is a refusal with Consul's code and text.
+//! - [`query`] parses query strings, [`near`] names the node that was asked; [`Error`] is a refusal with Consul's code and text.
 //! - [`proto`] is `tribune.proto`; [`mp`] its MessagePack fields; [`transport`] the channels it travels on.
 //! - [`client`] talks to an agent's HTTP API.
 
@@ -12,6 +12,7 @@ pub mod client;
 mod error;
 pub mod json;
 pub mod mp;
+pub mod near;
 pub mod query;
 pub mod reply;
 pub mod transport;

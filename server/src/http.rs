@@ -12,6 +12,7 @@ mod forward;
 mod health;
 mod intentions;
 mod kv;
+mod near;
 mod operator;
 pub(crate) mod read;
 mod serve;

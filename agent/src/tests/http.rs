@@ -48,6 +48,19 @@ impl Site {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_server_is_told_which_node_near_agent_means() {
+    let site = site().await;
+    let node = &site.agent.inner.config.node.name;
+    for (asked, said) in [
+        ("/v1/health/service/web?near=_agent&passing", format!("/v1/health/service/web?near={node}&passing")),
+        ("/v1/health/service/web?near=n9", "/v1/health/service/web?near=n9".to_string()),
+    ] {
+        let reply = site.send("GET", asked, "").await;
+        assert_eq!(String::from_utf8_lossy(&reply.body), format!("GET {said} 0 bytes"));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn refusals_are_consuls() {
     let site = site().await;
     site.ok(

@@ -11,6 +11,7 @@ use model::{Node, ServiceInstance};
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::filter::Filter;
+use super::near::Near;
 use super::read::{Read, json, list, plain_json};
 use super::write::Write;
 use super::{Refusal, Reply, Shared};
@@ -95,10 +96,11 @@ pub(super) async fn datacenters(State(core): State<Shared>, read: Read) -> Respo
 }
 
 pub(super) async fn nodes(read: Read) -> Reply {
-    let (meta, filter) = (read.options.node_meta.clone(), read.filter::<Node>()?);
+    let (meta, filter, near) = (read.options.node_meta.clone(), read.filter::<Node>()?, Near::of(&read));
     read.answer(move |view, pretty| {
         let wanted = filter.wants::<Node>();
-        list(nodes_query::nodes(view, &meta).into_iter().filter(|row| wanted(&row.value)).map(indexed), pretty)
+        let rows = nodes_query::nodes(view, &meta).into_iter().filter(|row| wanted(&row.value));
+        list(near.first(rows, |row| &row.name).into_iter().map(indexed), pretty)
     })
     .await
 }
@@ -140,23 +142,30 @@ fn row_of(placed: Placed<'_>) -> CatalogService<'_> {
     )
 }
 
-fn service_rows(filter: &Filter, placed: Vec<Placed<'_>>, pretty: bool) -> Answer {
+fn service_rows(filter: &Filter, near: &Near, placed: Vec<Placed<'_>>, pretty: bool) -> Answer {
     let wanted = filter.wants::<CatalogRow<'_>>();
-    list(placed.into_iter().filter(|placed| wanted(&filter_row(placed))).map(row_of), pretty)
+    let rows = placed.into_iter().filter(|placed| wanted(&filter_row(placed)));
+    list(near.first(rows, |placed| &placed.node.name).into_iter().map(row_of), pretty)
 }
 
 pub(super) async fn service(read: Read) -> Reply {
     let (name, selection, filter) =
         (read.path.after("/v1/catalog/service/"), selection(&read), read.filter::<CatalogRow<'_>>()?);
-    read.answer(move |view, pretty| service_rows(&filter, services_query::instances(view, &name, &selection), pretty))
-        .await
+    let near = Near::of(&read);
+    read.answer(move |view, pretty| {
+        service_rows(&filter, &near, services_query::instances(view, &name, &selection), pretty)
+    })
+    .await
 }
 
 pub(super) async fn connect(read: Read) -> Reply {
     let (name, selection, filter) =
         (read.path.after("/v1/catalog/connect/"), selection(&read), read.filter::<CatalogRow<'_>>()?);
-    read.answer(move |view, pretty| service_rows(&filter, services_query::connect(view, &name, &selection), pretty))
-        .await
+    let near = Near::of(&read);
+    read.answer(move |view, pretty| {
+        service_rows(&filter, &near, services_query::connect(view, &name, &selection), pretty)
+    })
+    .await
 }
 
 pub(super) async fn node(read: Read) -> Reply {

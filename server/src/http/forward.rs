@@ -60,6 +60,7 @@ async fn send(core: &Shared, datacenter: &str, request: Request) -> Result<Respo
     }
     let (mut head, body) = request.into_parts();
     head.headers.insert(FORWARDED, http::HeaderValue::from_static("1"));
+    api::near::name_agent(&mut head.uri, &core.config.node_name);
     // The body is kept, so that another server can be asked if the first one is gone.
     let body = Limited::new(body, BODY_BYTES_MAX).collect().await;
     let body: Bytes =

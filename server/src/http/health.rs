@@ -9,6 +9,7 @@ use model::{Check, CheckStatus};
 use super::Reply;
 use super::catalog::{indexed, selection};
 use super::filter::Filter;
+use super::near::Near;
 use super::read::{Read, json, list};
 use crate::watch::Answer;
 
@@ -20,32 +21,37 @@ fn entry(entry: HealthEntry<'_>) -> api::reply::ServiceEntryRef<'_> {
     }
 }
 
-fn entries(filter: &Filter, found: Vec<HealthEntry<'_>>, pretty: bool) -> Answer {
-    if filter.is_any() {
-        return list(found.into_iter().map(entry), pretty);
-    }
+fn entries(filter: &Filter, near: &Near, found: Vec<HealthEntry<'_>>, pretty: bool) -> Answer {
     let is_wanted = |entry: &HealthEntry<'_>| {
+        if filter.is_any() {
+            return true;
+        }
         let checks: Vec<&Check> = entry.checks.iter().map(|row| &row.value).collect();
         filter.wants()(&HealthRow { node: &entry.node.value, service: &entry.service.value, checks: &checks })
     };
-    list(found.into_iter().filter(is_wanted).map(entry), pretty)
+    let rows = found.into_iter().filter(is_wanted);
+    list(near.first(rows, |entry| &entry.node.name).into_iter().map(entry), pretty)
 }
 
-fn checks_list(filter: &Filter, rows: Vec<&Row<Check>>, pretty: bool) -> Answer {
+fn checks_list(filter: &Filter, near: &Near, rows: Vec<&Row<Check>>, pretty: bool) -> Answer {
     let wanted = filter.wants::<Check>();
-    list(rows.into_iter().filter(|row| wanted(&row.value)).map(indexed), pretty)
+    let rows = rows.into_iter().filter(|row| wanted(&row.value));
+    list(near.first(rows, |row| &row.node).into_iter().map(indexed), pretty)
 }
 
 pub(super) async fn service(read: Read) -> Reply {
     let (name, selection, filter) =
         (read.path.after("/v1/health/service/"), selection(&read), read.filter::<HealthRow<'_>>()?);
-    read.answer(move |view, pretty| entries(&filter, services::health(view, &name, &selection), pretty)).await
+    let near = Near::of(&read);
+    read.answer(move |view, pretty| entries(&filter, &near, services::health(view, &name, &selection), pretty)).await
 }
 
 pub(super) async fn connect(read: Read) -> Reply {
     let (name, selection, filter) =
         (read.path.after("/v1/health/connect/"), selection(&read), read.filter::<HealthRow<'_>>()?);
-    read.answer(move |view, pretty| entries(&filter, services::health_connect(view, &name, &selection), pretty)).await
+    let near = Near::of(&read);
+    read.answer(move |view, pretty| entries(&filter, &near, services::health_connect(view, &name, &selection), pretty))
+        .await
 }
 
 /// Ingress gateways are not configured here yet, so none serves anything.
@@ -54,14 +60,15 @@ pub(super) async fn ingress(read: Read) -> Reply {
 }
 
 pub(super) async fn node(read: Read) -> Reply {
-    let (name, filter) = (read.path.after("/v1/health/node/"), read.filter::<Check>()?);
-    read.answer(move |view, pretty| checks_list(&filter, check::of_node(view, &name), pretty)).await
+    let (name, filter, near) = (read.path.after("/v1/health/node/"), read.filter::<Check>()?, Near::of(&read));
+    read.answer(move |view, pretty| checks_list(&filter, &near, check::of_node(view, &name), pretty)).await
 }
 
 pub(super) async fn checks(read: Read) -> Reply {
     let (name, meta, filter) =
         (read.path.after("/v1/health/checks/"), read.options.node_meta.clone(), read.filter::<Check>()?);
-    read.answer(move |view, pretty| checks_list(&filter, check::of_service(view, &name, &meta), pretty)).await
+    let near = Near::of(&read);
+    read.answer(move |view, pretty| checks_list(&filter, &near, check::of_service(view, &name, &meta), pretty)).await
 }
 
 pub(super) async fn state(read: Read) -> Reply {
@@ -75,5 +82,6 @@ pub(super) async fn state(read: Read) -> Reply {
             Err(_) => return read.answer(|_, pretty| json::<[(); 0]>(&[], pretty)).await,
         },
     };
-    read.answer(move |view, pretty| checks_list(&filter, check::in_state(view, status, &meta), pretty)).await
+    let near = Near::of(&read);
+    read.answer(move |view, pretty| checks_list(&filter, &near, check::in_state(view, status, &meta), pretty)).await
 }
