@@ -96,10 +96,7 @@ impl Scratch {
             shuffler: Shuffler::new(seed),
             told: Told::default(),
         };
-        Self {
-            text: String::new(),
-            parts,
-        }
+        Self { text: String::new(), parts }
     }
 }
 
@@ -119,28 +116,13 @@ pub fn answer(
     };
     name::spell(&request.name, &mut scratch.text);
     let (question, domain) = name::parse(&scratch.text, &zone.domains);
-    let letter = Letter {
-        zone,
-        packet,
-        request: &request,
-        transport,
-        domain,
-    };
+    let letter = Letter { zone, packet, request: &request, transport, domain };
     match decide(zone, &request, question) {
-        Decision::Refuse(code) => {
-            Outcome::Reply(letter.refuse(code, &scratch.text, &mut scratch.parts, out))
-        }
+        Decision::Refuse(code) => Outcome::Reply(letter.refuse(code, &scratch.text, &mut scratch.parts, out)),
         Decision::Forward => Outcome::Forward,
         Decision::LookUp => match find(lookup, &request, question) {
             Found::Wait(facts) => Outcome::Wait(facts),
-            found => letter.write(
-                lookup,
-                question,
-                found,
-                &scratch.text,
-                &mut scratch.parts,
-                out,
-            ),
+            found => letter.write(lookup, question, found, &scratch.text, &mut scratch.parts, out),
         },
     }
 }
@@ -160,21 +142,8 @@ pub fn complete(
     };
     name::spell(&request.name, &mut scratch.text);
     let (question, domain) = name::parse(&scratch.text, &zone.domains);
-    let letter = Letter {
-        zone,
-        packet,
-        request: &request,
-        transport,
-        domain,
-    };
-    letter.write(
-        lookup,
-        question,
-        found,
-        &scratch.text,
-        &mut scratch.parts,
-        out,
-    )
+    let letter = Letter { zone, packet, request: &request, transport, domain };
+    letter.write(lookup, question, found, &scratch.text, &mut scratch.parts, out)
 }
 
 /// Answers a packet with a code alone, for instance when nobody could be asked in time.
@@ -190,13 +159,7 @@ pub fn fail(
         return Outcome::Drop;
     };
     name::spell(&request.name, &mut scratch.text);
-    let letter = Letter {
-        zone,
-        packet,
-        request: &request,
-        transport,
-        domain: None,
-    };
+    let letter = Letter { zone, packet, request: &request, transport, domain: None };
     Outcome::Reply(letter.refuse(code, &scratch.text, &mut scratch.parts, out))
 }
 
@@ -245,15 +208,10 @@ fn find<'q>(lookup: &dyn Lookup, request: &Request, question: Question<'q>) -> F
         Question::Apex => Found::Ready(Facts::NameServers(lookup.name_servers())),
         _ if is_about_zone => Found::Ready(Facts::NameServers(lookup.name_servers())),
         Question::Service(query) => {
-            let query = ServiceQuery {
-                datacenter: elsewhere(query.datacenter),
-                ..query
-            };
+            let query = ServiceQuery { datacenter: elsewhere(query.datacenter), ..query };
             lookup.service(&query).map(Facts::Service)
         }
-        Question::Node { datacenter, name } => {
-            lookup.node(elsewhere(datacenter), name).map(Facts::Node)
-        }
+        Question::Node { datacenter, name } => lookup.node(elsewhere(datacenter), name).map(Facts::Node),
         Question::Address(address) => Found::Ready(Facts::Address(address)),
         Question::NoSuchName => Found::NoSuchName,
     }
@@ -261,17 +219,10 @@ fn find<'q>(lookup: &dyn Lookup, request: &Request, question: Question<'q>) -> F
 
 /// A bare header: what came is not understood well enough to be repeated.
 fn reject(packet: &[u8], code: ResponseCode, scratch: &mut Scratch, out: &mut Vec<u8>) -> Summary {
-    let header = packet
-        .first_chunk::<HEADER_BYTES>()
-        .copied()
-        .unwrap_or_default();
+    let header = packet.first_chunk::<HEADER_BYTES>().copied().unwrap_or_default();
     let limit = usize::from(UDP_PLAIN_BYTES_MAX);
-    Writer::new(out, &mut scratch.parts.additional, &header, limit, None)
-        .finish(Verdict::refusal(code));
-    Summary {
-        code: code.into(),
-        is_trimmed: false,
-    }
+    Writer::new(out, &mut scratch.parts.additional, &header, limit, None).finish(Verdict::refusal(code));
+    Summary { code: code.into(), is_trimmed: false }
 }
 
 /// A packet that has been read, and all that decides how its answer is written.
@@ -284,18 +235,9 @@ struct Letter<'a> {
 }
 
 impl Letter<'_> {
-    fn refuse(
-        &self,
-        code: ResponseCode,
-        text: &str,
-        parts: &mut Parts,
-        out: &mut Vec<u8>,
-    ) -> Summary {
+    fn refuse(&self, code: ResponseCode, text: &str, parts: &mut Parts, out: &mut Vec<u8>) -> Summary {
         let recursion_available = !self.zone.config.recursors.is_empty();
-        self.open(text, parts, out).finish(Verdict {
-            recursion_available,
-            ..Verdict::refusal(code)
-        })
+        self.open(text, parts, out).finish(Verdict { recursion_available, ..Verdict::refusal(code) })
     }
 
     fn write(
@@ -310,10 +252,7 @@ impl Letter<'_> {
         let config = &self.zone.config;
         let recursion_available = !config.recursors.is_empty();
         let is_reverse = matches!(question, Question::Reverse(_));
-        if is_reverse
-            && recursion_available
-            && matches!(found, Found::NoSuchName | Found::NoSuchDatacenter)
-        {
+        if is_reverse && recursion_available && matches!(found, Found::NoSuchName | Found::NoSuchDatacenter) {
             return Outcome::Forward;
         }
         let mut reply = self.open(text, parts, out);
@@ -325,15 +264,9 @@ impl Letter<'_> {
             Found::Unavailable | Found::Wait(_) => ResponseCode::ServFail,
         };
         let alias = self.follow(lookup, &mut reply);
-        let is_truncated =
-            reply.is_trimmed() && config.enable_truncate && self.transport == Transport::Udp;
+        let is_truncated = reply.is_trimmed() && config.enable_truncate && self.transport == Transport::Udp;
         let is_authoritative = code != ResponseCode::ServFail;
-        let summary = reply.finish(Verdict {
-            code,
-            is_authoritative,
-            is_truncated,
-            recursion_available,
-        });
+        let summary = reply.finish(Verdict { code, is_authoritative, is_truncated, recursion_available });
         match alias {
             Some(alias) => Outcome::Follow { alias, summary },
             None => Outcome::Reply(summary),
@@ -369,46 +302,16 @@ impl Letter<'_> {
         let limit_bytes = limit(config, self.request, self.transport);
         let header = self.packet.first_chunk().copied().unwrap_or_default();
         let opt = self.request.edns.map(|edns| (edns, config.udp_bytes_max));
-        let mut writer = Writer::new(
-            out,
-            &mut parts.additional,
-            &header,
-            usize::from(limit_bytes),
-            opt,
-        );
-        let Parts {
-            question,
-            shuffler,
-            told,
-            ..
-        } = parts;
+        let mut writer = Writer::new(out, &mut parts.additional, &header, usize::from(limit_bytes), opt);
+        let Parts { question, shuffler, told, .. } = parts;
         spell_wire(&self.request.name, question);
-        writer.question(
-            question,
-            self.request.record_type,
-            self.request.class.into(),
-        );
+        writer.question(question, self.request.record_type, self.request.class.into());
         let domain = &self.zone.domains[self.domain.unwrap_or(0)];
         // Every dot of the text is a length byte on the wire, so places in the one are places in the other.
-        let domain_at = self
-            .domain
-            .map(|_| HEADER_BYTES + text.len() - domain.as_ref().len());
-        let names = Names::new(
-            question,
-            &domain.wire,
-            domain_at,
-            config.disable_compression,
-        );
+        let domain_at = self.domain.map(|_| HEADER_BYTES + text.len() - domain.as_ref().len());
+        let names = Names::new(question, &domain.wire, domain_at, config.disable_compression);
         let is_plain_udp = limit_bytes == UDP_PLAIN_BYTES_MAX;
-        Reply::new(
-            writer,
-            names,
-            config,
-            self.request.record_type,
-            is_plain_udp,
-            shuffler,
-            told,
-        )
+        Reply::new(writer, names, config, self.request.record_type, is_plain_udp, shuffler, told)
     }
 }
 
@@ -416,9 +319,7 @@ fn limit(config: &Config, request: &Request, transport: Transport) -> u16 {
     match (transport, request.edns) {
         (Transport::Tcp, _) => u16::MAX,
         (Transport::Udp, None) => UDP_PLAIN_BYTES_MAX,
-        (Transport::Udp, Some(edns)) => edns
-            .payload_bytes
-            .clamp(UDP_PLAIN_BYTES_MAX, config.udp_bytes_max),
+        (Transport::Udp, Some(edns)) => edns.payload_bytes.clamp(UDP_PLAIN_BYTES_MAX, config.udp_bytes_max),
     }
 }
 

@@ -51,19 +51,11 @@ pub async fn ask(server: SocketAddr, name: &str, kind: &str) -> Result<Vec<Strin
     if answer.metadata.id != id {
         return Err(AskError::Malformed(server));
     }
-    Ok(answer
-        .answers
-        .iter()
-        .map(|record| record.data.to_string())
-        .collect())
+    Ok(answer.answers.iter().map(|record| record.data.to_string()).collect())
 }
 
 async fn exchange(server: SocketAddr, question: &[u8]) -> io::Result<Vec<u8>> {
-    let any: IpAddr = if server.is_ipv4() {
-        Ipv4Addr::UNSPECIFIED.into()
-    } else {
-        Ipv6Addr::UNSPECIFIED.into()
-    };
+    let any: IpAddr = if server.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
     let socket = UdpSocket::bind((any, 0)).await?;
     socket.connect(server).await?;
     socket.send(question).await?;

@@ -100,9 +100,7 @@ impl Config {
             let prefix = pattern.strip_suffix('*')?;
             service.starts_with(prefix).then_some((prefix.len(), *ttl))
         });
-        prefixes
-            .max_by_key(|(length, _)| *length)
-            .map_or(0, |(_, ttl)| ttl)
+        prefixes.max_by_key(|(length, _)| *length).map_or(0, |(_, ttl)| ttl)
     }
 }
 
@@ -121,12 +119,7 @@ pub struct Soa {
 
 impl Default for Soa {
     fn default() -> Self {
-        Self {
-            refresh_s: 3600,
-            retry_s: 600,
-            expire_s: 86_400,
-            min_ttl_s: 0,
-        }
+        Self { refresh_s: 3600, retry_s: 600, expire_s: 86_400, min_ttl_s: 0 }
     }
 }
 
@@ -138,17 +131,8 @@ mod tests {
     fn the_exact_service_ttl_wins_then_the_longest_prefix() {
         let table = [("web", 5), ("web*", 6), ("web-a*", 7), ("*", 8)];
         let service_ttl_s = table.map(|(name, ttl)| (name.to_string(), ttl)).into();
-        let config = Config {
-            service_ttl_s,
-            ..Config::default()
-        };
-        for (service, ttl) in [
-            ("web", 5),
-            ("web-b", 6),
-            ("web-ab", 7),
-            ("api", 8),
-            ("we", 8),
-        ] {
+        let config = Config { service_ttl_s, ..Config::default() };
+        for (service, ttl) in [("web", 5), ("web-b", 6), ("web-ab", 7), ("api", 8), ("we", 8)] {
             assert_eq!(config.service_ttl_s(service), ttl, "{service}");
         }
         assert_eq!(Config::default().service_ttl_s("web"), 0);

@@ -26,9 +26,7 @@ impl Counters {
 
     /// Answers with this response code (0 NOERROR, 2 SERVFAIL, 3 NXDOMAIN, 5 REFUSED …).
     pub fn with_code(&self, code: u16) -> u64 {
-        self.by_code
-            .get(usize::from(code))
-            .map_or(0, |count| count.load(Relaxed))
+        self.by_code.get(usize::from(code)).map_or(0, |count| count.load(Relaxed))
     }
 
     /// Answers from which records were left out for want of room.

@@ -32,14 +32,10 @@ pub enum Error {
         source: io::Error,
     },
     /// The system has no thread or file descriptor left for a listener. One may try again.
-    #[error(
-        "cannot start a DNS listener: {0}. The limits on threads and open files (ulimit -u, -n) may be too low"
-    )]
+    #[error("cannot start a DNS listener: {0}. The limits on threads and open files (ulimit -u, -n) may be too low")]
     NoResources(#[source] io::Error),
     /// The operator's fault.
-    #[error(
-        "the domain {domain:?} cannot be served: it must be 1 to 50 characters, in labels of 1 to 63 between dots"
-    )]
+    #[error("the domain {domain:?} cannot be served: it must be 1 to 50 characters, in labels of 1 to 63 between dots")]
     BadDomain {
         /// As it was set.
         domain: String,

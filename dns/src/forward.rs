@@ -33,36 +33,15 @@ pub(crate) async fn ask(config: &Config, packet: &[u8]) -> Option<Vec<u8>> {
 
 /// Asks the recursors for what `alias` stands for, and adds it to `partial`, an answer that ends with a `CNAME` to it. None
 /// when nobody knows, or when it does not fit: then the `CNAME` alone is the answer.
-pub(crate) async fn follow(
-    config: &Config,
-    alias: &Name,
-    partial: &[u8],
-    limit_bytes: usize,
-) -> Option<Vec<u8>> {
+pub(crate) async fn follow(config: &Config, alias: &Name, partial: &[u8], limit_bytes: usize) -> Option<Vec<u8>> {
     let mut message = Message::from_vec(partial).ok()?;
     let mut question = Message::query();
     question.metadata.recursion_desired = true;
-    question.add_query(Query::query(
-        alias.clone(),
-        message.queries.first()?.query_type,
-    ));
+    question.add_query(Query::query(alias.clone(), message.queries.first()?.query_type));
     let answer = ask(config, &question.to_vec().ok()?).await?;
-    let records_max = if message.edns.is_some() {
-        usize::MAX
-    } else {
-        PLAIN_RECORDS_MAX
-    };
-    message.add_answers(
-        Message::from_vec(&answer)
-            .ok()?
-            .answers
-            .into_iter()
-            .take(records_max),
-    );
-    message
-        .to_vec()
-        .ok()
-        .filter(|whole| whole.len() <= limit_bytes)
+    let records_max = if message.edns.is_some() { usize::MAX } else { PLAIN_RECORDS_MAX };
+    message.add_answers(Message::from_vec(&answer).ok()?.answers.into_iter().take(records_max));
+    message.to_vec().ok().filter(|whole| whole.len() <= limit_bytes)
 }
 
 async fn ask_one(recursor: SocketAddr, packet: &[u8]) -> io::Result<Vec<u8>> {
@@ -98,11 +77,7 @@ async fn ask_udp(recursor: SocketAddr, question: &[u8]) -> io::Result<Vec<u8>> {
 async fn ask_tcp(recursor: SocketAddr, question: &[u8]) -> io::Result<Vec<u8>> {
     let mut stream = TcpStream::connect(recursor).await?;
     let mut message = Vec::with_capacity(question.len() + 2);
-    message.extend_from_slice(
-        &u16::try_from(question.len())
-            .map_err(io::Error::other)?
-            .to_be_bytes(),
-    );
+    message.extend_from_slice(&u16::try_from(question.len()).map_err(io::Error::other)?.to_be_bytes());
     message.extend_from_slice(question);
     stream.write_all(&message).await?;
     let mut answer = vec![0; usize::from(stream.read_u16().await?)];
@@ -129,7 +104,6 @@ fn answer_code(question: &[u8], answer: &[u8]) -> Option<ResponseCode> {
     }
     let asked = Message::from_vec(question).ok()?;
     let message = Message::from_vec(answer).ok()?;
-    let fits =
-        message.metadata.message_type == MessageType::Response && message.queries == asked.queries;
+    let fits = message.metadata.message_type == MessageType::Response && message.queries == asked.queries;
     fits.then_some(message.metadata.response_code)
 }

@@ -51,32 +51,19 @@ pub fn spell(name: &Name, text: &mut String) {
 /// Finds out what `name` asks about, and which of `domains` (spelled as by [`spell`]) it lies in. The longest domain wins,
 /// because an `alt_domain` may lie within the `domain`.
 pub fn parse<'a>(name: &'a str, domains: &[impl AsRef<str>]) -> (Question<'a>, Option<usize>) {
-    let inside = domains
-        .iter()
-        .map(AsRef::as_ref)
-        .enumerate()
-        .filter_map(|(place, domain)| Some((place, below(name, domain)?)));
+    let inside =
+        domains.iter().map(AsRef::as_ref).enumerate().filter_map(|(place, domain)| Some((place, below(name, domain)?)));
     match inside.min_by_key(|(_, rest)| rest.len()) {
         Some((place, "")) => (Question::Apex, Some(place)),
-        Some((place, rest)) => (
-            parse_below(rest).unwrap_or(Question::NoSuchName),
-            Some(place),
-        ),
-        None => (
-            parse_reverse(name).map_or(Question::Foreign, Question::Reverse),
-            None,
-        ),
+        Some((place, rest)) => (parse_below(rest).unwrap_or(Question::NoSuchName), Some(place)),
+        None => (parse_reverse(name).map_or(Question::Foreign, Question::Reverse), None),
     }
 }
 
 /// The part of `name` before `domain` and its dot; empty for the domain itself.
 fn below<'a>(name: &'a str, domain: &str) -> Option<&'a str> {
     let rest = name.strip_suffix(domain)?;
-    if rest.is_empty() {
-        Some(rest)
-    } else {
-        rest.strip_suffix('.')
-    }
+    if rest.is_empty() { Some(rest) } else { rest.strip_suffix('.') }
 }
 
 fn parse_below(rest: &str) -> Option<Question<'_>> {
@@ -87,20 +74,9 @@ fn parse_below(rest: &str) -> Option<Question<'_>> {
     }
     match kind {
         Kind::Service => Some(Question::Service(parse_service(parts, datacenter))),
-        Kind::Connect => Some(Question::Service(of_last_label(
-            parts,
-            datacenter,
-            LookupKind::Connect,
-        ))),
-        Kind::Ingress => Some(Question::Service(of_last_label(
-            parts,
-            datacenter,
-            LookupKind::Ingress,
-        ))),
-        Kind::Node => Some(Question::Node {
-            datacenter,
-            name: parts,
-        }),
+        Kind::Connect => Some(Question::Service(of_last_label(parts, datacenter, LookupKind::Connect))),
+        Kind::Ingress => Some(Question::Service(of_last_label(parts, datacenter, LookupKind::Ingress))),
+        Kind::Node => Some(Question::Node { datacenter, name: parts }),
         Kind::Address => parse_hex(parts).map(Question::Address),
     }
 }
@@ -153,34 +129,17 @@ fn parse_service<'a>(parts: &'a str, datacenter: Option<&'a str>) -> ServiceQuer
     let (before, last) = parts.rsplit_once('.').unwrap_or(("", parts));
     match (before.strip_prefix('_'), last.strip_prefix('_')) {
         // RFC 2782: `_service._tag`, where `_tcp` stands for any tag.
-        (Some(service), Some(tag)) if !service.contains('.') => ServiceQuery {
-            datacenter,
-            service,
-            tag: (tag != "tcp").then_some(tag),
-            kind,
-        },
+        (Some(service), Some(tag)) if !service.contains('.') => {
+            ServiceQuery { datacenter, service, tag: (tag != "tcp").then_some(tag), kind }
+        }
         // Tags may hold dots.
-        _ => ServiceQuery {
-            datacenter,
-            service: last,
-            tag: (!before.is_empty()).then_some(before),
-            kind,
-        },
+        _ => ServiceQuery { datacenter, service: last, tag: (!before.is_empty()).then_some(before), kind },
     }
 }
 
-fn of_last_label<'a>(
-    parts: &'a str,
-    datacenter: Option<&'a str>,
-    kind: LookupKind,
-) -> ServiceQuery<'a> {
+fn of_last_label<'a>(parts: &'a str, datacenter: Option<&'a str>, kind: LookupKind) -> ServiceQuery<'a> {
     let service = parts.rsplit_once('.').map_or(parts, |(_, last)| last);
-    ServiceQuery {
-        datacenter,
-        service,
-        tag: None,
-        kind,
-    }
+    ServiceQuery { datacenter, service, tag: None, kind }
 }
 
 /// 8 hexadecimal digits for IPv4, 32 for IPv6.
@@ -189,12 +148,8 @@ fn parse_hex(digits: &str) -> Option<IpAddr> {
         return None;
     }
     match digits.len() {
-        8 => Some(IpAddr::V4(Ipv4Addr::from_bits(
-            u32::from_str_radix(digits, 16).ok()?,
-        ))),
-        32 => Some(IpAddr::V6(Ipv6Addr::from_bits(
-            u128::from_str_radix(digits, 16).ok()?,
-        ))),
+        8 => Some(IpAddr::V4(Ipv4Addr::from_bits(u32::from_str_radix(digits, 16).ok()?))),
+        32 => Some(IpAddr::V6(Ipv6Addr::from_bits(u128::from_str_radix(digits, 16).ok()?))),
         _ => None,
     }
 }
@@ -212,11 +167,7 @@ fn parse_reverse(name: &str) -> Option<IpAddr> {
     let mut address = 0_u128;
     let mut count = 0;
     for nibble in nibbles.rsplit('.') {
-        let digit = nibble
-            .chars()
-            .next()
-            .filter(|_| nibble.len() == 1)?
-            .to_digit(16)?;
+        let digit = nibble.chars().next().filter(|_| nibble.len() == 1)?.to_digit(16)?;
         address = (address << 4) | u128::from(digit);
         count += 1;
     }

@@ -44,11 +44,7 @@ impl Endpoints {
     /// Encodes the instances of one service in `datacenter`. One address, and one pair of target and port, is kept once.
     /// An instance with an address that is neither an IP address nor a host name cannot be told in DNS and is left out.
     pub fn new(datacenter: &str, records: &[EndpointRecord]) -> Self {
-        let mut builder = Builder {
-            datacenter,
-            endpoints: Self::default(),
-            numbers: HashMap::new(),
-        };
+        let mut builder = Builder { datacenter, endpoints: Self::default(), numbers: HashMap::new() };
         for wanted in [CheckStatus::Passing, CheckStatus::Warning] {
             for record in records.iter().filter(|record| record.status == wanted) {
                 builder.add(record);
@@ -81,8 +77,7 @@ impl Endpoints {
         self.v4.deduplicate(|address| *address);
         self.v6.deduplicate(|address| *address);
         self.aliases.deduplicate(|alias| alias.name.clone());
-        self.targets
-            .deduplicate(|target| (target.name_number, target.port()));
+        self.targets.deduplicate(|target| (target.name_number, target.port()));
         self
     }
 }
@@ -96,21 +91,14 @@ pub(crate) struct Ranked<T> {
 
 impl<T> Default for Ranked<T> {
     fn default() -> Self {
-        Self {
-            items: Vec::new(),
-            passing: 0,
-        }
+        Self { items: Vec::new(), passing: 0 }
     }
 }
 
 impl<T> Ranked<T> {
     /// Those that may be answered.
     pub(crate) fn healthy(&self, only_passing: bool) -> &[T] {
-        if only_passing {
-            &self.items[..self.passing]
-        } else {
-            &self.items
-        }
+        if only_passing { &self.items[..self.passing] } else { &self.items }
     }
 
     /// Keeps the first of those with the same key: a passing one before one in warning.
@@ -227,39 +215,24 @@ impl Builder<'_> {
     fn add(&mut self, record: &EndpointRecord) {
         let own = !record.service_address.is_empty();
         let node_address = Address::parse(&record.node_address);
-        let address = if own {
-            Address::parse(&record.service_address)
-        } else {
-            node_address.clone()
-        };
+        let address = if own { Address::parse(&record.service_address) } else { node_address.clone() };
         let Some(address) = address else { return };
         let node = qualified(&record.node, "node", self.datacenter);
         let target = match (&address, &node) {
             (Address::Name(name), _) => Some((name.clone(), true)),
             (Address::Ip(_), Some(node)) if !own => Some((node.clone(), false)),
             // A node whose name is no DNS name is pointed to by its address.
-            (Address::Ip(ip), _) => {
-                qualified(&hex_of(*ip), "addr", self.datacenter).map(|name| (name, false))
-            }
+            (Address::Ip(ip), _) => qualified(&hex_of(*ip), "addr", self.datacenter).map(|name| (name, false)),
         };
         if let Some((name, is_absolute)) = target {
-            self.add_target(
-                record,
-                name,
-                is_absolute,
-                address.ip(),
-                node.unwrap_or_default(),
-            );
+            self.add_target(record, name, is_absolute, address.ip(), node.unwrap_or_default());
         }
         match address {
             Address::Ip(IpAddr::V4(ip)) => self.endpoints.v4.items.push(ip.octets()),
             Address::Ip(IpAddr::V6(ip)) => self.endpoints.v6.items.push(ip.octets()),
             Address::Name(name) => {
                 let node_address = node_address.and_then(|address| address.ip());
-                self.endpoints
-                    .aliases
-                    .items
-                    .push(Alias { name, node_address });
+                self.endpoints.aliases.items.push(Alias { name, node_address });
             }
         }
     }
@@ -282,11 +255,7 @@ impl Builder<'_> {
             srv.extend_from_slice(&u16::to_be_bytes(field));
         }
         srv.extend_from_slice(&name);
-        let meta = if node.is_empty() {
-            Arc::default()
-        } else {
-            encode_meta(&record.node_meta).into()
-        };
+        let meta = if node.is_empty() { Arc::default() } else { encode_meta(&record.node_meta).into() };
         self.endpoints.targets.items.push(Target {
             srv: srv.into(),
             is_absolute,
@@ -326,9 +295,7 @@ const LABELS_BYTES_MAX: usize = 200;
 fn encode_labels(names: &[&str]) -> Option<Box<[u8]>> {
     let mut labels = Vec::with_capacity(64);
     for label in names.iter().flat_map(|name| name.split('.')) {
-        let length = u8::try_from(label.len())
-            .ok()
-            .filter(|length| (1..=63).contains(length))?;
+        let length = u8::try_from(label.len()).ok().filter(|length| (1..=63).contains(length))?;
         labels.push(length);
         labels.extend_from_slice(label.as_bytes());
     }
@@ -339,11 +306,7 @@ fn encode_labels(names: &[&str]) -> Option<Box<[u8]>> {
 fn encode_meta(meta: &Meta) -> Box<[Box<[u8]>]> {
     meta.iter()
         .map(|(key, value)| {
-            let text = if key.starts_with("rfc1035-") {
-                value.clone()
-            } else {
-                format!("{}={value}", quote_key(key))
-            };
+            let text = if key.starts_with("rfc1035-") { value.clone() } else { format!("{}={value}", quote_key(key)) };
             encode_text(text.as_bytes())
         })
         .collect()

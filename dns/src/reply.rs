@@ -48,17 +48,7 @@ impl<'a> Reply<'a> {
             1.. if is_plain_udp => config.udp_answer_limit.min(UDP_ANSWER_LIMIT_MAX),
             _ => usize::MAX,
         };
-        Self {
-            writer,
-            names,
-            config,
-            asked,
-            answers_max,
-            shuffler,
-            told,
-            is_trimmed: false,
-            alias: None,
-        }
+        Self { writer, names, config, asked, answers_max, shuffler, told, is_trimmed: false, alias: None }
     }
 
     /// Whether records were left out because there was no room or the asker takes no more.
@@ -69,10 +59,7 @@ impl<'a> Reply<'a> {
     /// Closes the answer.
     pub(crate) fn finish(self, verdict: Verdict) -> Summary {
         self.writer.finish(verdict);
-        Summary {
-            code: verdict.code.into(),
-            is_trimmed: self.is_trimmed,
-        }
+        Summary { code: verdict.code.into(), is_trimmed: self.is_trimmed }
     }
 
     /// There is no such name.
@@ -85,12 +72,7 @@ impl<'a> Reply<'a> {
     pub(crate) fn tell(&mut self, facts: &Facts, ttl_s: u32) -> ResponseCode {
         match facts {
             Facts::NameServers(servers) => self.tell_zone(servers),
-            Facts::Service(endpoints)
-                if endpoints
-                    .targets
-                    .healthy(self.config.only_passing)
-                    .is_empty() =>
-            {
+            Facts::Service(endpoints) if endpoints.targets.healthy(self.config.only_passing).is_empty() => {
                 return self.deny();
             }
             Facts::Service(endpoints) => self.tell_service(endpoints, ttl_s),
@@ -142,12 +124,7 @@ impl<'a> Reply<'a> {
         }
     }
 
-    fn tell_addresses<const BYTES: usize>(
-        &mut self,
-        record_type: RecordType,
-        addresses: &[[u8; BYTES]],
-        ttl_s: u32,
-    ) {
+    fn tell_addresses<const BYTES: usize>(&mut self, record_type: RecordType, addresses: &[[u8; BYTES]], ttl_s: u32) {
         let records_max = match self.config.a_record_limit {
             0 => usize::MAX,
             limit => limit,
@@ -157,14 +134,7 @@ impl<'a> Reply<'a> {
                 return;
             }
             let has_room = self.writer.count(Section::Answer) < self.answers_max;
-            if !has_room
-                || !self.writer.record(
-                    Section::Answer,
-                    &[self.names.owner()],
-                    record_type,
-                    ttl_s,
-                    &[address],
-                )
+            if !has_room || !self.writer.record(Section::Answer, &[self.names.owner()], record_type, ttl_s, &[address])
             {
                 self.is_trimmed = true;
                 return;
@@ -188,22 +158,13 @@ impl<'a> Reply<'a> {
     }
 
     fn wants_alias(&self) -> bool {
-        matches!(
-            self.asked,
-            RecordType::A | RecordType::AAAA | RecordType::ANY | RecordType::CNAME
-        )
+        matches!(self.asked, RecordType::A | RecordType::AAAA | RecordType::ANY | RecordType::CNAME)
     }
 
     fn answer_alias(&mut self, name: &[u8], ttl_s: u32) {
         let owner = [self.names.owner()];
         let name_at = self.writer.next_data_at(owner[0].len());
-        if !self.writer.record(
-            Section::Answer,
-            &owner,
-            RecordType::CNAME,
-            ttl_s,
-            &[name, ROOT],
-        ) {
+        if !self.writer.record(Section::Answer, &owner, RecordType::CNAME, ttl_s, &[name, ROOT]) {
             self.is_trimmed = true;
         } else if self.asked != RecordType::CNAME {
             self.names.set_owner(name, name_at);
@@ -234,22 +195,11 @@ impl<'a> Reply<'a> {
             // The metadata would get the wrong owner, and an alias has no other records (RFC 1034 §3.6.2).
             return;
         }
-        let section = if self.asks_for(RecordType::TXT) {
-            Section::Answer
-        } else {
-            Section::Additional
-        };
+        let section = if self.asks_for(RecordType::TXT) { Section::Answer } else { Section::Additional };
         let is_wanted = section == Section::Answer
-            || (self.config.enable_additional_node_meta_txt
-                && self.writer.count(Section::Answer) > 0);
+            || (self.config.enable_additional_node_meta_txt && self.writer.count(Section::Answer) > 0);
         for text in node.meta.iter().filter(|_| is_wanted) {
-            let is_told = self.writer.record(
-                section,
-                &[self.names.owner()],
-                RecordType::TXT,
-                ttl_s,
-                &[text],
-            );
+            let is_told = self.writer.record(section, &[self.names.owner()], RecordType::TXT, ttl_s, &[text]);
             self.is_trimmed |= !is_told && section == Section::Answer;
         }
     }
@@ -262,10 +212,7 @@ impl<'a> Reply<'a> {
         if let Some(labels) = labels {
             let owner = [self.names.owner()];
             let data = [&labels, self.names.domain()];
-            self.is_trimmed |=
-                !self
-                    .writer
-                    .record(Section::Answer, &owner, RecordType::PTR, 0, &data);
+            self.is_trimmed |= !self.writer.record(Section::Answer, &owner, RecordType::PTR, 0, &data);
         }
     }
 
@@ -279,28 +226,17 @@ impl<'a> Reply<'a> {
             RecordType::SOA => Section::Authority,
             _ => return,
         };
-        let servers: Vec<_> = servers
-            .iter()
-            .filter(|server| !server.labels.is_empty())
-            .collect();
+        let servers: Vec<_> = servers.iter().filter(|server| !server.labels.is_empty()).collect();
         for server in self.shuffler.shuffle(&servers).take(NAME_SERVERS_MAX) {
             let domain = self.names.domain();
             let data_at = self.writer.next_data_at(domain.len());
-            if !self.writer.record(
-                section,
-                &[domain],
-                RecordType::NS,
-                0,
-                &[&server.labels, domain],
-            ) {
+            if !self.writer.record(section, &[domain], RecordType::NS, 0, &[&server.labels, domain]) {
                 self.is_trimmed |= section == Section::Answer;
                 return;
             }
             if let Some(Address::Ip(address)) = server.address {
                 let pointer = self.names.pointer(data_at);
-                let owner = pointer
-                    .as_ref()
-                    .map_or([&*server.labels, domain], |pointer| [pointer, NOTHING]);
+                let owner = pointer.as_ref().map_or([&*server.labels, domain], |pointer| [pointer, NOTHING]);
                 write_address(&mut self.writer, Section::Additional, &owner, address, 0);
             }
         }
@@ -309,25 +245,13 @@ impl<'a> Reply<'a> {
     /// The zone's SOA. In the authority section it says for how long "no" may be remembered.
     fn start_of_authority(&mut self, section: Section) {
         let soa = &self.config.soa;
-        let now_s = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .map_or(0, |since| since.as_secs());
+        let now_s = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
         // Serial numbers wrap (RFC 1982).
         let [_, _, _, _, serial @ ..] = now_s.to_be_bytes();
         let domain = self.names.domain();
-        let timers =
-            [soa.refresh_s, soa.retry_s, soa.expire_s, soa.min_ttl_s].map(u32::to_be_bytes);
-        let data: [&[u8]; 6] = [
-            b"\x02ns",
-            domain,
-            b"\x0ahostmaster",
-            domain,
-            &serial,
-            timers.as_flattened(),
-        ];
-        let is_told = self
-            .writer
-            .record(section, &[domain], RecordType::SOA, soa.min_ttl_s, &data);
+        let timers = [soa.refresh_s, soa.retry_s, soa.expire_s, soa.min_ttl_s].map(u32::to_be_bytes);
+        let data: [&[u8]; 6] = [b"\x02ns", domain, b"\x0ahostmaster", domain, &serial, timers.as_flattened()];
+        let is_told = self.writer.record(section, &[domain], RecordType::SOA, soa.min_ttl_s, &data);
         self.is_trimmed |= !is_told && section == Section::Answer;
     }
 }
@@ -335,13 +259,7 @@ impl<'a> Reply<'a> {
 /// What follows a pointer: a name ends with it.
 const NOTHING: &[u8] = &[];
 
-fn write_address(
-    writer: &mut Writer<'_>,
-    section: Section,
-    owner: &[&[u8]],
-    address: IpAddr,
-    ttl_s: u32,
-) -> bool {
+fn write_address(writer: &mut Writer<'_>, section: Section, owner: &[&[u8]], address: IpAddr, ttl_s: u32) -> bool {
     match address {
         IpAddr::V4(ip) => writer.record(section, owner, RecordType::A, ttl_s, &[&ip.octets()]),
         IpAddr::V6(ip) => writer.record(section, owner, RecordType::AAAA, ttl_s, &[&ip.octets()]),

@@ -50,24 +50,14 @@ impl Request {
         if (count(4), count(6), count(8)) != (1, 0, 0) || count(10) > ADDITIONAL_RECORDS_MAX {
             return Err(Unfit::Reject(ResponseCode::FormErr));
         }
-        let message =
-            Message::from_vec(packet).map_err(|_| Unfit::Reject(ResponseCode::FormErr))?;
+        let message = Message::from_vec(packet).map_err(|_| Unfit::Reject(ResponseCode::FormErr))?;
         let edns = message.edns.as_ref().map(|edns| Edns {
             version: edns.version(),
             payload_bytes: edns.max_payload(),
             dnssec_ok: edns.flags().dnssec_ok,
         });
         debug_assert_eq!(message.metadata.op_code, OpCode::Query);
-        let query = message
-            .queries
-            .into_iter()
-            .next()
-            .ok_or(Unfit::Reject(ResponseCode::FormErr))?;
-        Ok(Self {
-            name: query.name,
-            record_type: query.query_type,
-            class: query.query_class,
-            edns,
-        })
+        let query = message.queries.into_iter().next().ok_or(Unfit::Reject(ResponseCode::FormErr))?;
+        Ok(Self { name: query.name, record_type: query.query_type, class: query.query_class, edns })
     }
 }

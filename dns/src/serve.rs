@@ -60,9 +60,7 @@ impl Handle {
 
 impl fmt::Debug for Handle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Handle")
-            .field("address", &self.address)
-            .finish_non_exhaustive()
+        f.debug_struct("Handle").field("address", &self.address).finish_non_exhaustive()
     }
 }
 
@@ -84,15 +82,10 @@ pub async fn serve(
     let (mut threads, mut wakers) = (Vec::new(), Vec::new());
     for socket in sockets.udp {
         let (waker, wake) = UnixStream::pair().map_err(Error::NoResources)?;
-        let listener = UdpListener::new(socket, wake, shared.clone(), Runtime::current())
-            .map_err(Error::NoResources)?;
+        let listener =
+            UdpListener::new(socket, wake, shared.clone(), Runtime::current()).map_err(Error::NoResources)?;
         let name = format!("dns-udp-{}", threads.len());
-        threads.push(
-            thread::Builder::new()
-                .name(name)
-                .spawn(|| listener.run())
-                .map_err(Error::NoResources)?,
-        );
+        threads.push(thread::Builder::new().name(name).spawn(|| listener.run()).map_err(Error::NoResources)?);
         wakers.push(waker);
     }
     let (stop, stopping) = watch::channel(false);
@@ -108,11 +101,7 @@ pub async fn serve(
         })
         .await;
     });
-    Ok(Handle {
-        address,
-        shared,
-        supervisor,
-    })
+    Ok(Handle { address, shared, supervisor })
 }
 
 /// Sockets on one port: several for UDP, between which the kernel spreads the clients, and one for TCP.
@@ -126,9 +115,7 @@ impl Sockets {
     fn bind(address: SocketAddr, udp_sockets: usize) -> Result<Self, Error> {
         for _ in 1..PORT_PICKS_MAX {
             match Self::bind_once(address, udp_sockets) {
-                Err(Error::PortInUse {
-                    protocol: "tcp", ..
-                }) if address.port() == 0 => {}
+                Err(Error::PortInUse { protocol: "tcp", .. }) if address.port() == 0 => {}
                 bound => return bound,
             }
         }
@@ -173,10 +160,6 @@ fn open(address: SocketAddr, kind: Type, protocol: Protocol) -> io::Result<Socke
 fn cannot_listen(address: SocketAddr, protocol: &'static str, source: io::Error) -> Error {
     match source.kind() {
         io::ErrorKind::AddrInUse => Error::PortInUse { address, protocol },
-        _ => Error::CannotListen {
-            address,
-            protocol,
-            source,
-        },
+        _ => Error::CannotListen { address, protocol, source },
     }
 }

@@ -35,20 +35,12 @@ pub(crate) struct Deferred {
 impl Shared {
     pub(crate) fn new(zone: Zone, lookup: Arc<dyn Lookup>) -> Self {
         let waiting = Arc::new(Semaphore::new(zone.config.waiting_max));
-        Self {
-            zone: RwLock::new(Arc::new(zone)),
-            lookup,
-            counters: Counters::default(),
-            waiting,
-        }
+        Self { zone: RwLock::new(Arc::new(zone)), lookup, counters: Counters::default(), waiting }
     }
 
     /// The settings as they are now. Taken once for a batch of questions.
     pub(crate) fn zone(&self) -> Arc<Zone> {
-        self.zone
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        self.zone.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     pub(crate) fn set_zone(&self, zone: Zone) {
@@ -79,13 +71,7 @@ impl Shared {
         }
         if let Ok(place) = self.waiting.clone().try_acquire_owned() {
             self.counters.count_deferral();
-            return Some(Deferred {
-                outcome,
-                partial: out.clone(),
-                packet: packet.to_vec(),
-                transport,
-                _place: place,
-            });
+            return Some(Deferred { outcome, partial: out.clone(), packet: packet.to_vec(), transport, _place: place });
         }
         match outcome {
             // Better the alias alone than nothing.
@@ -96,35 +82,14 @@ impl Shared {
     }
 
     /// Waits for what the question needs and answers it into `out`.
-    pub(crate) async fn settle(
-        &self,
-        deferred: Deferred,
-        scratch: &mut Scratch,
-        out: &mut Vec<u8>,
-    ) {
+    pub(crate) async fn settle(&self, deferred: Deferred, scratch: &mut Scratch, out: &mut Vec<u8>) {
         let zone = self.zone();
-        let Deferred {
-            outcome,
-            partial,
-            packet,
-            transport,
-            _place,
-        } = deferred;
+        let Deferred { outcome, partial, packet, transport, _place } = deferred;
         out.clone_from(&partial);
         let outcome = match outcome {
             Outcome::Wait(facts) => {
-                let found = timeout(zone.config.wait_timeout, facts)
-                    .await
-                    .unwrap_or(Found::Unavailable);
-                answer::complete(
-                    &zone,
-                    &*self.lookup,
-                    found,
-                    &packet,
-                    transport,
-                    scratch,
-                    out,
-                )
+                let found = timeout(zone.config.wait_timeout, facts).await.unwrap_or(Found::Unavailable);
+                answer::complete(&zone, &*self.lookup, found, &packet, transport, scratch, out)
             }
             outcome => outcome,
         };
@@ -158,38 +123,18 @@ impl Shared {
         if answer.len() <= answer::limit_bytes(zone, packet, transport) {
             out.clone_from(&answer);
             let code = u16::from(answer[3] & 0x0f);
-            return self.counters.count_reply(answer::Summary {
-                code,
-                is_trimmed: false,
-            });
+            return self.counters.count_reply(answer::Summary { code, is_trimmed: false });
         }
         // Too long for the asker: the question alone, marked as cut off, sends it to TCP.
         answer::fail(zone, ResponseCode::NoError, packet, transport, scratch, out);
         if let Some(flags) = out.get_mut(2) {
             *flags |= FLAG_TRUNCATED;
         }
-        self.counters.count_reply(answer::Summary {
-            code: 0,
-            is_trimmed: true,
-        });
+        self.counters.count_reply(answer::Summary { code: 0, is_trimmed: true });
     }
 
-    fn fail(
-        &self,
-        zone: &Zone,
-        packet: &[u8],
-        transport: Transport,
-        scratch: &mut Scratch,
-        out: &mut Vec<u8>,
-    ) {
-        if let Outcome::Reply(summary) = answer::fail(
-            zone,
-            ResponseCode::ServFail,
-            packet,
-            transport,
-            scratch,
-            out,
-        ) {
+    fn fail(&self, zone: &Zone, packet: &[u8], transport: Transport, scratch: &mut Scratch, out: &mut Vec<u8>) {
+        if let Outcome::Reply(summary) = answer::fail(zone, ResponseCode::ServFail, packet, transport, scratch, out) {
             self.counters.count_reply(summary);
         }
     }

@@ -12,17 +12,11 @@ pub(crate) struct Shuffler {
 
 impl Shuffler {
     pub(crate) fn new(seed: u64) -> Self {
-        Self {
-            rng: SmallRng::seed_from_u64(seed),
-            places: Vec::new(),
-        }
+        Self { rng: SmallRng::seed_from_u64(seed), places: Vec::new() }
     }
 
     /// The items in random order (Fisher and Yates, as far as it is asked for).
-    pub(crate) fn shuffle<'s, 'i, T>(
-        &'s mut self,
-        items: &'i [T],
-    ) -> impl Iterator<Item = &'i T> + use<'s, 'i, T> {
+    pub(crate) fn shuffle<'s, 'i, T>(&'s mut self, items: &'i [T]) -> impl Iterator<Item = &'i T> + use<'s, 'i, T> {
         self.places.clear();
         self.places.extend(0..items.len());
         let Self { rng, places } = self;
@@ -49,11 +43,7 @@ mod tests {
             first.insert(order[0]);
             assert_eq!(order.iter().copied().collect::<BTreeSet<_>>().len(), 10);
         }
-        assert_eq!(
-            first.len(),
-            10,
-            "200 answers, and some instance was never the first"
-        );
+        assert_eq!(first.len(), 10, "200 answers, and some instance was never the first");
         assert_eq!(shuffler.shuffle::<usize>(&[]).count(), 0);
     }
 }

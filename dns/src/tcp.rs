@@ -22,11 +22,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 const FAREWELL: Duration = Duration::from_secs(1);
 
 /// Accepts connections until `stop` says so (or its sender is gone), then lets the open ones finish.
-pub(crate) async fn run(
-    listener: TcpListener,
-    shared: Arc<Shared>,
-    mut stop: watch::Receiver<bool>,
-) {
+pub(crate) async fn run(listener: TcpListener, shared: Arc<Shared>, mut stop: watch::Receiver<bool>) {
     let places = Arc::new(Semaphore::new(shared.zone().config.tcp_connections_max));
     let mut connections = JoinSet::new();
     loop {
@@ -54,10 +50,7 @@ pub(crate) async fn run(
             }
         }
     }
-    let _ = timeout(FAREWELL, async {
-        while connections.join_next().await.is_some() {}
-    })
-    .await;
+    let _ = timeout(FAREWELL, async { while connections.join_next().await.is_some() {} }).await;
 }
 
 struct Connection {
@@ -113,17 +106,9 @@ impl Connection {
             let Some(packet) = self.inbox.get(start..start + length) else {
                 break;
             };
-            let deferred = self.shared.answer(
-                &zone,
-                packet,
-                Transport::Tcp,
-                &mut self.scratch,
-                &mut answer,
-            );
+            let deferred = self.shared.answer(&zone, packet, Transport::Tcp, &mut self.scratch, &mut answer);
             if let Some(deferred) = deferred {
-                self.shared
-                    .settle(deferred, &mut self.scratch, &mut answer)
-                    .await;
+                self.shared.settle(deferred, &mut self.scratch, &mut answer).await;
             }
             at = start + length;
             let Ok(bytes) = u16::try_from(answer.len()) else {
@@ -170,7 +155,5 @@ impl Connection {
 
 /// The length that stands before a question, if it is there yet.
 fn question_bytes(inbox: &[u8]) -> Option<usize> {
-    inbox
-        .first_chunk()
-        .map(|length| usize::from(u16::from_be_bytes(*length)))
+    inbox.first_chunk().map(|length| usize::from(u16::from_be_bytes(*length)))
 }

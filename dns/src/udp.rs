@@ -11,8 +11,8 @@ use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::sockopt::{Ipv4PacketInfo, Ipv6RecvPacketInfo};
 use nix::sys::socket::{
-    ControlMessage, ControlMessageOwned, MsgFlags, MultiHeaders, SockaddrStorage, recvmmsg,
-    sendmmsg, sendmsg, setsockopt,
+    ControlMessage, ControlMessageOwned, MsgFlags, MultiHeaders, SockaddrStorage, recvmmsg, sendmmsg, sendmsg,
+    setsockopt,
 };
 use tokio::runtime::Handle as Runtime;
 
@@ -63,12 +63,7 @@ impl UdpListener {
         runtime: Runtime,
     ) -> std::io::Result<Self> {
         ask_for_local_address(&socket, socket.local_addr()?)?;
-        Ok(Self {
-            socket: Arc::new(socket),
-            wake,
-            shared,
-            runtime,
-        })
+        Ok(Self { socket: Arc::new(socket), wake, shared, runtime })
     }
 
     /// Blocks while there is nothing to do.
@@ -82,10 +77,8 @@ impl UdpListener {
 
     /// Waits for a question. False when it is time to stop.
     fn wait(&self) -> bool {
-        let mut sources = [
-            PollFd::new(self.socket.as_fd(), PollFlags::POLLIN),
-            PollFd::new(self.wake.as_fd(), PollFlags::POLLIN),
-        ];
+        let mut sources =
+            [PollFd::new(self.socket.as_fd(), PollFlags::POLLIN), PollFd::new(self.wake.as_fd(), PollFlags::POLLIN)];
         match poll(&mut sources, PollTimeout::NONE) {
             Ok(_) => sources[1].revents().is_none_or(|events| events.is_empty()),
             Err(Errno::EINTR) => true,
@@ -99,12 +92,7 @@ impl UdpListener {
     /// Takes what has come, answers it, and tells how many questions it was.
     fn serve(&self, batch: &mut Batch) -> usize {
         let mut taken: [Option<(usize, Path)>; BATCH] = [None; BATCH];
-        let count = receive(
-            self.socket.as_raw_fd(),
-            &mut batch.inbound,
-            &mut batch.received,
-            &mut taken,
-        );
+        let count = receive(self.socket.as_raw_fd(), &mut batch.inbound, &mut batch.received, &mut taken);
         if count == 0 {
             return 0;
         }
@@ -116,13 +104,7 @@ impl UdpListener {
                 continue;
             };
             let out = &mut batch.answers[ready];
-            let deferred = self.shared.answer(
-                &zone,
-                &packet[..length],
-                Transport::Udp,
-                &mut batch.scratch,
-                out,
-            );
+            let deferred = self.shared.answer(&zone, &packet[..length], Transport::Udp, &mut batch.scratch, out);
             if let Some(deferred) = deferred {
                 self.settle_later(deferred, path);
             } else if !out.is_empty() {
@@ -144,13 +126,9 @@ impl UdpListener {
             }
             let iov = [IoSlice::new(&out)];
             let control = path.local.as_ref().map(Local::control);
-            if let Err(error) = sendmsg(
-                socket.as_raw_fd(),
-                &iov,
-                control.as_slice(),
-                MsgFlags::empty(),
-                Some(&path.peer),
-            ) {
+            if let Err(error) =
+                sendmsg(socket.as_raw_fd(), &iov, control.as_slice(), MsgFlags::empty(), Some(&path.peer))
+            {
                 tracing::debug!(%error, "a late DNS answer could not be sent");
             }
         });
@@ -173,25 +151,10 @@ impl Batch {
         let mut sent = 0;
         while sent < paths.len() {
             let local = local_of(paths[sent]);
-            let end = sent
-                + paths[sent..]
-                    .iter()
-                    .take_while(|path| is_same(local_of(**path), local))
-                    .count();
-            let peers: [Option<SockaddrStorage>; BATCH] = std::array::from_fn(|place| {
-                paths
-                    .get(sent + place)
-                    .copied()
-                    .flatten()
-                    .map(|path| path.peer)
-            });
-            let done = send_run(
-                socket,
-                &mut self.outbound,
-                &self.answers[sent..end],
-                &peers,
-                local,
-            );
+            let end = sent + paths[sent..].iter().take_while(|path| is_same(local_of(**path), local)).count();
+            let peers: [Option<SockaddrStorage>; BATCH] =
+                std::array::from_fn(|place| paths.get(sent + place).copied().flatten().map(|path| path.peer));
+            let done = send_run(socket, &mut self.outbound, &self.answers[sent..end], &peers, local);
             // The first one could not be sent (its network is gone, say): it is lost, as datagrams may be.
             sent += done.max(1);
         }
@@ -210,12 +173,8 @@ impl Local {
 /// A socket on one address always answers from it; one on all addresses has to be told.
 fn ask_for_local_address(socket: &UdpSocket, local: SocketAddr) -> nix::Result<()> {
     match local {
-        SocketAddr::V4(address) if address.ip().is_unspecified() => {
-            setsockopt(socket, Ipv4PacketInfo, &true)
-        }
-        SocketAddr::V6(address) if address.ip().is_unspecified() => {
-            setsockopt(socket, Ipv6RecvPacketInfo, &true)
-        }
+        SocketAddr::V4(address) if address.ip().is_unspecified() => setsockopt(socket, Ipv4PacketInfo, &true),
+        SocketAddr::V6(address) if address.ip().is_unspecified() => setsockopt(socket, Ipv6RecvPacketInfo, &true),
         SocketAddr::V4(_) | SocketAddr::V6(_) => Ok(()),
     }
 }
@@ -223,14 +182,8 @@ fn ask_for_local_address(socket: &UdpSocket, local: SocketAddr) -> nix::Result<(
 /// Exactly as much as one message about the local address takes: the kernel refuses to send what does not add up.
 fn control_space(local: SocketAddr) -> Option<Vec<u8>> {
     match local {
-        SocketAddr::V4(address) => address
-            .ip()
-            .is_unspecified()
-            .then(|| nix::cmsg_space!(libc::in_pktinfo)),
-        SocketAddr::V6(address) => address
-            .ip()
-            .is_unspecified()
-            .then(|| nix::cmsg_space!(libc::in6_pktinfo)),
+        SocketAddr::V4(address) => address.ip().is_unspecified().then(|| nix::cmsg_space!(libc::in_pktinfo)),
+        SocketAddr::V6(address) => address.ip().is_unspecified().then(|| nix::cmsg_space!(libc::in6_pktinfo)),
     }
 }
 
@@ -244,23 +197,13 @@ fn receive(
     let mut slots = buffer.chunks_exact_mut(DATAGRAM_BYTES);
     let mut slices: [[IoSliceMut<'_>; 1]; BATCH] =
         std::array::from_fn(|_| [IoSliceMut::new(slots.next().unwrap_or_default())]);
-    match recvmmsg(
-        socket,
-        headers,
-        slices.iter_mut(),
-        MsgFlags::MSG_DONTWAIT,
-        None,
-    ) {
+    match recvmmsg(socket, headers, slices.iter_mut(), MsgFlags::MSG_DONTWAIT, None) {
         Ok(messages) => {
             let mut count = 0;
             for (place, message) in taken.iter_mut().zip(messages) {
-                let local = message
-                    .cmsgs()
-                    .ok()
-                    .and_then(|mut controls| controls.find_map(|control| local_from(&control)));
-                *place = message
-                    .address
-                    .map(|peer| (message.bytes, Path { peer, local }));
+                let local =
+                    message.cmsgs().ok().and_then(|mut controls| controls.find_map(|control| local_from(&control)));
+                *place = message.address.map(|peer| (message.bytes, Path { peer, local }));
                 count += 1;
             }
             count
@@ -277,10 +220,7 @@ fn receive(
 fn local_from(control: &ControlMessageOwned) -> Option<Local> {
     match control {
         // No interface: routing decides, the address is what matters.
-        ControlMessageOwned::Ipv4PacketInfo(info) => Some(Local::V4(libc::in_pktinfo {
-            ipi_ifindex: 0,
-            ..*info
-        })),
+        ControlMessageOwned::Ipv4PacketInfo(info) => Some(Local::V4(libc::in_pktinfo { ipi_ifindex: 0, ..*info })),
         ControlMessageOwned::Ipv6PacketInfo(info) => Some(Local::V6(*info)),
         _ => None,
     }
@@ -298,14 +238,7 @@ fn send_run(
         std::array::from_fn(|place| [IoSlice::new(answers.get(place).map_or(&[], Vec::as_slice))]);
     let control = local.as_ref().map(Local::control);
     let count = answers.len();
-    match sendmmsg(
-        socket,
-        headers,
-        slices[..count].iter(),
-        &peers[..count],
-        control.as_slice(),
-        MsgFlags::empty(),
-    ) {
+    match sendmmsg(socket, headers, slices[..count].iter(), &peers[..count], control.as_slice(), MsgFlags::empty()) {
         Ok(sent) => sent.count(),
         Err(error) => {
             tracing::debug!(%error, "a DNS answer could not be sent");

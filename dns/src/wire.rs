@@ -47,12 +47,7 @@ pub(crate) struct Verdict {
 impl Verdict {
     /// For questions that are not answered from the zone.
     pub(crate) fn refusal(code: ResponseCode) -> Self {
-        Self {
-            code,
-            is_authoritative: false,
-            is_truncated: false,
-            recursion_available: false,
-        }
+        Self { code, is_authoritative: false, is_truncated: false, recursion_available: false }
     }
 }
 
@@ -88,20 +83,13 @@ impl<'a> Writer<'a> {
         additional.clear();
         body.extend_from_slice(header);
         let limit_bytes = limit_bytes - if opt.is_some() { OPT_BYTES } else { 0 };
-        Self {
-            body,
-            additional,
-            counts: [0; 3],
-            limit_bytes,
-            opt,
-        }
+        Self { body, additional, counts: [0; 3], limit_bytes, opt }
     }
 
     /// The question as it was spelled. Written in full, so that a pointer to a part of it can be reckoned.
     pub(crate) fn question(&mut self, name: &[u8], record_type: RecordType, class: u16) {
         self.body.extend_from_slice(name);
-        self.body
-            .extend_from_slice(&u16::from(record_type).to_be_bytes());
+        self.body.extend_from_slice(&u16::from(record_type).to_be_bytes());
         self.body.extend_from_slice(&class.to_be_bytes());
     }
 
@@ -145,11 +133,7 @@ impl<'a> Writer<'a> {
     }
 
     pub(crate) fn mark(&self) -> Mark {
-        Mark {
-            body: self.body.len(),
-            additional: self.additional.len(),
-            counts: self.counts,
-        }
+        Mark { body: self.body.len(), additional: self.additional.len(), counts: self.counts }
     }
 
     pub(crate) fn rollback(&mut self, mark: Mark) {
@@ -170,29 +154,16 @@ impl<'a> Writer<'a> {
             let [code_high, _] = (code << 4).to_be_bytes();
             let flags = if asked.dnssec_ok { 0x80 } else { 0 };
             let [size_high, size_low] = payload_bytes.to_be_bytes();
-            self.additional
-                .extend_from_slice(&[0, 0, 41, size_high, size_low, code_high, 0, flags, 0, 0, 0]);
+            self.additional.extend_from_slice(&[0, 0, 41, size_high, size_low, code_high, 0, flags, 0, 0, 0]);
             self.counts[Section::Additional as usize] += 1;
         }
         self.body.extend_from_slice(self.additional);
         let has_question = self.body.len() > HEADER_BYTES;
         let header = &mut self.body[..HEADER_BYTES];
         let mut flags = FLAG_RESPONSE | (header[2] & ECHOED_MASK);
-        flags |= if verdict.is_authoritative {
-            FLAG_AUTHORITATIVE
-        } else {
-            0
-        };
-        flags |= if verdict.is_truncated {
-            FLAG_TRUNCATED
-        } else {
-            0
-        };
-        let available = if verdict.recursion_available {
-            FLAG_RECURSION_AVAILABLE
-        } else {
-            0
-        };
+        flags |= if verdict.is_authoritative { FLAG_AUTHORITATIVE } else { 0 };
+        flags |= if verdict.is_truncated { FLAG_TRUNCATED } else { 0 };
+        let available = if verdict.recursion_available { FLAG_RECURSION_AVAILABLE } else { 0 };
         let [_, code_low] = (code & 0x0f).to_be_bytes();
         header[2] = flags;
         header[3] = available | (header[3] & CHECKING_DISABLED_MASK) | code_low;
@@ -209,8 +180,6 @@ impl<'a> Writer<'a> {
 
 /// A compression pointer, if that far can be pointed.
 pub(crate) fn pointer(at: usize) -> Option<[u8; 2]> {
-    let at = u16::try_from(at)
-        .ok()
-        .filter(|at| usize::from(*at) <= POINTER_MAX)?;
+    let at = u16::try_from(at).ok().filter(|at| usize::from(*at) <= POINTER_MAX)?;
     Some((at | 0xc000).to_be_bytes())
 }

@@ -26,9 +26,7 @@ impl Zone {
             return Err(Error::BadSetting { reason });
         }
         let names = std::iter::once(&config.domain).chain(&config.alt_domain);
-        let domains = names
-            .map(|name| Domain::parse(name))
-            .collect::<Result<_, _>>()?;
+        let domains = names.map(|name| Domain::parse(name)).collect::<Result<_, _>>()?;
         Ok(Self { config, domains })
     }
 }
@@ -45,13 +43,9 @@ pub(crate) struct Domain {
 impl Domain {
     fn parse(name: &str) -> Result<Self, Error> {
         let text = name.trim_end_matches('.').to_ascii_lowercase();
-        let fits = |label: &str| {
-            (1..=63).contains(&label.len()) && label.bytes().all(|byte| byte.is_ascii_graphic())
-        };
+        let fits = |label: &str| (1..=63).contains(&label.len()) && label.bytes().all(|byte| byte.is_ascii_graphic());
         if text.len() > DOMAIN_BYTES_MAX || !text.split('.').all(fits) {
-            return Err(Error::BadDomain {
-                domain: name.to_string(),
-            });
+            return Err(Error::BadDomain { domain: name.to_string() });
         }
         let mut wire = Vec::with_capacity(text.len() + 2);
         for label in text.split('.') {
@@ -59,10 +53,7 @@ impl Domain {
             wire.extend_from_slice(label.as_bytes());
         }
         wire.push(0);
-        Ok(Self {
-            text,
-            wire: wire.into(),
-        })
+        Ok(Self { text, wire: wire.into() })
     }
 }
 

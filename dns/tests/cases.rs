@@ -49,9 +49,7 @@ fn refusals() {
 }
 
 fn run(file: &str) {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("tests/cases")
-        .join(file);
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cases").join(file);
     let text = std::fs::read_to_string(&path).expect("the case file");
     let (mut facts, mut config, mut out) = (TestZone::parse(""), Config::default(), String::new());
     for line in text.lines().filter(|line| !line.starts_with("  ")) {
@@ -90,9 +88,7 @@ fn parse_config(settings: &[&str]) -> Config {
             "meta_txt" => config.enable_additional_node_meta_txt = value == "true",
             "udp_bytes_max" => config.udp_bytes_max = value.parse().expect("a number"),
             _ => {
-                let service = key
-                    .strip_prefix("ttl:")
-                    .unwrap_or_else(|| panic!("no such setting: {key}"));
+                let service = key.strip_prefix("ttl:").unwrap_or_else(|| panic!("no such setting: {key}"));
                 config.service_ttl_s.insert(service.into(), number());
             }
         }
@@ -103,10 +99,7 @@ fn parse_config(settings: &[&str]) -> Config {
 fn ask(facts: &TestZone, config: &Config, name: &str, kind: &str, options: &[&str]) -> String {
     let mut message = Message::new(0x1234, MessageType::Query, OpCode::Query);
     message.metadata.recursion_desired = true;
-    let mut query = Query::query(
-        Name::from_str(name).expect("name"),
-        RecordType::from_str(kind).expect("type"),
-    );
+    let mut query = Query::query(Name::from_str(name).expect("name"), RecordType::from_str(kind).expect("type"));
     let mut transport = Transport::Udp;
     for option in options {
         match option.split_once('=').unwrap_or((option, "")) {
@@ -115,19 +108,9 @@ fn ask(facts: &TestZone, config: &Config, name: &str, kind: &str, options: &[&st
                 edns.set_max_payload(bytes.parse().expect("bytes"));
                 message.set_edns(edns);
             }
-            ("do", _) => drop(
-                message
-                    .edns
-                    .as_mut()
-                    .expect("edns first")
-                    .set_dnssec_ok(true),
-            ),
+            ("do", _) => drop(message.edns.as_mut().expect("edns first").set_dnssec_ok(true)),
             ("version", version) => {
-                message
-                    .edns
-                    .as_mut()
-                    .expect("edns first")
-                    .set_version(version.parse().expect("version"));
+                message.edns.as_mut().expect("edns first").set_version(version.parse().expect("version"));
             }
             ("class", class) => {
                 query.set_query_class(DNSClass::from_str(class).expect("class"));
@@ -150,16 +133,10 @@ fn ask(facts: &TestZone, config: &Config, name: &str, kind: &str, options: &[&st
 
 fn render(asked: &Message, bytes: &[u8]) -> String {
     let message = Message::from_vec(bytes).expect("an answer that another codec reads");
-    assert_eq!(
-        (message.metadata.id, message.metadata.message_type),
-        (asked.metadata.id, MessageType::Response)
-    );
+    assert_eq!((message.metadata.id, message.metadata.message_type), (asked.metadata.id, MessageType::Response));
     assert!(message.metadata.recursion_desired, "RD is handed back");
     for (asked, told) in asked.queries.iter().zip(&message.queries) {
-        assert!(
-            told.name.eq_case(&asked.name),
-            "the spelling of the question is kept: {told}"
-        );
+        assert!(told.name.eq_case(&asked.name), "the spelling of the question is kept: {told}");
     }
     let mut out = format!("  {:?}", message.metadata.response_code);
     let flags = [
@@ -167,24 +144,16 @@ fn render(asked: &Message, bytes: &[u8]) -> String {
         ("tc", message.metadata.truncation),
         ("ra", message.metadata.recursion_available),
     ];
-    flags
-        .iter()
-        .filter(|(_, is_set)| *is_set)
-        .for_each(|(flag, _)| out.push_str(&format!(" {flag}")));
+    flags.iter().filter(|(_, is_set)| *is_set).for_each(|(flag, _)| out.push_str(&format!(" {flag}")));
     if let Some(edns) = &message.edns {
         let dnssec = if edns.flags().dnssec_ok { " do" } else { "" };
         out.push_str(&format!(" edns={}{dnssec}", edns.max_payload()));
     }
     out.push_str(&format!(" {} bytes\n", bytes.len()));
-    for (section, records) in [
-        ("", &message.answers),
-        ("authority ", &message.authorities),
-        ("extra ", &message.additionals),
-    ] {
-        let mut lines: Vec<String> = records
-            .iter()
-            .map(|record| format!("  {section}{}\n", line(record)))
-            .collect();
+    for (section, records) in
+        [("", &message.answers), ("authority ", &message.authorities), ("extra ", &message.additionals)]
+    {
+        let mut lines: Vec<String> = records.iter().map(|record| format!("  {section}{}\n", line(record))).collect();
         lines.sort();
         out.extend(lines);
     }
@@ -194,17 +163,11 @@ fn render(asked: &Message, bytes: &[u8]) -> String {
 fn line(record: &Record) -> String {
     let data = match &record.data {
         // The serial number is the time.
-        RData::SOA(soa) => format!(
-            "{} {} (now) {} {} {} {}",
-            soa.mname, soa.rname, soa.refresh, soa.retry, soa.expire, soa.minimum
-        ),
+        RData::SOA(soa) => {
+            format!("{} {} (now) {} {} {} {}", soa.mname, soa.rname, soa.refresh, soa.retry, soa.expire, soa.minimum)
+        }
         RData::TXT(text) => format!("{:?}", text.to_string()),
         data => data.to_string(),
     };
-    format!(
-        "{} {} {} {data}",
-        record.name,
-        record.ttl,
-        record.record_type()
-    )
+    format!("{} {} {} {data}", record.name, record.ttl, record.record_type())
 }

@@ -9,9 +9,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use dns::answer::{Outcome, Scratch, Transport, answer};
-use dns::{
-    Config, EndpointRecord, Endpoints, Found, Lookup, NodeRecord, ReverseName, ServiceQuery, Zone,
-};
+use dns::{Config, EndpointRecord, Endpoints, Found, Lookup, NodeRecord, ReverseName, ServiceQuery, Zone};
 use hickory_proto::op::{Edns, Message, MessageType, OpCode, Query, ResponseCode};
 use hickory_proto::rr::{Name, RData, Record, RecordType};
 use model::CheckStatus;
@@ -50,49 +48,29 @@ fn address() -> impl Strategy<Value = String> {
 }
 
 fn record() -> impl Strategy<Value = EndpointRecord> {
-    let status = prop_oneof![4 => Just(CheckStatus::Passing), 2 => Just(CheckStatus::Warning), 1 => Just(CheckStatus::Critical)];
+    let status =
+        prop_oneof![4 => Just(CheckStatus::Passing), 2 => Just(CheckStatus::Warning), 1 => Just(CheckStatus::Critical)];
     let own = prop_oneof![2 => Just(String::new()), 1 => address()];
     let meta = prop::collection::btree_map("(rfc1035-)?[a-z=` ]{1,12}", "[ -~]{0,300}", 0..3);
-    let node =
-        prop_oneof![5 => "[a-z]{1,20}(-[0-9]{1,3})?(\\.[a-z]{1,9})?", 1 => Just("x".repeat(70))];
-    (
-        node,
-        address(),
-        own,
-        0_u16..4,
-        status,
-        meta,
-        any::<(u16, u16)>(),
+    let node = prop_oneof![5 => "[a-z]{1,20}(-[0-9]{1,3})?(\\.[a-z]{1,9})?", 1 => Just("x".repeat(70))];
+    (node, address(), own, 0_u16..4, status, meta, any::<(u16, u16)>()).prop_map(
+        |(node, node_address, service_address, port, status, node_meta, (passing, warning))| EndpointRecord {
+            node,
+            node_address,
+            node_meta,
+            service_address,
+            port,
+            weights: Weights { passing, warning },
+            status,
+        },
     )
-        .prop_map(
-            |(node, node_address, service_address, port, status, node_meta, (passing, warning))| {
-                EndpointRecord {
-                    node,
-                    node_address,
-                    node_meta,
-                    service_address,
-                    port,
-                    weights: Weights { passing, warning },
-                    status,
-                }
-            },
-        )
 }
 
 fn config() -> impl Strategy<Value = Config> {
-    let limits = (
-        0_usize..12,
-        prop_oneof![Just(0_usize), 1_usize..9],
-        512_u16..=65_467,
-    );
+    let limits = (0_usize..12, prop_oneof![Just(0_usize), 1_usize..9], 512_u16..=65_467);
     (limits, any::<[bool; 4]>(), any::<u32>()).prop_map(
         |((udp_answer_limit, a_record_limit, udp_bytes_max), flags, ttl_s)| {
-            let [
-                only_passing,
-                enable_truncate,
-                disable_compression,
-                enable_additional_node_meta_txt,
-            ] = flags;
+            let [only_passing, enable_truncate, disable_compression, enable_additional_node_meta_txt] = flags;
             Config {
                 udp_answer_limit,
                 a_record_limit,
@@ -116,29 +94,19 @@ struct Asking {
 }
 
 fn asking() -> impl Strategy<Value = Asking> {
-    let types = prop::sample::select(vec![
-        RecordType::A,
-        RecordType::AAAA,
-        RecordType::SRV,
-        RecordType::ANY,
-        RecordType::TXT,
-    ]);
+    let types =
+        prop::sample::select(vec![RecordType::A, RecordType::AAAA, RecordType::SRV, RecordType::ANY, RecordType::TXT]);
     let transports = prop::sample::select(vec![Transport::Udp, Transport::Tcp]);
-    (types, prop::option::of(any::<u16>()), transports).prop_map(
-        |(record_type, edns, transport)| Asking {
-            record_type,
-            edns,
-            transport,
-        },
-    )
+    (types, prop::option::of(any::<u16>()), transports).prop_map(|(record_type, edns, transport)| Asking {
+        record_type,
+        edns,
+        transport,
+    })
 }
 
 fn question(name: &str, asking: &Asking) -> Message {
     let mut message = Message::new(77, MessageType::Query, OpCode::Query);
-    message.add_query(Query::query(
-        Name::from_str(name).expect("name"),
-        asking.record_type,
-    ));
+    message.add_query(Query::query(Name::from_str(name).expect("name"), asking.record_type));
     if let Some(bytes) = asking.edns {
         let mut edns = Edns::new();
         edns.set_max_payload(bytes);
@@ -156,39 +124,23 @@ fn limit_bytes(config: &Config, asking: &Asking) -> usize {
 }
 
 /// The instances that may be answered with an address, as plain facts: the other way to the same answer.
-fn told<'a>(
-    records: &'a [EndpointRecord],
-    config: &'a Config,
-) -> impl Iterator<Item = (&'a EndpointRecord, &'a str)> {
+fn told<'a>(records: &'a [EndpointRecord], config: &'a Config) -> impl Iterator<Item = (&'a EndpointRecord, &'a str)> {
     records.iter().filter_map(|record| {
         let is_healthy = match record.status {
             CheckStatus::Passing => true,
             CheckStatus::Warning => !config.only_passing,
             CheckStatus::Critical => false,
         };
-        let text = if record.service_address.is_empty() {
-            &record.node_address
-        } else {
-            &record.service_address
-        };
+        let text = if record.service_address.is_empty() { &record.node_address } else { &record.service_address };
         (is_healthy && !text.contains("..")).then_some((record, text.as_str()))
     })
 }
 
 fn addresses<'a>(records: impl IntoIterator<Item = &'a Record>) -> BTreeSet<IpAddr> {
-    records
-        .into_iter()
-        .filter_map(|record| record.data.ip_addr())
-        .collect()
+    records.into_iter().filter_map(|record| record.data.ip_addr()).collect()
 }
 
-fn check_addresses(
-    message: &Message,
-    records: &[EndpointRecord],
-    config: &Config,
-    asking: &Asking,
-    is_trimmed: bool,
-) {
+fn check_addresses(message: &Message, records: &[EndpointRecord], config: &Config, asking: &Asking, is_trimmed: bool) {
     let answers = &message.answers;
     let expected: BTreeSet<IpAddr> = told(records, config)
         .filter_map(|(_, text)| text.parse().ok())
@@ -200,39 +152,22 @@ fn check_addresses(
         .collect();
     let got = addresses(answers);
     assert!(got.is_subset(&expected), "{got:?} of {expected:?}");
-    let aliases = answers
-        .iter()
-        .filter(|record| record.record_type() == RecordType::CNAME)
-        .count();
+    let aliases = answers.iter().filter(|record| record.record_type() == RecordType::CNAME).count();
     assert_eq!(got.len() + aliases, answers.len(), "each address once");
-    assert!(
-        aliases == 0 || (aliases == 1 && got.is_empty()),
-        "a CNAME stands alone"
-    );
+    assert!(aliases == 0 || (aliases == 1 && got.is_empty()), "a CNAME stands alone");
     let is_cut = config.a_record_limit > 0 && got.len() == config.a_record_limit;
-    assert!(
-        is_trimmed || is_cut || got == expected,
-        "{got:?} of {expected:?}"
-    );
+    assert!(is_trimmed || is_cut || got == expected, "{got:?} of {expected:?}");
 }
 
 fn check_targets(message: &Message, records: &[EndpointRecord], config: &Config, is_trimmed: bool) {
-    let ports: BTreeSet<u16> = told(records, config)
-        .map(|(record, _)| record.port)
-        .collect();
-    let weights: BTreeSet<u16> = told(records, config)
-        .flat_map(|(record, _)| [record.weights.passing, record.weights.warning])
-        .collect();
+    let ports: BTreeSet<u16> = told(records, config).map(|(record, _)| record.port).collect();
+    let weights: BTreeSet<u16> =
+        told(records, config).flat_map(|(record, _)| [record.weights.passing, record.weights.warning]).collect();
     let mut seen = BTreeSet::new();
     for answer in &message.answers {
-        let RData::SRV(srv) = &answer.data else {
-            panic!("not SRV: {answer}")
-        };
+        let RData::SRV(srv) = &answer.data else { panic!("not SRV: {answer}") };
         assert_eq!(srv.priority, 1);
-        assert!(
-            ports.contains(&srv.port) && weights.contains(&srv.weight),
-            "{srv}"
-        );
+        assert!(ports.contains(&srv.port) && weights.contains(&srv.weight), "{srv}");
         assert!(seen.insert((srv.target.clone(), srv.port)), "twice: {srv}");
         let is_ours = srv.target.to_ascii().ends_with(".consul.");
         let glue = message
@@ -247,22 +182,14 @@ fn check_targets(message: &Message, records: &[EndpointRecord], config: &Config,
             "{glue} addresses of {srv}"
         );
     }
-    let pairs: BTreeSet<(&str, u16)> = told(records, config)
-        .map(|(record, text)| (text, record.port))
-        .collect();
+    let pairs: BTreeSet<(&str, u16)> = told(records, config).map(|(record, text)| (text, record.port)).collect();
     assert!(
         is_trimmed
             || seen.len()
-                >= pairs
-                    .iter()
-                    .map(|(text, port)| (text.trim_end_matches('.'), port))
-                    .collect::<BTreeSet<_>>()
-                    .len()
+                >= pairs.iter().map(|(text, port)| (text.trim_end_matches('.'), port)).collect::<BTreeSet<_>>().len()
     );
     let known = addresses(&message.additionals);
-    let expected: BTreeSet<IpAddr> = told(records, config)
-        .filter_map(|(_, text)| text.parse().ok())
-        .collect();
+    let expected: BTreeSet<IpAddr> = told(records, config).filter_map(|(_, text)| text.parse().ok()).collect();
     assert!(known.is_subset(&expected));
 }
 
@@ -325,10 +252,7 @@ fn feed(packet: &[u8], transport: Transport) {
             assert!(out.len() <= 1232 || transport == Transport::Tcp);
             Message::from_vec(&out).expect("readable");
         }
-        Outcome::Drop => assert!(
-            packet.len() < 12 || packet[2] & 0x80 != 0,
-            "a question was left without an answer"
-        ),
+        Outcome::Drop => assert!(packet.len() < 12 || packet[2] & 0x80 != 0, "a question was left without an answer"),
         Outcome::Wait(_) => assert_eq!(packet[2] & 0x80, 0),
         Outcome::Forward | Outcome::Follow { .. } => panic!("there are no recursors"),
     }
@@ -364,10 +288,7 @@ proptest! {
 #[test]
 fn a_packet_that_points_at_itself_is_an_error() {
     // The name is a pointer to itself.
-    feed(
-        &[0, 1, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0xc0, 12, 0, 1, 0, 1],
-        Transport::Udp,
-    );
+    feed(&[0, 1, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0xc0, 12, 0, 1, 0, 1], Transport::Udp);
     // It claims 65,535 questions.
     feed(&[0, 1, 0, 0, 0xff, 0xff, 0, 0, 0, 0, 0, 0], Transport::Udp);
 }

@@ -22,20 +22,11 @@ pub struct TrustBundle {
 
 impl TrustBundle {
     /// A bundle of a trust domain (`<uuid>.consul`) and the PEM of its roots; each text may hold several.
-    pub fn new<P: AsRef<str>>(
-        trust_domain: &str,
-        roots_pem: impl IntoIterator<Item = P>,
-    ) -> Result<Self, Error> {
+    pub fn new<P: AsRef<str>>(trust_domain: &str, roots_pem: impl IntoIterator<Item = P>) -> Result<Self, Error> {
         if trust_domain == JOIN_TRUST_DOMAIN || trust_domain.is_empty() {
-            return Err(Error::Name {
-                name: trust_domain.into(),
-                why: "it cannot be the trust domain of a mesh",
-            });
+            return Err(Error::Name { name: trust_domain.into(), why: "it cannot be the trust domain of a mesh" });
         }
-        let mut bundle = TrustBundle {
-            trust_domain: trust_domain.to_ascii_lowercase(),
-            ..TrustBundle::default()
-        };
+        let mut bundle = TrustBundle { trust_domain: trust_domain.to_ascii_lowercase(), ..TrustBundle::default() };
         for pem in roots_pem {
             for root in cert::from_pem("root certificate", pem.as_ref())? {
                 let anchor = webpki::anchor_from_trusted_cert(&root)
@@ -85,18 +76,10 @@ impl TrustBundle {
     }
 
     pub(crate) fn check_serial(&self, serial: &Serial) -> Result<(), Refused> {
-        if self.revoked_serials.contains(serial) {
-            Err(Refused::RevokedSerial(serial.clone()))
-        } else {
-            Ok(())
-        }
+        if self.revoked_serials.contains(serial) { Err(Refused::RevokedSerial(serial.clone())) } else { Ok(()) }
     }
 
     pub(crate) fn check_id(&self, id: &SpiffeId) -> Result<(), Refused> {
-        if self.revoked_ids.contains(id) {
-            Err(Refused::RevokedId(id.clone()))
-        } else {
-            Ok(())
-        }
+        if self.revoked_ids.contains(id) { Err(Refused::RevokedId(id.clone())) } else { Ok(()) }
     }
 }

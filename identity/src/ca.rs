@@ -5,8 +5,8 @@ use std::time::{Duration, SystemTime};
 use aws_lc_rs::digest;
 use model::ca::CaRoot;
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
-    Issuer, KeyIdMethod, KeyUsagePurpose, PublicKeyData, SubjectPublicKeyInfo,
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod,
+    KeyUsagePurpose, PublicKeyData, SubjectPublicKeyInfo,
 };
 use rustls_pki_types::CertificateDer;
 use x509_parser::certificate::X509Certificate;
@@ -59,24 +59,12 @@ impl Ca {
     /// A fresh self-signed root of a trust domain (`<uuid>.consul`).
     pub fn new_root(trust_domain: &str, now: SystemTime) -> Result<Self, Error> {
         if trust_domain == JOIN_TRUST_DOMAIN || trust_domain.is_empty() {
-            return Err(Error::Name {
-                name: trust_domain.into(),
-                why: "it cannot be the trust domain of a mesh",
-            });
+            return Err(Error::Name { name: trust_domain.into(), why: "it cannot be the trust domain of a mesh" });
         }
         let key = CaKey::generate()?;
         let serial = Serial::random()?;
-        let mut params = ca_params(
-            trust_domain,
-            &serial,
-            BasicConstraints::Unconstrained,
-            now,
-            now + ROOT_TTL,
-        )?;
-        params.distinguished_name.push(
-            DnType::CommonName,
-            common_name("pri", &serial, trust_domain),
-        );
+        let mut params = ca_params(trust_domain, &serial, BasicConstraints::Unconstrained, now, now + ROOT_TTL)?;
+        params.distinguished_name.push(DnType::CommonName, common_name("pri", &serial, trust_domain));
         let cert = params.self_signed(key.pair()).map_err(Error::crypto)?;
         Ca::from_parts(key, cert.der().clone(), vec![])
     }
@@ -155,38 +143,19 @@ impl Ca {
 
     /// Signs the intermediate of a secondary datacenter (made by [`crate::Csr::intermediate`]); returns its PEM.
     /// It can sign leaves of that datacenter, and no CA.
-    pub fn sign_intermediate(
-        &self,
-        csr_pem: &str,
-        dc: &str,
-        now: SystemTime,
-    ) -> Result<String, Error> {
+    pub fn sign_intermediate(&self, csr_pem: &str, dc: &str, now: SystemTime) -> Result<String, Error> {
         self.check_is_root()?;
         self.check_valid_at(now)?;
         if model::name::check_datacenter(dc).is_err() {
-            return Err(Error::Name {
-                name: dc.into(),
-                why: "it is not the name of a datacenter",
-            });
+            return Err(Error::Name { name: dc.into(), why: "it is not the name of a datacenter" });
         }
         let request = Request::parse(csr_pem)?;
         request.check_intermediate(&self.trust_domain, dc)?;
         let serial = Serial::random()?;
         let until = self.not_after.min(now + INTERMEDIATE_TTL);
-        let mut params = ca_params(
-            &self.trust_domain,
-            &serial,
-            BasicConstraints::Constrained(0),
-            now,
-            until,
-        )?;
-        params
-            .distinguished_name
-            .push(DnType::OrganizationalUnitName, dc);
-        params.distinguished_name.push(
-            DnType::CommonName,
-            common_name("sec", &serial, &self.trust_domain),
-        );
+        let mut params = ca_params(&self.trust_domain, &serial, BasicConstraints::Constrained(0), now, until)?;
+        params.distinguished_name.push(DnType::OrganizationalUnitName, dc);
+        params.distinguished_name.push(DnType::CommonName, common_name("sec", &serial, &self.trust_domain));
         Ok(cert::to_pem(&self.sign(&params, &request.key)?))
     }
 
@@ -205,16 +174,9 @@ impl Ca {
         }
         let key = SubjectPublicKeyInfo::from_der(root.public_key().raw)
             .map_err(|e| Error::malformed("new root certificate", e))?;
-        let until = self
-            .not_after
-            .min(cert::system_time(root.validity().not_after));
-        let mut params = ca_params(
-            &self.trust_domain,
-            &Serial::random()?,
-            BasicConstraints::Constrained(1),
-            now,
-            until,
-        )?;
+        let until = self.not_after.min(cert::system_time(root.validity().not_after));
+        let mut params =
+            ca_params(&self.trust_domain, &Serial::random()?, BasicConstraints::Constrained(1), now, until)?;
         params.distinguished_name = common_name_only(&root)?;
         params.key_identifier_method = key_id(&root);
         Ok(cert::to_pem(&self.sign(&params, &key)?))
@@ -242,38 +204,16 @@ impl Ca {
         let (not_before, not_after) = (cert.validity().not_before, cert.validity().not_after);
         let (not_before, not_after) = (cert::system_time(not_before), cert::system_time(not_after));
         let dc = ca_datacenter(&der)?;
-        Ok(Ca {
-            key,
-            cert: der,
-            trust_domain,
-            dc,
-            bridges,
-            not_before,
-            not_after,
-        })
+        Ok(Ca { key, cert: der, trust_domain, dc, bridges, not_before, not_after })
     }
 
-    fn sign(
-        &self,
-        params: &CertificateParams,
-        key: &impl PublicKeyData,
-    ) -> Result<CertificateDer<'static>, Error> {
-        let issuer =
-            Issuer::from_ca_cert_der(&self.cert, self.key.pair()).map_err(Error::crypto)?;
-        Ok(params
-            .signed_by(key, &issuer)
-            .map_err(Error::crypto)?
-            .der()
-            .clone())
+    fn sign(&self, params: &CertificateParams, key: &impl PublicKeyData) -> Result<CertificateDer<'static>, Error> {
+        let issuer = Issuer::from_ca_cert_der(&self.cert, self.key.pair()).map_err(Error::crypto)?;
+        Ok(params.signed_by(key, &issuer).map_err(Error::crypto)?.der().clone())
     }
 
     fn check_may_name(&self, name: &LeafName) -> Result<(), Error> {
-        let refuse = |why| {
-            Err(Error::Name {
-                name: name.to_string(),
-                why,
-            })
-        };
+        let refuse = |why| Err(Error::Name { name: name.to_string(), why });
         if name.id().trust_domain != self.trust_domain {
             return refuse("it is of another trust domain");
         }
@@ -284,31 +224,20 @@ impl Ca {
     }
 
     fn check_valid_at(&self, now: SystemTime) -> Result<(), Error> {
-        if now < self.not_before || now >= self.not_after {
-            Err(Error::CaNotValidNow)
-        } else {
-            Ok(())
-        }
+        if now < self.not_before || now >= self.not_after { Err(Error::CaNotValidNow) } else { Ok(()) }
     }
 
     fn check_is_root(&self) -> Result<(), Error> {
         match &self.dc {
             None => Ok(()),
-            Some(dc) => Err(Error::Name {
-                name: dc.clone(),
-                why: "only the primary datacenter's root can do that",
-            }),
+            Some(dc) => Err(Error::Name { name: dc.clone(), why: "only the primary datacenter's root can do that" }),
         }
     }
 }
 
 /// A root as Consul's clients see it (`structs.CARoot`). `intermediates_pem` are those of the datacenter that answers; the last
 /// one signs its leaves. Without any, the root itself does.
-pub fn describe_root<P: AsRef<str>>(
-    root_pem: &str,
-    intermediates_pem: &[P],
-    active: bool,
-) -> Result<CaRoot, Error> {
+pub fn describe_root<P: AsRef<str>>(root_pem: &str, intermediates_pem: &[P], active: bool) -> Result<CaRoot, Error> {
     let der = cert::from_pem("root certificate", root_pem)?.swap_remove(0);
     let root = cert::parse(&der)?;
     let signer = match intermediates_pem.last() {
@@ -320,23 +249,13 @@ pub fn describe_root<P: AsRef<str>>(
         id: fingerprint(&der),
         name: "Tribune CA Primary Cert".into(),
         serial_number: Serial::from_bytes(root.raw_serial()).low_u64(),
-        signing_key_id: cert::subject_key_id(&signer)
-            .map(hex_with_colons)
-            .unwrap_or_default(),
-        external_trust_domain: trust_domain_of(&root)?
-            .split('.')
-            .next()
-            .unwrap_or_default()
-            .to_string(),
+        signing_key_id: cert::subject_key_id(&signer).map(hex_with_colons).unwrap_or_default(),
+        external_trust_domain: trust_domain_of(&root)?.split('.').next().unwrap_or_default().to_string(),
         not_before: cert::rfc3339(root.validity().not_before),
         not_after: cert::rfc3339(root.validity().not_after),
         root_cert: root_pem.to_string(),
-        intermediate_certs: (!intermediates_pem.is_empty()).then(|| {
-            intermediates_pem
-                .iter()
-                .map(|p| p.as_ref().to_string())
-                .collect()
-        }),
+        intermediate_certs: (!intermediates_pem.is_empty())
+            .then(|| intermediates_pem.iter().map(|p| p.as_ref().to_string()).collect()),
         active,
         private_key_type: "ec".into(),
         private_key_bits: 256,
@@ -363,82 +282,45 @@ fn ca_params(
     params.not_after = until.into();
     params.subject_alt_names = vec![csr::ca_uri(trust_domain)?];
     params.is_ca = IsCa::Ca(path);
-    params.key_usages = vec![
-        KeyUsagePurpose::KeyCertSign,
-        KeyUsagePurpose::CrlSign,
-        KeyUsagePurpose::DigitalSignature,
-    ];
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign, KeyUsagePurpose::DigitalSignature];
     params.use_authority_key_identifier_extension = true;
     Ok(params)
 }
 
 /// What all leaves have in common: TLS on both sides, no subject, no CA.
-pub(crate) fn leaf_params(
-    serial: &Serial,
-    not_before: SystemTime,
-    not_after: SystemTime,
-) -> CertificateParams {
+pub(crate) fn leaf_params(serial: &Serial, not_before: SystemTime, not_after: SystemTime) -> CertificateParams {
     let mut params = CertificateParams::default();
     params.distinguished_name = DistinguishedName::new();
     params.serial_number = Some(serial.as_bytes().to_vec().into());
     params.not_before = not_before.into();
     params.not_after = not_after.into();
     params.is_ca = IsCa::ExplicitNoCa;
-    params.key_usages = vec![
-        KeyUsagePurpose::DigitalSignature,
-        KeyUsagePurpose::KeyEncipherment,
-        KeyUsagePurpose::KeyAgreement,
-    ];
-    params.extended_key_usages = vec![
-        ExtendedKeyUsagePurpose::ClientAuth,
-        ExtendedKeyUsagePurpose::ServerAuth,
-    ];
+    params.key_usages =
+        vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyEncipherment, KeyUsagePurpose::KeyAgreement];
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth, ExtendedKeyUsagePurpose::ServerAuth];
     params.use_authority_key_identifier_extension = true;
     params
 }
 
 /// Unique for each CA, so that chains are found by name: `pri-<8 hex>.tribune.ca.<8 hex of the trust domain>.consul`.
 fn common_name(kind: &str, serial: &Serial, trust_domain: &str) -> String {
-    let unique: String = serial
-        .as_bytes()
-        .iter()
-        .skip(1)
-        .take(4)
-        .map(|b| format!("{b:02x}"))
-        .collect();
-    let domain: String = trust_domain
-        .chars()
-        .take_while(char::is_ascii_alphanumeric)
-        .take(8)
-        .collect();
+    let unique: String = serial.as_bytes().iter().skip(1).take(4).map(|b| format!("{b:02x}")).collect();
+    let domain: String = trust_domain.chars().take_while(char::is_ascii_alphanumeric).take(8).collect();
     format!("{kind}-{unique}.tribune.ca.{domain}.consul")
 }
 
 fn trust_domain_of(cert: &X509Certificate<'_>) -> Result<String, Error> {
     let (uris, _) = cert::names(cert)?;
     match uris[..] {
-        [uri] => uri
-            .strip_prefix("spiffe://")
-            .filter(|td| !td.contains('/'))
-            .map(str::to_string),
+        [uri] => uri.strip_prefix("spiffe://").filter(|td| !td.contains('/')).map(str::to_string),
         _ => None,
     }
-    .ok_or_else(|| {
-        Error::malformed(
-            "CA certificate",
-            "its only URI must be spiffe://<trust domain>",
-        )
-    })
+    .ok_or_else(|| Error::malformed("CA certificate", "its only URI must be spiffe://<trust domain>"))
 }
 
 /// The subject of a root of ours, which has a common name and nothing else.
 fn common_name_only(root: &X509Certificate<'_>) -> Result<DistinguishedName, Error> {
-    let unfit = || {
-        Error::malformed(
-            "new root certificate",
-            "its subject must be one common name in UTF-8",
-        )
-    };
+    let unfit = || Error::malformed("new root certificate", "its subject must be one common name in UTF-8");
     let mut attributes = root.subject().iter_attributes();
     let (Some(name), None) = (root.subject().iter_common_name().next(), attributes.nth(1)) else {
         return Err(unfit());
@@ -452,7 +334,5 @@ fn common_name_only(root: &X509Certificate<'_>) -> Result<DistinguishedName, Err
 }
 
 fn key_id(cert: &X509Certificate<'_>) -> KeyIdMethod {
-    cert::subject_key_id(cert).map_or(KeyIdMethod::Sha256, |id| {
-        KeyIdMethod::PreSpecified(id.to_vec())
-    })
+    cert::subject_key_id(cert).map_or(KeyIdMethod::Sha256, |id| KeyIdMethod::PreSpecified(id.to_vec()))
 }

@@ -57,14 +57,10 @@ pub(crate) fn parse<'d>(der: &'d CertificateDer<'_>) -> Result<X509Certificate<'
 }
 
 /// The URI and DNS names. Refuses names that cannot be read, so that nothing can hide behind them.
-pub(crate) fn names<'c>(
-    cert: &'c X509Certificate<'_>,
-) -> Result<(Vec<&'c str>, Vec<&'c str>), Refused> {
+pub(crate) fn names<'c>(cert: &'c X509Certificate<'_>) -> Result<(Vec<&'c str>, Vec<&'c str>), Refused> {
     let malformed = |why: &str| Refused::Malformed(why.to_string());
     let (mut uris, mut dns) = (Vec::new(), Vec::new());
-    let san = cert
-        .subject_alternative_name()
-        .map_err(|e| malformed(&e.to_string()))?;
+    let san = cert.subject_alternative_name().map_err(|e| malformed(&e.to_string()))?;
     for name in san.iter().flat_map(|san| &san.value.general_names) {
         match name {
             GeneralName::URI(uri) => uris.push(*uri),
@@ -80,11 +76,10 @@ pub(crate) fn names<'c>(
 
 /// The subject key id, if it has one.
 pub(crate) fn subject_key_id<'c>(cert: &'c X509Certificate<'_>) -> Option<&'c [u8]> {
-    cert.iter_extensions()
-        .find_map(|ext| match ext.parsed_extension() {
-            ParsedExtension::SubjectKeyIdentifier(id) => Some(id.0),
-            _ => None,
-        })
+    cert.iter_extensions().find_map(|ext| match ext.parsed_extension() {
+        ParsedExtension::SubjectKeyIdentifier(id) => Some(id.0),
+        _ => None,
+    })
 }
 
 pub(crate) fn system_time(time: ASN1Time) -> SystemTime {
@@ -127,19 +122,13 @@ pub(crate) fn to_pem(der: &CertificateDer<'_>) -> String {
 }
 
 /// Every certificate in a PEM text, in order; at least one.
-pub(crate) fn from_pem(
-    what: &'static str,
-    pem: &str,
-) -> Result<Vec<CertificateDer<'static>>, Error> {
+pub(crate) fn from_pem(what: &'static str, pem: &str) -> Result<Vec<CertificateDer<'static>>, Error> {
     use rustls_pki_types::pem::PemObject;
     let certs = CertificateDer::pem_slice_iter(pem.as_bytes())
         .collect::<Result<Vec<_>, _>>()
         .map_err(|e| Error::malformed(what, e))?;
     if certs.is_empty() {
-        return Err(Error::malformed(
-            what,
-            "there is no `-----BEGIN CERTIFICATE-----` in it",
-        ));
+        return Err(Error::malformed(what, "there is no `-----BEGIN CERTIFICATE-----` in it"));
     }
     Ok(certs)
 }
@@ -152,12 +141,8 @@ fn check_key_usage(cert: &X509Certificate<'_>) -> Result<(), Refused> {
         return Err(Refused::WrongUsage("it has no extended key usage"));
     }
     match cert.key_usage().map_err(malformed)? {
-        Some(usage) if !usage.value.digital_signature() => {
-            Err(Refused::WrongUsage("its key may not sign handshakes"))
-        }
-        Some(usage) if usage.value.key_cert_sign() => {
-            Err(Refused::WrongUsage("its key may sign certificates"))
-        }
+        Some(usage) if !usage.value.digital_signature() => Err(Refused::WrongUsage("its key may not sign handshakes")),
+        Some(usage) if usage.value.key_cert_sign() => Err(Refused::WrongUsage("its key may sign certificates")),
         Some(_) | None => Ok(()),
     }
 }

@@ -70,17 +70,9 @@ impl Trust<'_> {
     }
 
     /// A joiner's leaf is signed by the join CA itself; there are no intermediates.
-    fn check_joiner(
-        &self,
-        leaf: &CertificateDer<'_>,
-        side: Side,
-        now: UnixTime,
-    ) -> Result<(), Refused> {
+    fn check_joiner(&self, leaf: &CertificateDer<'_>, side: Side, now: UnixTime) -> Result<(), Refused> {
         let anchor = self.join.ok_or(Refused::JoinerNotTaken)?;
-        check_path(leaf, std::slice::from_ref(anchor), &[], side, now, |_| {
-            Ok(())
-        })
-        .map_err(|refused| match refused {
+        check_path(leaf, std::slice::from_ref(anchor), &[], side, now, |_| Ok(())).map_err(|refused| match refused {
             // The join CA's name is the same everywhere, its key is made from the secret.
             Refused::UnknownIssuer => Refused::JoinSecretsDiffer,
             other => other,
@@ -100,30 +92,21 @@ impl Trust<'_> {
             return Err(Refused::NoBundle);
         }
         if name.id().trust_domain != self.bundle.trust_domain() {
-            let (found, expected) = (
-                name.id().trust_domain.clone(),
-                self.bundle.trust_domain().to_string(),
-            );
+            let (found, expected) = (name.id().trust_domain.clone(), self.bundle.trust_domain().to_string());
             return Err(Refused::ForeignTrustDomain { found, expected });
         }
         self.bundle.check_id(name.id())?;
         self.bundle.check_serial(serial)?;
-        check_path(leaf, self.bundle.anchors(), chain, side, now, |path| {
-            self.check_intermediates(path, name)
-        })
+        check_path(leaf, self.bundle.anchors(), chain, side, now, |path| self.check_intermediates(path, name))
     }
 
     /// An intermediate may be revoked like a leaf, and signs only for its own datacenter.
     fn check_intermediates(&self, path: &VerifiedPath<'_>, name: &LeafName) -> Result<(), Refused> {
         for intermediate in path.intermediate_certificates() {
-            self.bundle
-                .check_serial(&Serial::from_bytes(intermediate.serial()))?;
+            self.bundle.check_serial(&Serial::from_bytes(intermediate.serial()))?;
             let ca = ca_datacenter(&intermediate.der())?;
             if let Some(ca) = ca.filter(|ca| ca != name.dc()) {
-                return Err(Refused::ForeignDatacenter {
-                    ca,
-                    leaf: name.dc().to_string(),
-                });
+                return Err(Refused::ForeignDatacenter { ca, leaf: name.dc().to_string() });
             }
         }
         Ok(())
@@ -146,10 +129,7 @@ impl Trust<'_> {
         if taken {
             Ok(())
         } else {
-            Err(Refused::Unexpected {
-                found: name.to_string(),
-                expected: self.expect.describe(),
-            })
+            Err(Refused::Unexpected { found: name.to_string(), expected: self.expect.describe() })
         }
     }
 }
@@ -160,11 +140,7 @@ impl Expect {
         const IDS_SHOWN_MAX: usize = 4;
         match self {
             Expect::Ids(ids) => {
-                let mut shown: Vec<String> = ids
-                    .iter()
-                    .take(IDS_SHOWN_MAX)
-                    .map(SpiffeId::to_string)
-                    .collect();
+                let mut shown: Vec<String> = ids.iter().take(IDS_SHOWN_MAX).map(SpiffeId::to_string).collect();
                 if ids.len() > IDS_SHOWN_MAX {
                     shown.push(format!("{} more", ids.len() - IDS_SHOWN_MAX));
                 }
@@ -182,12 +158,7 @@ impl Expect {
 pub(crate) fn ca_datacenter(der: &CertificateDer<'_>) -> Result<Option<String>, Refused> {
     let cert = cert::parse(der)?;
     let unit = cert.subject().iter_organizational_unit().next();
-    unit.map(|unit| {
-        unit.as_str()
-            .map(str::to_string)
-            .map_err(|e| Refused::Malformed(e.to_string()))
-    })
-    .transpose()
+    unit.map(|unit| unit.as_str().map(str::to_string).map_err(|e| Refused::Malformed(e.to_string()))).transpose()
 }
 
 fn check_path(
@@ -204,9 +175,7 @@ fn check_path(
     };
     let leaf = EndEntityCert::try_from(leaf).map_err(refusal)?;
     let algorithms = tls::provider().signature_verification_algorithms.all;
-    let path = leaf
-        .verify_for_usage(algorithms, anchors, chain, now, usage, None, None)
-        .map_err(refusal)?;
+    let path = leaf.verify_for_usage(algorithms, anchors, chain, now, usage, None, None).map_err(refusal)?;
     also(&path)
 }
 
@@ -219,11 +188,9 @@ fn refusal(error: webpki::Error) -> Refused {
         E::RequiredEkuNotFoundContext(_) | E::EmptyEkuExtension => {
             Refused::WrongUsage("its extended key usage is another")
         }
-        E::BadDer
-        | E::BadDerTime
-        | E::TrailingData(_)
-        | E::UnsupportedCertVersion
-        | E::MalformedExtensions => Refused::Malformed(error.to_string()),
+        E::BadDer | E::BadDerTime | E::TrailingData(_) | E::UnsupportedCertVersion | E::MalformedExtensions => {
+            Refused::Malformed(error.to_string())
+        }
         _ => Refused::Chain(error.to_string()),
     }
 }

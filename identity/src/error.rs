@@ -26,9 +26,7 @@ pub enum Error {
     #[error("the private key does not belong to the certificate of {0}")]
     KeyMismatch(String),
     /// The operator's fault. `tribune keygen` makes a correct one.
-    #[error(
-        "the join secret (`encrypt`) must be base64 of 16, 24 or 32 random bytes: {0}; `tribune keygen` makes one"
-    )]
+    #[error("the join secret (`encrypt`) must be base64 of 16, 24 or 32 random bytes: {0}; `tribune keygen` makes one")]
     JoinSecret(String),
     /// The requester's fault: its certificate signing request asks for something else than it may have.
     #[error("the certificate signing request is refused: {0}")]
@@ -64,10 +62,7 @@ pub enum Error {
 
 impl Error {
     pub(crate) fn malformed(what: &'static str, why: impl ToString) -> Self {
-        Error::Malformed {
-            what,
-            why: why.to_string(),
-        }
+        Error::Malformed { what, why: why.to_string() }
     }
 
     pub(crate) fn crypto(why: impl ToString) -> Self {
@@ -96,9 +91,7 @@ pub enum Refused {
     #[error("the server certificate does not name its node as <node>.server.{0}.consul")]
     NoServerNode(String),
     /// Certificates of another mesh, or another mesh's address was dialled.
-    #[error(
-        "the peer is of the trust domain {found:?}, not of {expected:?}: is it another cluster?"
-    )]
+    #[error("the peer is of the trust domain {found:?}, not of {expected:?}: is it another cluster?")]
     ForeignTrustDomain {
         /// The peer's.
         found: String,
@@ -146,9 +139,7 @@ pub enum Refused {
     #[error("the join secrets differ: is `encrypt` the same on both?")]
     JoinSecretsDiffer,
     /// A join certificate where only real certificates are taken.
-    #[error(
-        "a join certificate is not taken here: the peer must first get its certificate from a server"
-    )]
+    #[error("a join certificate is not taken here: the peer must first get its certificate from a server")]
     JoinerNotTaken,
     /// We have not joined yet. Retry when this node has its trust bundle.
     #[error("this node has no trust bundle yet, so it can trust nobody: wait until it has joined")]
@@ -169,16 +160,10 @@ impl Refused {
             if let Some(refused) = error.downcast_ref::<Refused>() {
                 return Some(refused);
             }
-            next = match (
-                error.downcast_ref::<rustls::Error>(),
-                error.downcast_ref::<io::Error>(),
-            ) {
-                (
-                    Some(rustls::Error::InvalidCertificate(CertificateError::Other(OtherError(
-                        inner,
-                    )))),
-                    _,
-                ) => Some(&**inner),
+            next = match (error.downcast_ref::<rustls::Error>(), error.downcast_ref::<io::Error>()) {
+                (Some(rustls::Error::InvalidCertificate(CertificateError::Other(OtherError(inner)))), _) => {
+                    Some(&**inner)
+                }
                 (_, Some(io)) => io.get_ref().map(|inner| inner as _),
                 _ => error.source(),
             };

@@ -12,8 +12,8 @@ use aws_lc_rs::hkdf;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use rcgen::{
-    BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose,
-    PKCS_ECDSA_P256_SHA256, SanType,
+    BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256,
+    SanType,
 };
 use rustls::sign::CertifiedKey;
 use rustls::time_provider::{DefaultTimeProvider, TimeProvider};
@@ -43,11 +43,7 @@ pub struct JoinSecret {
 impl JoinSecret {
     /// Reads base64 of 16, 24 or 32 bytes.
     pub fn parse(base64: &str) -> Result<Self, Error> {
-        let bytes = Zeroizing::new(
-            STANDARD
-                .decode(base64.trim())
-                .map_err(|e| Error::JoinSecret(e.to_string()))?,
-        );
+        let bytes = Zeroizing::new(STANDARD.decode(base64.trim()).map_err(|e| Error::JoinSecret(e.to_string()))?);
         if ![16, 24, 32].contains(&bytes.len()) {
             return Err(Error::JoinSecret(format!("it has {} bytes", bytes.len())));
         }
@@ -63,10 +59,7 @@ impl JoinSecret {
 
     /// The secret that everybody knows, for when none is configured: whoever reaches the port may join. Warn about it.
     pub fn open() -> Self {
-        JoinSecret {
-            bytes: Zeroizing::new(b"tribune: this mesh is open to all".to_vec()),
-            open: true,
-        }
+        JoinSecret { bytes: Zeroizing::new(b"tribune: this mesh is open to all".to_vec()), open: true }
     }
 
     /// Whether it is the one that everybody knows.
@@ -77,11 +70,7 @@ impl JoinSecret {
 
 impl std::fmt::Debug for JoinSecret {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(if self.open {
-            "JoinSecret(open)"
-        } else {
-            "JoinSecret(secret)"
-        })
+        f.write_str(if self.open { "JoinSecret(open)" } else { "JoinSecret(secret)" })
     }
 }
 
@@ -97,9 +86,7 @@ impl JoinCa {
         let key = CaKey::from_pair(derive_key(&secret.bytes)?);
         // Only the subject and the public key of this certificate are used, so it may differ from node to node.
         let cert = ca_params().self_signed(key.pair()).map_err(Error::crypto)?;
-        let anchor = webpki::anchor_from_trusted_cert(cert.der())
-            .map_err(Error::crypto)?
-            .to_owned();
+        let anchor = webpki::anchor_from_trusted_cert(cert.der()).map_err(Error::crypto)?.to_owned();
         Ok(JoinCa { key, anchor })
     }
 
@@ -111,19 +98,12 @@ impl JoinCa {
     pub(crate) fn mint(&self, name: &JoinName, now: SystemTime) -> Result<CertifiedKey, Error> {
         let key = CaKey::generate()?;
         let mut params = leaf_params(&Serial::random()?, now - JOIN_BACKDATE, now + JOIN_TTL);
-        params.subject_alt_names = vec![SanType::URI(
-            name.to_string().try_into().map_err(Error::crypto)?,
-        )];
+        params.subject_alt_names = vec![SanType::URI(name.to_string().try_into().map_err(Error::crypto)?)];
         let issuer = Issuer::new(ca_params(), self.key.pair());
-        let leaf = params
-            .signed_by(key.pair(), &issuer)
-            .map_err(Error::crypto)?;
+        let leaf = params.signed_by(key.pair(), &issuer).map_err(Error::crypto)?;
         let key = Zeroizing::new(key.pair().serialize_der());
         let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.to_vec()));
-        let key = tls::provider()
-            .key_provider
-            .load_private_key(key)
-            .map_err(Error::crypto)?;
+        let key = tls::provider().key_provider.load_private_key(key).map_err(Error::crypto)?;
         Ok(CertifiedKey::new(vec![leaf.der().clone()], key))
     }
 }
@@ -166,21 +146,14 @@ impl Joiner {
     /// The certificate of the moment. Two handshakes at once may make two: both are good.
     pub(crate) fn certified(&self) -> Option<Arc<CertifiedKey>> {
         let now = cert::from_unix_time(self.time.current_time()?);
-        if let Some(minted) = self
-            .current
-            .load()
-            .as_ref()
-            .filter(|minted| now < minted.fresh_until)
-        {
+        if let Some(minted) = self.current.load().as_ref().filter(|minted| now < minted.fresh_until) {
             return Some(minted.certified.clone());
         }
         match self.ca.mint(&self.name, now) {
             Ok(certified) => {
                 let certified = Arc::new(certified);
-                self.current.store(Some(Arc::new(Minted {
-                    certified: certified.clone(),
-                    fresh_until: now + JOIN_TTL / 2,
-                })));
+                self.current
+                    .store(Some(Arc::new(Minted { certified: certified.clone(), fresh_until: now + JOIN_TTL / 2 })));
                 Some(certified)
             }
             Err(error) => {
@@ -199,35 +172,27 @@ fn derive_key(secret: &[u8]) -> Result<KeyPair, Error> {
     for candidate in 0..CANDIDATES_MAX {
         let mut scalar = Zeroizing::new([0; 32]);
         let info: [&[u8]; 2] = [b"P-256 private key", &[candidate]];
-        let okm = extracted
-            .expand(&info, hkdf::HKDF_SHA256)
-            .map_err(Error::crypto)?;
+        let okm = extracted.expand(&info, hkdf::HKDF_SHA256).map_err(Error::crypto)?;
         okm.fill(&mut *scalar).map_err(Error::crypto)?;
         let sec1 = PrivateKeyDer::Sec1(PrivateSec1KeyDer::from(sec1_der(&scalar)));
         if let Ok(key) = KeyPair::from_der_and_sign_algo(&sec1, &PKCS_ECDSA_P256_SHA256) {
             return Ok(key);
         }
     }
-    Err(Error::crypto(
-        "no P-256 key can be derived from the join secret",
-    ))
+    Err(Error::crypto("no P-256 key can be derived from the join secret"))
 }
 
 /// RFC 5915 `ECPrivateKey` of P-256, without the public key, which follows from the scalar.
 fn sec1_der(scalar: &[u8; 32]) -> Vec<u8> {
     const VERSION_1_AND_OCTETS: [u8; 7] = [0x30, 0x31, 0x02, 0x01, 0x01, 0x04, 0x20];
-    const CURVE_P256: [u8; 12] = [
-        0xa0, 0x0a, 0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07,
-    ];
+    const CURVE_P256: [u8; 12] = [0xa0, 0x0a, 0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07];
     [&VERSION_1_AND_OCTETS[..], scalar, &CURVE_P256].concat()
 }
 
 fn ca_params() -> CertificateParams {
     let mut params = CertificateParams::default();
     params.distinguished_name = rcgen::DistinguishedName::new();
-    params
-        .distinguished_name
-        .push(DnType::CommonName, "Tribune join CA");
+    params.distinguished_name.push(DnType::CommonName, "Tribune join CA");
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
     params
@@ -260,14 +225,8 @@ mod tests {
                 "043784b417b7e9327c45e02bdf3f1cc7ab428c563a38ae9dcfca76f4fda122ae49ed8d31ddb11697a4c371f5fc392593784616768a1ecc9d7bc52bb515ed0b6015",
             ),
         ] {
-            assert_eq!(
-                hex(derive_key(&secret.bytes).expect("a key").public_key_raw()),
-                public
-            );
-            let (one, other) = (
-                JoinCa::new(&secret).expect("a CA"),
-                JoinCa::new(&secret).expect("a CA"),
-            );
+            assert_eq!(hex(derive_key(&secret.bytes).expect("a key").public_key_raw()), public);
+            let (one, other) = (JoinCa::new(&secret).expect("a CA"), JoinCa::new(&secret).expect("a CA"));
             assert_eq!(
                 (&one.anchor.subject, &one.anchor.subject_public_key_info),
                 (&other.anchor.subject, &other.anchor.subject_public_key_info)
@@ -278,37 +237,20 @@ mod tests {
     #[test]
     fn secrets_are_16_24_or_32_bytes_in_base64() {
         for bytes in [16, 24, 32] {
-            let secret = JoinSecret::parse(&format!(" {}\n", STANDARD.encode(vec![7; bytes])))
-                .expect("good");
+            let secret = JoinSecret::parse(&format!(" {}\n", STANDARD.encode(vec![7; bytes]))).expect("good");
             assert!(!secret.is_open());
         }
-        for bad in [
-            "",
-            "x",
-            "not base64!",
-            &STANDARD.encode([7; 15]),
-            &STANDARD.encode([7; 33]),
-            &STANDARD.encode([7; 64]),
-        ] {
+        for bad in
+            ["", "x", "not base64!", &STANDARD.encode([7; 15]), &STANDARD.encode([7; 33]), &STANDARD.encode([7; 64])]
+        {
             let error = JoinSecret::parse(bad).expect_err(bad);
-            assert!(
-                matches!(error, Error::JoinSecret(_))
-                    && error.to_string().contains("tribune keygen"),
-                "{error}"
-            );
+            assert!(matches!(error, Error::JoinSecret(_)) && error.to_string().contains("tribune keygen"), "{error}");
         }
-        let fresh = [
-            JoinSecret::generate().expect("randomness"),
-            JoinSecret::generate().expect("randomness"),
-        ];
+        let fresh = [JoinSecret::generate().expect("randomness"), JoinSecret::generate().expect("randomness")];
         assert!(JoinSecret::parse(&fresh[0]).is_ok() && fresh[0] != fresh[1]);
         assert!(JoinSecret::open().is_open());
         assert_eq!(
-            format!(
-                "{:?} {:?}",
-                JoinSecret::open(),
-                JoinSecret::parse(&fresh[0])
-            ),
+            format!("{:?} {:?}", JoinSecret::open(), JoinSecret::parse(&fresh[0])),
             "JoinSecret(open) Ok(JoinSecret(secret))"
         );
     }
@@ -318,38 +260,24 @@ mod tests {
 
     impl TimeProvider for Clock {
         fn current_time(&self) -> Option<UnixTime> {
-            Some(UnixTime::since_unix_epoch(Duration::from_secs(
-                self.0.load(Ordering::Relaxed),
-            )))
+            Some(UnixTime::since_unix_epoch(Duration::from_secs(self.0.load(Ordering::Relaxed))))
         }
     }
 
     #[test]
     fn a_join_certificate_is_made_anew_at_half_of_its_life() {
-        let name = JoinName {
-            role: Role::Client,
-            dc: "dc1".into(),
-            node: "n1".into(),
-        };
+        let name = JoinName { role: Role::Client, dc: "dc1".into(), node: "n1".into() };
         let clock = Arc::new(Clock(AtomicU64::new(2_000_000_000)));
         let mut joiner = Joiner::new(&JoinSecret::open(), name).expect("a joiner");
         joiner.time = clock.clone();
         let first = joiner.certified().expect("a certificate");
-        clock
-            .0
-            .fetch_add(JOIN_TTL.as_secs() / 2 - 1, Ordering::Relaxed);
-        assert!(Arc::ptr_eq(
-            &first,
-            &joiner.certified().expect("a certificate")
-        ));
+        clock.0.fetch_add(JOIN_TTL.as_secs() / 2 - 1, Ordering::Relaxed);
+        assert!(Arc::ptr_eq(&first, &joiner.certified().expect("a certificate")));
         clock.0.fetch_add(1, Ordering::Relaxed);
         let second = joiner.certified().expect("a certificate");
         assert_ne!(first.cert, second.cert);
         let read = cert::LeafCert::read(&second.cert[0]).expect("readable");
         let now = cert::from_unix_time(clock.current_time().expect("a time"));
-        assert_eq!(
-            (read.not_before, read.not_after),
-            (now - JOIN_BACKDATE, now + JOIN_TTL)
-        );
+        assert_eq!((read.not_before, read.not_after), (now - JOIN_BACKDATE, now + JOIN_TTL));
     }
 }

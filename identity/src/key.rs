@@ -13,16 +13,12 @@ pub struct CaKey(KeyPair);
 impl CaKey {
     /// A fresh P-256 key.
     pub fn generate() -> Result<Self, Error> {
-        KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)
-            .map(CaKey)
-            .map_err(Error::crypto)
+        KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map(CaKey).map_err(Error::crypto)
     }
 
     /// From PEM (PKCS #8 or SEC 1).
     pub fn from_pem(pem: &str) -> Result<Self, Error> {
-        KeyPair::from_pem(pem)
-            .map(CaKey)
-            .map_err(|e| Error::malformed("CA key", e))
+        KeyPair::from_pem(pem).map(CaKey).map_err(|e| Error::malformed("CA key", e))
     }
 
     /// PKCS #8 in PEM. The text is wiped when dropped: put it only where a secret belongs.

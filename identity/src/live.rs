@@ -50,19 +50,9 @@ impl LeafInfo {
     }
 
     fn of(leaf: &CertificateDer<'_>) -> Result<Self, Error> {
-        let LeafCert {
-            name,
-            serial,
-            not_before,
-            not_after,
-        } = LeafCert::read(leaf)?;
+        let LeafCert { name, serial, not_before, not_after } = LeafCert::read(leaf)?;
         match name {
-            CertName::Member(name) => Ok(LeafInfo {
-                name,
-                serial,
-                not_before,
-                not_after,
-            }),
+            CertName::Member(name) => Ok(LeafInfo { name, serial, not_before, not_after }),
             CertName::Joiner(_) => Err(Refused::JoinerNotTaken.into()),
         }
     }
@@ -83,9 +73,7 @@ struct Leaf {
 impl Identity {
     /// An identity without a leaf yet: it can be configured, and handshakes fail until it has one.
     pub fn new(bundle: TrustBundle) -> Self {
-        let identity = Identity {
-            live: Arc::default(),
-        };
+        let identity = Identity { live: Arc::default() };
         identity.update_bundle(bundle);
         identity
     }
@@ -94,20 +82,12 @@ impl Identity {
     pub fn update_leaf(&self, leaf: &LeafPem) -> Result<LeafInfo, Error> {
         let chain = cert::from_pem("leaf certificate", &leaf.cert_chain_pem)?;
         let info = LeafInfo::of(&chain[0])?;
-        let key = PrivateKeyDer::from_pem_slice(leaf.key_pem.as_bytes())
-            .map_err(|e| Error::malformed("private key", e))?;
-        let key = tls::provider()
-            .key_provider
-            .load_private_key(key)
-            .map_err(|e| Error::malformed("private key", e))?;
+        let key =
+            PrivateKeyDer::from_pem_slice(leaf.key_pem.as_bytes()).map_err(|e| Error::malformed("private key", e))?;
+        let key = tls::provider().key_provider.load_private_key(key).map_err(|e| Error::malformed("private key", e))?;
         let certified = CertifiedKey::new(chain, key);
-        certified
-            .keys_match()
-            .map_err(|_| Error::KeyMismatch(info.name.to_string()))?;
-        self.live.leaf.store(Some(Arc::new(Leaf {
-            certified: Arc::new(certified),
-            info: info.clone(),
-        })));
+        certified.keys_match().map_err(|_| Error::KeyMismatch(info.name.to_string()))?;
+        self.live.leaf.store(Some(Arc::new(Leaf { certified: Arc::new(certified), info: info.clone() })));
         Ok(info)
     }
 
@@ -138,84 +118,42 @@ impl Identity {
 
     /// For connections from any member of the trust domain; [`peer_id`] tells which. Clients must show a certificate.
     pub fn server_config(&self, alpn: &[&[u8]]) -> Result<ServerConfig, Error> {
-        tls::server_config(
-            self.decider(Expect::Member, None),
-            Arc::new(self.resolver()),
-            alpn,
-        )
+        tls::server_config(self.decider(Expect::Member, None), Arc::new(self.resolver()), alpn)
     }
 
     /// Whether the client at the other end of a standing connection would be taken with the bundle of today; if not, cut it.
     /// `now` is the time to judge by: with the time at which the connection was made, a leaf that has merely expired since
     /// then does not cut it.
-    pub fn recheck_client(
-        &self,
-        conn: &rustls::CommonState,
-        now: SystemTime,
-    ) -> Result<Peer, Refused> {
-        self.recheck(
-            conn.peer_certificates().unwrap_or_default(),
-            Side::Client,
-            now,
-        )
+    pub fn recheck_client(&self, conn: &rustls::CommonState, now: SystemTime) -> Result<Peer, Refused> {
+        self.recheck(conn.peer_certificates().unwrap_or_default(), Side::Client, now)
     }
 
     /// The same for the server at the other end.
-    pub fn recheck_server(
-        &self,
-        conn: &rustls::CommonState,
-        now: SystemTime,
-    ) -> Result<Peer, Refused> {
-        self.recheck(
-            conn.peer_certificates().unwrap_or_default(),
-            Side::Server,
-            now,
-        )
+    pub fn recheck_server(&self, conn: &rustls::CommonState, now: SystemTime) -> Result<Peer, Refused> {
+        self.recheck(conn.peer_certificates().unwrap_or_default(), Side::Server, now)
     }
 
     /// The same for a chain that the caller has kept (quinn hands out chains, not connections), of a client or a server.
-    pub fn recheck_chain(
-        &self,
-        chain: &[CertificateDer<'_>],
-        client: bool,
-        now: SystemTime,
-    ) -> Result<Peer, Refused> {
+    pub fn recheck_chain(&self, chain: &[CertificateDer<'_>], client: bool, now: SystemTime) -> Result<Peer, Refused> {
         self.recheck(chain, if client { Side::Client } else { Side::Server }, now)
     }
 
     pub(crate) fn decider(&self, expect: Expect, join: Option<TrustAnchor<'static>>) -> Decider {
-        Decider {
-            live: self.live.clone(),
-            expect,
-            join,
-        }
+        Decider { live: self.live.clone(), expect, join }
     }
 
     pub(crate) fn resolver(&self) -> Resolver {
-        Resolver {
-            live: self.live.clone(),
-        }
+        Resolver { live: self.live.clone() }
     }
 
     pub(crate) fn certified(&self) -> Option<Arc<CertifiedKey>> {
         self.live.certified()
     }
 
-    fn recheck(
-        &self,
-        chain: &[CertificateDer<'_>],
-        side: Side,
-        now: SystemTime,
-    ) -> Result<Peer, Refused> {
+    fn recheck(&self, chain: &[CertificateDer<'_>], side: Side, now: SystemTime) -> Result<Peer, Refused> {
         let (leaf, rest) = chain.split_first().ok_or(Refused::NoCertificate)?;
-        let trust = Trust {
-            bundle: &self.live.bundle.load(),
-            join: None,
-            expect: &Expect::Member,
-        };
-        trust
-            .check(leaf, rest, side, cert::unix_time(now))
-            .map(CertName::into_peer)
+        let trust = Trust { bundle: &self.live.bundle.load(), join: None, expect: &Expect::Member };
+        trust.check(leaf, rest, side, cert::unix_time(now)).map(CertName::into_peer)
     }
 }
 
@@ -226,11 +164,7 @@ pub fn peer(conn: &rustls::CommonState) -> Result<Peer, Refused> {
 
 /// Who showed this chain. Only for chains that our verifiers have taken: quinn's `peer_identity`, for example.
 pub fn peer_of_chain(chain: &[CertificateDer<'_>]) -> Result<Peer, Refused> {
-    Ok(
-        LeafCert::read(chain.first().ok_or(Refused::NoCertificate)?)?
-            .name
-            .into_peer(),
-    )
+    Ok(LeafCert::read(chain.first().ok_or(Refused::NoCertificate)?)?.name.into_peer())
 }
 
 /// The SPIFFE id at the other end of a connection that our verifiers have taken.
@@ -268,11 +202,7 @@ impl Decide for Decider {
         side: Side,
         now: UnixTime,
     ) -> Result<(), Refused> {
-        let trust = Trust {
-            bundle: &self.live.bundle.load(),
-            join: self.join.as_ref(),
-            expect: &self.expect,
-        };
+        let trust = Trust { bundle: &self.live.bundle.load(), join: self.join.as_ref(), expect: &self.expect };
         trust.check(leaf, chain, side, now).map(drop)
     }
 }
@@ -290,11 +220,7 @@ impl ResolvesServerCert for Resolver {
 }
 
 impl ResolvesClientCert for Resolver {
-    fn resolve(
-        &self,
-        _root_hints: &[&[u8]],
-        _schemes: &[SignatureScheme],
-    ) -> Option<Arc<CertifiedKey>> {
+    fn resolve(&self, _root_hints: &[&[u8]], _schemes: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
         self.live.certified()
     }
 

@@ -26,32 +26,17 @@ impl LeafName {
 
     /// A client agent's leaf.
     pub fn agent(trust_domain: &str, dc: &str, node: &str) -> Result<Self, Error> {
-        Self::checked(
-            SpiffeId::new(
-                trust_domain,
-                Subject::Agent {
-                    dc: dc.into(),
-                    node: node.into(),
-                },
-            ),
-            None,
-        )
+        Self::checked(SpiffeId::new(trust_domain, Subject::Agent { dc: dc.into(), node: node.into() }), None)
     }
 
     /// A server's leaf; the node's name goes into the DNS name `<node>.server.<dc>.consul`.
     pub fn server(trust_domain: &str, dc: &str, node: &str) -> Result<Self, Error> {
-        Self::checked(
-            SpiffeId::new(trust_domain, Subject::Server { dc: dc.into() }),
-            Some(node.to_string()),
-        )
+        Self::checked(SpiffeId::new(trust_domain, Subject::Server { dc: dc.into() }), Some(node.to_string()))
     }
 
     /// A mesh gateway's leaf.
     pub fn gateway(trust_domain: &str, dc: &str) -> Result<Self, Error> {
-        Self::checked(
-            SpiffeId::new(trust_domain, Subject::Gateway { dc: dc.into() }),
-            None,
-        )
+        Self::checked(SpiffeId::new(trust_domain, Subject::Gateway { dc: dc.into() }), None)
     }
 
     /// A leaf for any id but a server's, which needs [`LeafName::server`].
@@ -81,12 +66,7 @@ impl LeafName {
 
     /// The one gate: what does not survive a round trip through its text must never be in a certificate.
     fn checked(id: SpiffeId, node: Option<String>) -> Result<Self, Error> {
-        let refuse = |why| {
-            Err(Error::Name {
-                name: id.to_string(),
-                why,
-            })
-        };
+        let refuse = |why| Err(Error::Name { name: id.to_string(), why });
         if id.to_string().parse().as_ref() != Ok(&id) {
             return refuse("its names must be of letters, digits, '-', '_' and '.'");
         }
@@ -152,11 +132,7 @@ pub struct JoinName {
 
 impl fmt::Display for JoinName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "spiffe://{JOIN_TRUST_DOMAIN}/role/{}/dc/{}/id/{}",
-            self.role, self.dc, self.node
-        )
+        write!(f, "spiffe://{JOIN_TRUST_DOMAIN}/role/{}/dc/{}/id/{}", self.role, self.dc, self.node)
     }
 }
 
@@ -165,26 +141,17 @@ impl FromStr for JoinName {
 
     fn from_str(text: &str) -> Result<Self, InvalidSpiffeId> {
         let bad = || InvalidSpiffeId(text.to_string());
-        let path = text
-            .strip_prefix("spiffe://")
-            .and_then(|t| t.strip_prefix(JOIN_TRUST_DOMAIN))
-            .ok_or_else(bad)?;
+        let path = text.strip_prefix("spiffe://").and_then(|t| t.strip_prefix(JOIN_TRUST_DOMAIN)).ok_or_else(bad)?;
         let segments: Vec<&str> = path.split('/').collect();
         let ["", "role", role, "dc", dc, "id", node] = segments[..] else {
             return Err(bad());
         };
-        let role = [Role::Server, Role::Client, Role::Gateway]
-            .into_iter()
-            .find(|r| r.as_str() == role)
-            .ok_or_else(bad)?;
+        let role =
+            [Role::Server, Role::Client, Role::Gateway].into_iter().find(|r| r.as_str() == role).ok_or_else(bad)?;
         if !is_label(dc) || !is_label(node) {
             return Err(bad());
         }
-        Ok(JoinName {
-            role,
-            dc: dc.to_string(),
-            node: node.to_string(),
-        })
+        Ok(JoinName { role, dc: dc.to_string(), node: node.to_string() })
     }
 }
 
@@ -238,17 +205,12 @@ pub(crate) enum CertName {
 impl CertName {
     /// Reads the only URI, and for servers the only DNS name.
     pub(crate) fn parse(uri: &str, dns: &[&str]) -> Result<Self, Refused> {
-        if uri
-            .strip_prefix("spiffe://")
-            .is_some_and(|rest| rest.split('/').next() == Some(JOIN_TRUST_DOMAIN))
-        {
+        if uri.strip_prefix("spiffe://").is_some_and(|rest| rest.split('/').next() == Some(JOIN_TRUST_DOMAIN)) {
             return Ok(CertName::Joiner(uri.parse()?));
         }
         let id: SpiffeId = uri.parse()?;
         let node = match &id.subject {
-            Subject::Server { dc } => {
-                Some(server_node(dns, dc).ok_or_else(|| Refused::NoServerNode(dc.clone()))?)
-            }
+            Subject::Server { dc } => Some(server_node(dns, dc).ok_or_else(|| Refused::NoServerNode(dc.clone()))?),
             Subject::Service { .. } | Subject::Agent { .. } | Subject::Gateway { .. } => None,
         };
         Ok(CertName::Member(LeafName { id, node }))
@@ -264,10 +226,7 @@ impl CertName {
         match subject {
             Subject::Service { dc, service } => Peer::Service { dc, service },
             Subject::Agent { dc, node } => Peer::Agent { dc, node },
-            Subject::Server { dc } => Peer::Server {
-                dc,
-                node: node.unwrap_or_default(),
-            },
+            Subject::Server { dc } => Peer::Server { dc, node: node.unwrap_or_default() },
             Subject::Gateway { dc } => Peer::Gateway { dc },
         }
     }
@@ -285,10 +244,9 @@ impl fmt::Display for CertName {
 /// The datacenter in an id.
 pub(crate) fn dc_of(subject: &Subject) -> &str {
     match subject {
-        Subject::Service { dc, .. }
-        | Subject::Agent { dc, .. }
-        | Subject::Server { dc }
-        | Subject::Gateway { dc } => dc,
+        Subject::Service { dc, .. } | Subject::Agent { dc, .. } | Subject::Server { dc } | Subject::Gateway { dc } => {
+            dc
+        }
     }
 }
 
@@ -307,9 +265,7 @@ fn is_label(text: &str) -> bool {
     (1..=253).contains(&text.len())
         && text != "."
         && text != ".."
-        && text
-            .chars()
-            .all(|c| c.is_ascii_alphanumeric() || "-._".contains(c))
+        && text.chars().all(|c| c.is_ascii_alphanumeric() || "-._".contains(c))
 }
 
 #[cfg(test)]
@@ -329,34 +285,19 @@ mod tests {
             ("dc1", "*"),
             ("dc1", ".."),
         ] {
-            assert!(
-                LeafName::service("td.consul", dc, service).is_err(),
-                "{dc} {service}"
-            );
+            assert!(LeafName::service("td.consul", dc, service).is_err(), "{dc} {service}");
         }
         assert!(LeafName::server("td.consul", "dc1", "a/b").is_err());
         assert!(LeafName::server("td.consul", "dc1", "").is_err());
         assert!(LeafName::gateway(JOIN_TRUST_DOMAIN, "dc1").is_err());
-        assert!(
-            LeafName::of(SpiffeId::new(
-                "td.consul",
-                Subject::Server { dc: "dc1".into() }
-            ))
-            .is_err()
-        );
+        assert!(LeafName::of(SpiffeId::new("td.consul", Subject::Server { dc: "dc1".into() })).is_err());
     }
 
     #[test]
     fn a_server_is_named_by_exactly_one_dns_name() {
         let uri = "spiffe://td.consul/agent/server/dc/dc1";
         let good = CertName::parse(uri, &["n1.rack.server.dc1.consul"]).expect("good");
-        assert_eq!(
-            good.into_peer(),
-            Peer::Server {
-                dc: "dc1".into(),
-                node: "n1.rack".into()
-            }
-        );
+        assert_eq!(good.into_peer(), Peer::Server { dc: "dc1".into(), node: "n1.rack".into() });
         for dns in [
             &[][..],
             &["n1.server.dc2.consul"],
@@ -364,11 +305,7 @@ mod tests {
             &["n1.server.dc1.consul", "n2.server.dc1.consul"],
             &["*.server.dc1.consul"],
         ] {
-            assert_eq!(
-                CertName::parse(uri, dns),
-                Err(Refused::NoServerNode("dc1".into())),
-                "{dns:?}"
-            );
+            assert_eq!(CertName::parse(uri, dns), Err(Refused::NoServerNode("dc1".into())), "{dns:?}");
         }
     }
 
@@ -384,10 +321,7 @@ mod tests {
             "spiffe://join.tribune",
             "spiffe://join.tribune/role/server/dc/dc\0/id/n",
         ] {
-            assert!(
-                CertName::parse(bad, &["n.server.dc1.consul"]).is_err(),
-                "{bad}"
-            );
+            assert!(CertName::parse(bad, &["n.server.dc1.consul"]).is_err(), "{bad}");
         }
     }
 

@@ -31,18 +31,12 @@ pub struct Renewer {
 impl Renewer {
     /// For a holder that has no leaf yet: due at once.
     pub fn new(now: SystemTime) -> Self {
-        Renewer {
-            due: now,
-            failures: 0,
-        }
+        Renewer { due: now, failures: 0 }
     }
 
     /// For a holder that has a leaf (kept from before, perhaps).
     pub fn with_leaf(not_before: SystemTime, not_after: SystemTime, jitter: f64) -> Self {
-        Renewer {
-            due: renew_at(not_before, not_after, jitter),
-            failures: 0,
-        }
+        Renewer { due: renew_at(not_before, not_after, jitter), failures: 0 }
     }
 
     /// When to renew next.
@@ -74,11 +68,7 @@ impl Renewer {
 
 /// Random numbers come from outside; a wrong one must not panic.
 fn clamp(jitter: f64) -> f64 {
-    if jitter.is_nan() {
-        0.0
-    } else {
-        jitter.clamp(0.0, 1.0)
-    }
+    if jitter.is_nan() { 0.0 } else { jitter.clamp(0.0, 1.0) }
 }
 
 #[cfg(test)]
@@ -94,37 +84,24 @@ mod tests {
     fn a_72_hour_leaf_is_renewed_after_36_to_50_hours() {
         assert_eq!(renew_at(START, START + 72 * HOUR, 0.0), START + 36 * HOUR);
         assert_eq!(renew_at(START, START + 100 * HOUR, 1.0), START + 70 * HOUR);
-        assert_eq!(
-            renew_at(START + HOUR, START, 0.5),
-            START + HOUR,
-            "a nonsensical validity is due at once"
-        );
+        assert_eq!(renew_at(START + HOUR, START, 0.5), START + HOUR, "a nonsensical validity is due at once");
     }
 
     #[test]
     fn failures_back_off_and_a_success_forgets_them() {
-        let waits: Vec<u64> = (1..9)
-            .map(|failures| retry_after(failures, 1.0).as_secs())
-            .collect();
+        let waits: Vec<u64> = (1..9).map(|failures| retry_after(failures, 1.0).as_secs()).collect();
         assert_eq!(waits, [1, 2, 4, 8, 16, 32, 60, 60]);
         let mut renewer = Renewer::new(START);
         assert_eq!(renewer.due(), START);
         renewer.failed(START, 1.0);
         renewer.failed(START, 1.0);
-        assert_eq!(
-            (renewer.due(), renewer.failures()),
-            (START + Duration::from_secs(2), 2)
-        );
+        assert_eq!((renewer.due(), renewer.failures()), (START + Duration::from_secs(2), 2));
         renewer.renewed(START, START + 72 * HOUR, 0.0);
         assert_eq!((renewer.due(), renewer.failures()), (START + 36 * HOUR, 0));
         renewer.roots_changed(START + HOUR, 1.0);
         assert_eq!(renewer.due(), START + HOUR + ROTATION_SPREAD);
         renewer.roots_changed(START + 2 * HOUR, 0.0);
-        assert_eq!(
-            renewer.due(),
-            START + HOUR + ROTATION_SPREAD,
-            "never later than planned"
-        );
+        assert_eq!(renewer.due(), START + HOUR + ROTATION_SPREAD, "never later than planned");
     }
 
     proptest! {

@@ -24,22 +24,9 @@ pub struct RpcIdentity {
 
 impl RpcIdentity {
     /// For this node. `identity` may still be without leaf and bundle; fill them in when the node has joined.
-    pub fn new(
-        identity: Identity,
-        secret: &JoinSecret,
-        role: Role,
-        dc: &str,
-        node: &str,
-    ) -> Result<Self, Error> {
-        let name = JoinName {
-            role,
-            dc: dc.to_string(),
-            node: node.to_string(),
-        };
-        Ok(RpcIdentity {
-            identity,
-            joiner: Arc::new(Joiner::new(secret, name)?),
-        })
+    pub fn new(identity: Identity, secret: &JoinSecret, role: Role, dc: &str, node: &str) -> Result<Self, Error> {
+        let name = JoinName { role, dc: dc.to_string(), node: node.to_string() };
+        Ok(RpcIdentity { identity, joiner: Arc::new(Joiner::new(secret, name)?) })
     }
 
     /// The identity that it was made with.
@@ -50,25 +37,19 @@ impl RpcIdentity {
     /// For the RPC port: takes members of the mesh and joiners. [`crate::peer`] tells which; a joiner may do nothing but ask for
     /// its certificate.
     pub fn server_config(&self, alpn: &[&[u8]]) -> Result<ServerConfig, Error> {
-        let decider = self
-            .identity
-            .decider(Expect::MemberOrJoiner, Some(self.joiner.anchor().clone()));
+        let decider = self.identity.decider(Expect::MemberOrJoiner, Some(self.joiner.anchor().clone()));
         tls::server_config(decider, Arc::new(BySni(self.clone())), alpn)
     }
 
     /// To ask a server for a certificate: proves the secret both ways. Dial with [`RpcIdentity::join_server_name`].
     pub fn join_client_config(&self, alpn: &[&[u8]]) -> Result<ClientConfig, Error> {
-        let decider = self
-            .identity
-            .decider(Expect::JoinServer, Some(self.joiner.anchor().clone()));
+        let decider = self.identity.decider(Expect::JoinServer, Some(self.joiner.anchor().clone()));
         tls::client_config(decider, Arc::new(JoinCert(self.joiner.clone())), alpn)
     }
 
     /// To speak with the servers of a datacenter as a member. Dial with [`RpcIdentity::server_name`].
     pub fn client_config(&self, dc: &str, alpn: &[&[u8]]) -> Result<ClientConfig, Error> {
-        let decider = self
-            .identity
-            .decider(Expect::Server { dc: dc.to_string() }, None);
+        let decider = self.identity.decider(Expect::Server { dc: dc.to_string() }, None);
         tls::client_config(decider, Arc::new(self.identity.resolver()), alpn)
     }
 
@@ -81,10 +62,7 @@ impl RpcIdentity {
     /// The SNI of a datacenter's servers: `server.<dc>.<domain>`. It routes; it proves nothing.
     pub fn server_name(dc: &str, domain: &str) -> Result<ServerName<'static>, Error> {
         let name = format!("server.{dc}.{}", domain.trim_matches('.'));
-        ServerName::try_from(name.clone()).map_err(|_| Error::Name {
-            name,
-            why: "it is not a DNS name",
-        })
+        ServerName::try_from(name.clone()).map_err(|_| Error::Name { name, why: "it is not a DNS name" })
     }
 }
 
@@ -94,11 +72,7 @@ struct BySni(RpcIdentity);
 
 impl ResolvesServerCert for BySni {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        let real = if hello.server_name() == Some(JOIN_TRUST_DOMAIN) {
-            None
-        } else {
-            self.0.identity.certified()
-        };
+        let real = if hello.server_name() == Some(JOIN_TRUST_DOMAIN) { None } else { self.0.identity.certified() };
         real.or_else(|| self.0.joiner.certified())
     }
 }
@@ -108,11 +82,7 @@ impl ResolvesServerCert for BySni {
 struct JoinCert(Arc<Joiner>);
 
 impl ResolvesClientCert for JoinCert {
-    fn resolve(
-        &self,
-        _root_hints: &[&[u8]],
-        _schemes: &[SignatureScheme],
-    ) -> Option<Arc<CertifiedKey>> {
+    fn resolve(&self, _root_hints: &[&[u8]], _schemes: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
         self.0.certified()
     }
 

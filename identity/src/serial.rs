@@ -34,9 +34,7 @@ impl Serial {
 
     /// The low 64 bits, as Consul's `CARoot.SerialNumber` has them.
     pub fn low_u64(&self) -> u64 {
-        self.0
-            .iter()
-            .fold(0, |low, byte| (low << 8) | u64::from(*byte))
+        self.0.iter().fold(0, |low, byte| (low << 8) | u64::from(*byte))
     }
 }
 
@@ -51,22 +49,12 @@ impl FromStr for Serial {
 
     /// Hexadecimal, with or without colons.
     fn from_str(text: &str) -> Result<Self, Error> {
-        let bad = || {
-            Error::malformed(
-                "serial number",
-                "it must be up to 20 bytes in hexadecimal, as in 08:ab:3f",
-            )
-        };
+        let bad = || Error::malformed("serial number", "it must be up to 20 bytes in hexadecimal, as in 08:ab:3f");
         let digits: Vec<u8> = text.bytes().filter(|b| *b != b':').collect();
         if digits.is_empty() || digits.len() % 2 == 1 || digits.len() > 2 * SERIAL_BYTES_MAX {
             return Err(bad());
         }
-        let value = |digit: u8| {
-            char::from(digit)
-                .to_digit(16)
-                .and_then(|v| u8::try_from(v).ok())
-                .ok_or_else(bad)
-        };
+        let value = |digit: u8| char::from(digit).to_digit(16).and_then(|v| u8::try_from(v).ok()).ok_or_else(bad);
         let bytes = digits
             .chunks(2)
             .map(|pair| Ok(value(pair[0])? << 4 | value(pair[1])?))
@@ -77,11 +65,7 @@ impl FromStr for Serial {
 
 /// `ab:cd:…`, as Consul prints fingerprints, key ids and serial numbers.
 pub(crate) fn hex_with_colons(bytes: &[u8]) -> String {
-    bytes
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect::<Vec<_>>()
-        .join(":")
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().join(":")
 }
 
 #[cfg(test)]
@@ -93,17 +77,10 @@ mod tests {
         for (text, shown, low) in [
             ("08:ab", "08:ab", 0x08ab),
             ("0008AB", "08:ab", 0x08ab),
-            (
-                "01:02030405060708:09",
-                "01:02:03:04:05:06:07:08:09",
-                0x0203_0405_0607_0809,
-            ),
+            ("01:02030405060708:09", "01:02:03:04:05:06:07:08:09", 0x0203_0405_0607_0809),
         ] {
             let serial: Serial = text.parse().expect(text);
-            assert_eq!(
-                (serial.to_string().as_str(), serial.low_u64()),
-                (shown, low)
-            );
+            assert_eq!((serial.to_string().as_str(), serial.low_u64()), (shown, low));
         }
         for bad in ["", ":", "a", "zz", "+1", "0x01", &"00".repeat(21)] {
             assert!(bad.parse::<Serial>().is_err(), "{bad}");
@@ -112,14 +89,9 @@ mod tests {
 
     #[test]
     fn random_serials_are_positive_unique_and_of_one_length() {
-        let serials: std::collections::BTreeSet<Serial> = (0..1000)
-            .map(|_| Serial::random().expect("randomness"))
-            .collect();
+        let serials: std::collections::BTreeSet<Serial> =
+            (0..1000).map(|_| Serial::random().expect("randomness")).collect();
         assert_eq!(serials.len(), 1000);
-        assert!(
-            serials
-                .iter()
-                .all(|s| s.as_bytes().len() == 16 && s.as_bytes()[0] < 0x80)
-        );
+        assert!(serials.iter().all(|s| s.as_bytes().len() == 16 && s.as_bytes()[0] < 0x80));
     }
 }

@@ -21,26 +21,17 @@ pub(crate) fn list() -> Result<bool, String> {
 pub(crate) fn run(name: &str, arguments: &[String]) -> Result<bool, String> {
     let known = names(&folder())?;
     if !known.iter().any(|other| other == name) {
-        return Err(format!(
-            "no benchmark is called {name:?}; there are: {}",
-            known.join(", ")
-        ));
+        return Err(format!("no benchmark is called {name:?}; there are: {}", known.join(", ")));
     }
     let path = folder().join(name);
     let mut command = if path.join("run").is_file() {
         Command::new(path.join("run"))
     } else {
         let mut cargo = Command::new(std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned()));
-        cargo
-            .args(["run", "--release", "--manifest-path"])
-            .arg(path.join("Cargo.toml"))
-            .arg("--");
+        cargo.args(["run", "--release", "--manifest-path"]).arg(path.join("Cargo.toml")).arg("--");
         cargo
     };
-    let status = command
-        .args(arguments)
-        .status()
-        .map_err(|error| format!("{name} does not start: {error}"))?;
+    let status = command.args(arguments).status().map_err(|error| format!("{name} does not start: {error}"))?;
     Ok(status.success())
 }
 
@@ -53,15 +44,10 @@ fn names(folder: &Path) -> Result<Vec<String>, String> {
     if !folder.exists() {
         return Ok(Vec::new());
     }
-    let entries = std::fs::read_dir(folder)
-        .map_err(|error| format!("cannot read {}: {error}", folder.display()))?;
+    let entries = std::fs::read_dir(folder).map_err(|error| format!("cannot read {}: {error}", folder.display()))?;
     let mut names: Vec<String> = entries
         .filter_map(Result::ok)
-        .filter(|entry| {
-            ["Cargo.toml", "run"]
-                .iter()
-                .any(|file| entry.path().join(file).is_file())
-        })
+        .filter(|entry| ["Cargo.toml", "run"].iter().any(|file| entry.path().join(file).is_file()))
         .map(|entry| entry.file_name().to_string_lossy().into_owned())
         .collect();
     names.sort();
@@ -90,10 +76,6 @@ mod tests {
 
     #[test]
     fn an_unknown_benchmark_is_refused() {
-        assert!(
-            run("no-such-benchmark", &[])
-                .unwrap_err()
-                .contains("no-such-benchmark")
-        );
+        assert!(run("no-such-benchmark", &[]).unwrap_err().contains("no-such-benchmark"));
     }
 }

@@ -11,12 +11,7 @@ use clap::{Parser, Subcommand};
 
 /// The tasks of this repository.
 #[derive(Parser)]
-#[command(
-    name = "cargo xtask",
-    bin_name = "cargo xtask",
-    about,
-    max_term_width = 110
-)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", about, max_term_width = 110)]
 struct Cli {
     #[command(subcommand)]
     task: Task,
@@ -58,19 +53,9 @@ fn main() -> ExitCode {
     let outcome = match Cli::parse().task {
         Task::Verify(chosen) => run_steps(&step::verify(), &chosen),
         Task::Fix(chosen) => run_steps(&step::fix(), &chosen),
-        Task::Tidy => run_steps(
-            &step::tidy(),
-            &Steps {
-                steps: Vec::new(),
-                keep_going: false,
-                list: false,
-            },
-        ),
+        Task::Tidy => run_steps(&step::tidy(), &Steps { steps: Vec::new(), keep_going: false, list: false }),
         Task::Bench { name: None, .. } => bench::list(),
-        Task::Bench {
-            name: Some(name),
-            arguments,
-        } => bench::run(&name, &arguments),
+        Task::Bench { name: Some(name), arguments } => bench::run(&name, &arguments),
     };
     match outcome {
         Ok(true) => ExitCode::SUCCESS,

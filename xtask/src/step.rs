@@ -23,24 +23,10 @@ enum Outcome {
 
 /// The steps of `verify`: cheap before dear, and none of them writes to the sources.
 pub(crate) fn verify() -> Vec<Step> {
-    let test = if has_nextest() {
-        vec!["nextest", "run", "--workspace"]
-    } else {
-        vec!["test", "--workspace"]
-    };
+    let test = if has_nextest() { vec!["nextest", "run", "--workspace"] } else { vec!["test", "--workspace"] };
     vec![
         cargo("fmt", vec!["fmt", "--all", "--check"]),
-        cargo(
-            "clippy",
-            vec![
-                "clippy",
-                "--workspace",
-                "--all-targets",
-                "--",
-                "-D",
-                "warnings",
-            ],
-        ),
+        cargo("clippy", vec!["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]),
         Step {
             environment: vec![("RUSTDOCFLAGS", "-D warnings")],
             ..cargo("doc", vec!["doc", "--workspace", "--no-deps"])
@@ -52,19 +38,9 @@ pub(crate) fn verify() -> Vec<Step> {
 
 /// The steps of `fix`. Run it on your own diff only, never on one that somebody has reviewed.
 pub(crate) fn fix() -> Vec<Step> {
-    let clippy = [
-        "clippy",
-        "--workspace",
-        "--all-targets",
-        "--fix",
-        "--allow-dirty",
-        "--allow-staged",
-    ];
+    let clippy = ["clippy", "--workspace", "--all-targets", "--fix", "--allow-dirty", "--allow-staged"];
     // Clippy first: what it writes is then formatted.
-    vec![
-        cargo("clippy", clippy.to_vec()),
-        cargo("fmt", vec!["fmt", "--all"]),
-    ]
+    vec![cargo("clippy", clippy.to_vec()), cargo("fmt", vec!["fmt", "--all"])]
 }
 
 /// The step of `tidy`: the tests that hold the house.
@@ -74,21 +50,11 @@ pub(crate) fn tidy() -> Vec<Step> {
 
 /// The steps named, in the order of `all`; all of them when none is named. A name that nobody has is an error which lists the names.
 pub(crate) fn pick(all: &[Step], names: &[String]) -> Result<Vec<Step>, String> {
-    if let Some(unknown) = names
-        .iter()
-        .find(|name| !all.iter().any(|step| step.name == name.as_str()))
-    {
+    if let Some(unknown) = names.iter().find(|name| !all.iter().any(|step| step.name == name.as_str())) {
         let known: Vec<&str> = all.iter().map(|step| step.name).collect();
-        return Err(format!(
-            "no step is called {unknown:?}; the steps are: {}",
-            known.join(", ")
-        ));
+        return Err(format!("no step is called {unknown:?}; the steps are: {}", known.join(", ")));
     }
-    Ok(all
-        .iter()
-        .filter(|step| names.is_empty() || names.iter().any(|name| name == step.name))
-        .cloned()
-        .collect())
+    Ok(all.iter().filter(|step| names.is_empty() || names.iter().any(|name| name == step.name)).cloned().collect())
 }
 
 /// Runs the steps in order and prints the table; stops at the first failure unless told to go on. True when all passed.
@@ -104,15 +70,7 @@ pub(crate) fn run(steps: &[Step], keep_going: bool) -> bool {
         let started = Instant::now();
         let passed = step.run();
         failed |= !passed;
-        results.push((
-            step.name,
-            started.elapsed(),
-            if passed {
-                Outcome::Passed
-            } else {
-                Outcome::Failed
-            },
-        ));
+        results.push((step.name, started.elapsed(), if passed { Outcome::Passed } else { Outcome::Failed }));
     }
     println!("\n{}", table(&results));
     !failed
@@ -121,27 +79,17 @@ pub(crate) fn run(steps: &[Step], keep_going: bool) -> bool {
 impl Step {
     /// The command as one would type it.
     pub(crate) fn command_line(&self) -> String {
-        let environment = self
-            .environment
-            .iter()
-            .map(|(name, value)| format!("{name}={value:?} "))
-            .collect::<String>();
+        let environment = self.environment.iter().map(|(name, value)| format!("{name}={value:?} ")).collect::<String>();
         format!("{environment}cargo {}", self.arguments.join(" "))
     }
 
     /// Runs the command with our own input and output; true when it succeeded.
     fn run(&self) -> bool {
-        let status = Command::new(&self.program)
-            .args(&self.arguments)
-            .envs(self.environment.iter().copied())
-            .status();
+        let status = Command::new(&self.program).args(&self.arguments).envs(self.environment.iter().copied()).status();
         match status {
             Ok(status) => status.success(),
             Err(error) => {
-                eprintln!(
-                    "error: {} does not start: {error}; is cargo on the PATH?",
-                    self.program
-                );
+                eprintln!("error: {} does not start: {error}; is cargo on the PATH?", self.program);
                 false
             }
         }
@@ -155,20 +103,12 @@ fn house() -> Step {
 fn cargo(name: &'static str, arguments: Vec<&'static str>) -> Step {
     // Cargo names itself to the programs which it runs, so that a pinned toolchain stays the same one.
     let program = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
-    Step {
-        name,
-        program,
-        arguments,
-        environment: Vec::new(),
-    }
+    Step { name, program, arguments, environment: Vec::new() }
 }
 
 fn has_nextest() -> bool {
     let probe = cargo("probe", Vec::new());
-    Command::new(probe.program)
-        .args(["nextest", "--version"])
-        .output()
-        .is_ok_and(|output| output.status.success())
+    Command::new(probe.program).args(["nextest", "--version"]).output().is_ok_and(|output| output.status.success())
 }
 
 /// The table: step, time, result; one line for each step.
@@ -195,18 +135,12 @@ mod tests {
 
     /// A step whose command is one of the system's own.
     fn program(name: &'static str, program: &str) -> Step {
-        Step {
-            program: program.to_owned(),
-            ..cargo(name, Vec::new())
-        }
+        Step { program: program.to_owned(), ..cargo(name, Vec::new()) }
     }
 
     #[test]
     fn all_steps_run_when_none_is_named() {
-        assert_eq!(
-            names(&pick(&verify(), &[]).unwrap()),
-            ["fmt", "clippy", "doc", "house", "test"]
-        );
+        assert_eq!(names(&pick(&verify(), &[]).unwrap()), ["fmt", "clippy", "doc", "house", "test"]);
     }
 
     #[test]
@@ -218,10 +152,7 @@ mod tests {
     #[test]
     fn an_unknown_step_is_refused_with_the_list_of_steps() {
         let message = pick(&verify(), &["lint".to_owned()]).unwrap_err();
-        assert!(
-            message.contains("\"lint\"") && message.contains("fmt, clippy, doc, house, test"),
-            "{message}"
-        );
+        assert!(message.contains("\"lint\"") && message.contains("fmt, clippy, doc, house, test"), "{message}");
     }
 
     #[test]
@@ -236,10 +167,7 @@ mod tests {
     #[test]
     fn a_failure_fails_the_run_and_a_missing_program_is_a_failure() {
         assert!(run(&[program("good", "true")], false));
-        assert!(!run(
-            &[program("bad", "false"), program("good", "true")],
-            true
-        ));
+        assert!(!run(&[program("bad", "false"), program("good", "true")], true));
         assert!(!run(&[program("gone", "no-such-program-here")], false));
     }
 

@@ -2,22 +2,14 @@
 
 use super::*;
 
-fn record(
-    node: &str,
-    node_address: &str,
-    service_address: &str,
-    status: CheckStatus,
-) -> EndpointRecord {
+fn record(node: &str, node_address: &str, service_address: &str, status: CheckStatus) -> EndpointRecord {
     EndpointRecord {
         node: node.into(),
         node_address: node_address.into(),
         node_meta: Meta::new(),
         service_address: service_address.into(),
         port: 80,
-        weights: Weights {
-            passing: 5,
-            warning: 2,
-        },
+        weights: Weights { passing: 5, warning: 2 },
         status,
     }
 }
@@ -36,10 +28,7 @@ fn passing_instances_come_first_and_critical_ones_not_at_all() {
     assert_eq!(endpoints.v4.healthy(true), [[10, 0, 0, 3]]);
     assert_eq!(endpoints.len(), 3);
     assert_eq!(endpoints.targets.healthy(true).len(), 1);
-    assert_eq!(
-        endpoints.targets.healthy(true)[0].srv[..SRV_FIXED_BYTES],
-        [0, 1, 0, 5, 0, 80]
-    );
+    assert_eq!(endpoints.targets.healthy(true)[0].srv[..SRV_FIXED_BYTES], [0, 1, 0, 5, 0, 80]);
     assert!(Endpoints::new("dc1", &records[..1]).is_empty());
 }
 
@@ -62,44 +51,22 @@ fn targets_are_named_by_node_by_address_or_by_host() {
     let cases: [(&str, &str, &[u8]); 5] = [
         ("n1", "", b"\x02n1\x04node\x03dc1"),
         ("n1", "172.16.0.9", b"\x08ac100009\x04addr\x03dc1"),
-        (
-            "n1",
-            "2001:db8::1",
-            b"\x2020010db8000000000000000000000001\x04addr\x03dc1",
-        ),
+        ("n1", "2001:db8::1", b"\x2020010db8000000000000000000000001\x04addr\x03dc1"),
         ("n1", "www.example.com.", b"\x03www\x07example\x03com"),
         // No DNS name can be made of this node: its address stands for it.
         (&long, "", b"\x080a000001\x04addr\x03dc1"),
     ];
     for (node, service_address, expected) in cases {
-        let endpoints = Endpoints::new(
-            "dc1",
-            &[record(
-                node,
-                "10.0.0.1",
-                service_address,
-                CheckStatus::Passing,
-            )],
-        );
-        assert_eq!(
-            endpoints.targets.healthy(true)[0].name(),
-            expected,
-            "{node} {service_address}"
-        );
+        let endpoints = Endpoints::new("dc1", &[record(node, "10.0.0.1", service_address, CheckStatus::Passing)]);
+        assert_eq!(endpoints.targets.healthy(true)[0].name(), expected, "{node} {service_address}");
     }
     let nowhere = Endpoints::new("dc1", &[record("n1", "", "", CheckStatus::Passing)]);
-    assert!(
-        nowhere.is_empty(),
-        "an instance without an address cannot be told"
-    );
+    assert!(nowhere.is_empty(), "an instance without an address cannot be told");
 }
 
 #[test]
 fn labels_have_limits() {
-    assert_eq!(
-        encode_labels(&["a.b"]).as_deref(),
-        Some(b"\x01a\x01b".as_slice())
-    );
+    assert_eq!(encode_labels(&["a.b"]).as_deref(), Some(b"\x01a\x01b".as_slice()));
     assert!(encode_labels(&["a..b"]).is_none());
     assert!(encode_labels(&[""]).is_none());
     assert!(encode_labels(&[&"x".repeat(63)]).is_some());

@@ -37,16 +37,12 @@ impl<'a> Names<'a> {
 
     /// The owner of the records that are being written.
     pub(super) fn owner(&self) -> &[u8] {
-        self.owner_pointer
-            .as_ref()
-            .map_or(&self.owner, |pointer| pointer)
+        self.owner_pointer.as_ref().map_or(&self.owner, |pointer| pointer)
     }
 
     /// Whether these labels, without the root, are the owner's.
     pub(super) fn is_owner(&self, labels: &[u8]) -> bool {
-        self.owner
-            .strip_suffix(ROOT)
-            .is_some_and(|owner| owner.eq_ignore_ascii_case(labels))
+        self.owner.strip_suffix(ROOT).is_some_and(|owner| owner.eq_ignore_ascii_case(labels))
     }
 
     /// From now on the records are those of another name, which stands at `at`.
@@ -57,9 +53,7 @@ impl<'a> Names<'a> {
 
     /// The domain, where a pointer is allowed.
     pub(super) fn domain(&self) -> &[u8] {
-        self.domain_pointer
-            .as_ref()
-            .map_or(self.domain, |pointer| pointer)
+        self.domain_pointer.as_ref().map_or(self.domain, |pointer| pointer)
     }
 
     /// The domain where it is not: in the target of `SRV` (RFC 2782).

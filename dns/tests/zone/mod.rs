@@ -9,9 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use dns::{
-    EndpointRecord, Endpoints, Found, Lookup, LookupKind, NodeRecord, ReverseName, ServiceQuery,
-};
+use dns::{EndpointRecord, Endpoints, Found, Lookup, LookupKind, NodeRecord, ReverseName, ServiceQuery};
 use model::service::Weights;
 use model::{CheckStatus, Meta};
 
@@ -36,11 +34,7 @@ struct Service {
 impl TestZone {
     pub(crate) fn parse(text: &str) -> Self {
         let mut zone = Self::default();
-        for line in text
-            .lines()
-            .map(str::trim)
-            .filter(|line| !line.is_empty() && !line.starts_with('#'))
-        {
+        for line in text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#')) {
             zone.add(&line.split_whitespace().collect::<Vec<_>>());
         }
         zone
@@ -50,10 +44,7 @@ impl TestZone {
         match words {
             ["node", dc, name, address, meta @ ..] => {
                 let meta = meta.iter().map(|pair| split(pair, '=')).collect();
-                self.nodes.insert(
-                    (dc.to_string(), name.to_string()),
-                    (address.to_string(), meta),
-                );
+                self.nodes.insert((dc.to_string(), name.to_string()), (address.to_string(), meta));
             }
             ["service", dc, name, node, port, options @ ..] => {
                 self.add_service(dc, name, node, port, options);
@@ -61,8 +52,7 @@ impl TestZone {
             ["slow", name] => drop(self.slow.insert(name.to_string())),
             ["down", dc] => drop(self.down.insert(dc.to_string())),
             ["ptr-service", address, service] => {
-                self.service_addresses
-                    .insert(address.parse().expect("address"), service.to_string());
+                self.service_addresses.insert(address.parse().expect("address"), service.to_string());
             }
             _ => panic!("not a fact: {words:?}"),
         }
@@ -111,11 +101,7 @@ impl TestZone {
             return Err(Found::Unavailable);
         }
         let is_known = self.nodes.keys().any(|(dc, _)| dc == datacenter);
-        if is_known {
-            Ok(())
-        } else {
-            Err(Found::NoSuchDatacenter)
-        }
+        if is_known { Ok(()) } else { Err(Found::NoSuchDatacenter) }
     }
 
     fn maybe_later<T: Send + 'static>(&self, name: &str, found: Found<T>) -> Found<T> {
@@ -143,11 +129,7 @@ impl TestZone {
 
 impl Lookup for TestZone {
     fn service(&self, query: &ServiceQuery<'_>) -> Found<Arc<Endpoints>> {
-        assert_ne!(
-            query.datacenter,
-            Some(self.datacenter()),
-            "the local one is never named"
-        );
+        assert_ne!(query.datacenter, Some(self.datacenter()), "the local one is never named");
         let datacenter = query.datacenter.unwrap_or(self.datacenter());
         if let Err(found) = self.knows(datacenter) {
             return found;
@@ -155,15 +137,9 @@ impl Lookup for TestZone {
         let named: Vec<_> = self
             .services
             .iter()
-            .filter(|service| {
-                service.datacenter == datacenter && service.name.eq_ignore_ascii_case(query.service)
-            })
+            .filter(|service| service.datacenter == datacenter && service.name.eq_ignore_ascii_case(query.service))
             .filter(|service| service.kind == query.kind)
-            .filter(|service| {
-                query
-                    .tag
-                    .is_none_or(|tag| service.tags.iter().any(|own| own.eq_ignore_ascii_case(tag)))
-            })
+            .filter(|service| query.tag.is_none_or(|tag| service.tags.iter().any(|own| own.eq_ignore_ascii_case(tag))))
             .map(|service| service.record.clone())
             .collect();
         let found = if named.is_empty() {
@@ -175,19 +151,12 @@ impl Lookup for TestZone {
     }
 
     fn node(&self, datacenter: Option<&str>, name: &str) -> Found<Arc<NodeRecord>> {
-        assert_ne!(
-            datacenter,
-            Some(self.datacenter()),
-            "the local one is never named"
-        );
+        assert_ne!(datacenter, Some(self.datacenter()), "the local one is never named");
         let datacenter = datacenter.unwrap_or(self.datacenter());
         if let Err(found) = self.knows(datacenter) {
             return found;
         }
-        let node = self
-            .nodes
-            .iter()
-            .find(|((dc, node), _)| dc == datacenter && node.eq_ignore_ascii_case(name));
+        let node = self.nodes.iter().find(|((dc, node), _)| dc == datacenter && node.eq_ignore_ascii_case(name));
         let found = node.map_or(Found::NoSuchName, |((_, name), (address, meta))| {
             Found::Ready(Arc::new(NodeRecord::new(name, datacenter, address, meta)))
         });
@@ -195,34 +164,20 @@ impl Lookup for TestZone {
     }
 
     fn node_by_address(&self, address: IpAddr) -> Found<ReverseName> {
-        let node = self
-            .nodes
-            .iter()
-            .find(|(_, (text, _))| text.parse() == Ok(address));
+        let node = self.nodes.iter().find(|(_, (text, _))| text.parse() == Ok(address));
         if let Some(((datacenter, name), _)) = node {
-            return Found::Ready(ReverseName::Node {
-                name: name.clone(),
-                datacenter: datacenter.clone(),
-            });
+            return Found::Ready(ReverseName::Node { name: name.clone(), datacenter: datacenter.clone() });
         }
         let datacenter = self.datacenter().to_string();
         match self.service_addresses.get(&address) {
-            Some(name) => Found::Ready(ReverseName::Service {
-                name: name.clone(),
-                datacenter,
-            }),
+            Some(name) => Found::Ready(ReverseName::Service { name: name.clone(), datacenter }),
             None => Found::NoSuchName,
         }
     }
 
     fn name_servers(&self) -> Vec<Arc<NodeRecord>> {
-        let servers = self
-            .nodes
-            .iter()
-            .filter(|((dc, name), _)| dc == self.datacenter() && name.starts_with("server"));
-        servers
-            .map(|((dc, name), (address, meta))| Arc::new(NodeRecord::new(name, dc, address, meta)))
-            .collect()
+        let servers = self.nodes.iter().filter(|((dc, name), _)| dc == self.datacenter() && name.starts_with("server"));
+        servers.map(|((dc, name), (address, meta))| Arc::new(NodeRecord::new(name, dc, address, meta))).collect()
     }
 
     fn datacenter(&self) -> &str {
@@ -231,8 +186,6 @@ impl Lookup for TestZone {
 }
 
 fn split(text: &str, at: char) -> (String, String) {
-    let (left, right) = text
-        .split_once(at)
-        .unwrap_or_else(|| panic!("no {at} in {text}"));
+    let (left, right) = text.split_once(at).unwrap_or_else(|| panic!("no {at} in {text}"));
     (left.to_string(), right.to_string())
 }

@@ -6,14 +6,12 @@ use std::time::SystemTime;
 use identity::{Identity, LeafName, Refused, Serial};
 use model::SpiffeId;
 use rcgen::{
-    BasicConstraints, CertificateParams, CustomExtension, DnType, ExtendedKeyUsagePurpose, IsCa,
-    KeyPair, KeyUsagePurpose, SanType,
+    BasicConstraints, CertificateParams, CustomExtension, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair,
+    KeyUsagePurpose, SanType,
 };
 use rustls_pki_types::CertificateDer;
 
-use crate::forge::{
-    Forged, HOUR, Mesh, Signer, TD, ca_params, good, leaf, raw_name, raw_san, service,
-};
+use crate::forge::{Forged, HOUR, Mesh, Signer, TD, ca_params, good, leaf, raw_name, raw_san, service};
 use crate::shake::{rogue_client, rogue_server, shake};
 
 /// The id that the refused ones claim.
@@ -27,11 +25,7 @@ struct Case {
 }
 
 fn case(flaw: impl Into<String>, forged: Forged, refusal: &'static str) -> Case {
-    Case {
-        flaw: flaw.into(),
-        forged,
-        refusal,
-    }
+    Case { flaw: flaw.into(), forged, refusal }
 }
 
 /// The reference: what the factory makes without a flaw is taken, so that each refusal is for its one flaw.
@@ -39,21 +33,12 @@ fn case(flaw: impl Into<String>, forged: Forged, refusal: &'static str) -> Case 
 fn without_a_flaw_it_is_taken() {
     let mesh = Mesh::new();
     let web = mesh.identity(&service("web"));
-    for signer in [
-        Signer::of(&mesh.root),
-        Signer::of(&mesh.root).below(ca_params(BasicConstraints::Constrained(0))),
-    ] {
+    for signer in [Signer::of(&mesh.root), Signer::of(&mesh.root).below(ca_params(BasicConstraints::Constrained(0)))] {
         let forged = signer.leaf(&good(&[WEB]));
         assert_taken(&web, &forged);
     }
     let dc2 = good(&[&WEB.replace("dc1", "dc2")]);
-    assert!(
-        shake(
-            rogue_client(Some(&Signer::of(&mesh.dc2).leaf(&dc2))),
-            web.server_config(&[]).unwrap()
-        )
-        .is_ok()
-    );
+    assert!(shake(rogue_client(Some(&Signer::of(&mesh.dc2).leaf(&dc2))), web.server_config(&[]).unwrap()).is_ok());
 }
 
 #[test]
@@ -61,28 +46,15 @@ fn bad_names_are_refused() {
     let mesh = Mesh::new();
     let root = Signer::of(&mesh.root);
     let mut cases = Vec::new();
-    let foreign = [
-        "evil.consul",
-        &format!("{TD}.evil.com"),
-        &TD.replace('1', "9"),
-    ]
-    .map(|td| WEB.replace(TD, td));
-    cases.extend(foreign.iter().map(|uri| {
-        case(
-            format!("trust domain of {uri}"),
-            root.leaf(&good(&[uri])),
-            "ForeignTrustDomain",
-        )
-    }));
+    let foreign = ["evil.consul", &format!("{TD}.evil.com"), &TD.replace('1', "9")].map(|td| WEB.replace(TD, td));
     cases.extend(
-        tricky_uris()
+        foreign
             .iter()
-            .map(|uri| case(format!("{uri:.90?}"), root.leaf(&good(&[uri])), "NotSpiffe")),
+            .map(|uri| case(format!("trust domain of {uri}"), root.leaf(&good(&[uri])), "ForeignTrustDomain")),
     );
+    cases.extend(tricky_uris().iter().map(|uri| case(format!("{uri:.90?}"), root.leaf(&good(&[uri])), "NotSpiffe")));
     cases.extend(
-        odd_alternative_names()
-            .into_iter()
-            .map(|(flaw, params, refusal)| case(flaw, root.leaf(&params), refusal)),
+        odd_alternative_names().into_iter().map(|(flaw, params, refusal)| case(flaw, root.leaf(&params), refusal)),
     );
     assert!(cases.len() >= 40, "{}", cases.len());
     assert_refused(&mesh.identity(&service("web")), &cases);
@@ -102,43 +74,17 @@ fn bad_chains_are_refused() {
 fn revoked_serials_ids_and_intermediates_are_refused_at_once() {
     let mesh = Mesh::new();
     let web = mesh.identity(&service("web"));
-    let (root, below) = (
-        Signer::of(&mesh.root),
-        Signer::of(&mesh.root).below(ca_params(BasicConstraints::Constrained(0))),
-    );
+    let (root, below) =
+        (Signer::of(&mesh.root), Signer::of(&mesh.root).below(ca_params(BasicConstraints::Constrained(0))));
     let (leaf, deep) = (root.leaf(&good(&[WEB])), below.leaf(&good(&[WEB])));
-    let serial_of = |der: &CertificateDer<'_>| {
-        Serial::from_bytes(
-            x509_parser::parse_x509_certificate(der)
-                .unwrap()
-                .1
-                .raw_serial(),
-        )
-    };
+    let serial_of =
+        |der: &CertificateDer<'_>| Serial::from_bytes(x509_parser::parse_x509_certificate(der).unwrap().1.raw_serial());
     let id: SpiffeId = WEB.parse().unwrap();
     for (flaw, forged, serials, ids, refusal) in [
-        (
-            "serial",
-            &leaf,
-            vec![serial_of(&leaf.chain[0])],
-            vec![],
-            "RevokedSerial",
-        ),
-        (
-            "serial of the intermediate",
-            &deep,
-            vec![serial_of(&deep.chain[1])],
-            vec![],
-            "RevokedSerial",
-        ),
+        ("serial", &leaf, vec![serial_of(&leaf.chain[0])], vec![], "RevokedSerial"),
+        ("serial of the intermediate", &deep, vec![serial_of(&deep.chain[1])], vec![], "RevokedSerial"),
         ("id", &leaf, vec![], vec![id.clone()], "RevokedId"),
-        (
-            "id below an intermediate",
-            &deep,
-            vec![],
-            vec![id],
-            "RevokedId",
-        ),
+        ("id below an intermediate", &deep, vec![], vec![id], "RevokedId"),
     ] {
         web.update_bundle(mesh.bundle());
         assert_taken(&web, forged);
@@ -163,10 +109,7 @@ fn a_chain_changed_anywhere_is_refused() {
             let mut der = chain[which].to_vec();
             der[at] ^= 1 << (at % 8);
             chain[which] = CertificateDer::from(der);
-            assert!(
-                web.recheck_chain(&chain, true, now).is_err(),
-                "byte {at} of certificate {which}"
-            );
+            assert!(web.recheck_chain(&chain, true, now).is_err(), "byte {at} of certificate {which}");
         }
     }
 }
@@ -179,24 +122,15 @@ fn a_certificate_without_its_key_is_useless() {
     stolen.key = KeyPair::generate().unwrap().serialize_der();
     let as_client = shake(rogue_client(Some(&stolen)), web.server_config(&[]).unwrap());
     assert!(as_client.server_result.is_err());
-    let as_server = shake(
-        web.client_config([WEB.parse().unwrap()], &[]).unwrap(),
-        rogue_server(&stolen),
-    );
+    let as_server = shake(web.client_config([WEB.parse().unwrap()], &[]).unwrap(), rogue_server(&stolen));
     assert!(as_server.client_result.is_err());
 }
 
 #[test]
 fn a_client_must_show_a_certificate() {
     let mesh = Mesh::new();
-    let shaken = shake(
-        rogue_client(None),
-        mesh.identity(&service("web")).server_config(&[]).unwrap(),
-    );
-    assert_eq!(
-        shaken.server_result,
-        Err(rustls::Error::NoCertificatesPresented)
-    );
+    let shaken = shake(rogue_client(None), mesh.identity(&service("web")).server_config(&[]).unwrap());
+    assert_eq!(shaken.server_result, Err(rustls::Error::NoCertificatesPresented));
 }
 
 #[test]
@@ -213,14 +147,8 @@ fn a_true_certificate_of_another_is_refused_by_the_client_that_meant_someone_els
     ];
     for other in others {
         let server = mesh.identity(&other).server_config(&[]).unwrap();
-        let shaken = shake(
-            web.client_config([WEB.parse().unwrap()], &[]).unwrap(),
-            server,
-        );
-        assert!(
-            matches!(shaken.client_refused(), Some(Refused::Unexpected { .. })),
-            "{other}"
-        );
+        let shaken = shake(web.client_config([WEB.parse().unwrap()], &[]).unwrap(), server);
+        assert!(matches!(shaken.client_refused(), Some(Refused::Unexpected { .. })), "{other}");
     }
 }
 
@@ -228,14 +156,8 @@ fn a_true_certificate_of_another_is_refused_by_the_client_that_meant_someone_els
 fn a_client_that_means_nobody_takes_nobody() {
     let mesh = Mesh::new();
     let web = mesh.identity(&service("web"));
-    let shaken = shake(
-        web.client_config([], &[]).unwrap(),
-        web.server_config(&[]).unwrap(),
-    );
-    assert!(matches!(
-        shaken.client_refused(),
-        Some(Refused::Unexpected { .. })
-    ));
+    let shaken = shake(web.client_config([], &[]).unwrap(), web.server_config(&[]).unwrap());
+    assert!(matches!(shaken.client_refused(), Some(Refused::Unexpected { .. })));
 }
 
 #[test]
@@ -309,73 +231,21 @@ fn odd_alternative_names() -> Vec<(&'static str, CertificateParams, &'static str
     let bytes = WEB.as_bytes();
     vec![
         ("no alternative name", good(&[]), "NotOneUri(0)"),
-        (
-            "two URIs",
-            good(&[WEB, &WEB.replace("web", "db")]),
-            "NotOneUri(2)",
-        ),
+        ("two URIs", good(&[WEB, &WEB.replace("web", "db")]), "NotOneUri(2)"),
         ("the same URI twice", good(&[WEB, WEB]), "NotOneUri(2)"),
-        (
-            "a URI of another kind first",
-            good(&["https://example.com", WEB]),
-            "NotOneUri(2)",
-        ),
-        (
-            "a URI of another kind last",
-            good(&[WEB, "https://example.com"]),
-            "NotOneUri(2)",
-        ),
-        (
-            "a join URI beside it",
-            good(&[WEB, "spiffe://join.tribune/role/server/dc/dc1/id/n"]),
-            "NotOneUri(2)",
-        ),
-        (
-            "DNS only",
-            only(SanType::DnsName("web.service.consul".try_into().unwrap())),
-            "NotOneUri(0)",
-        ),
-        (
-            "the id as a DNS name",
-            only(SanType::DnsName(WEB.try_into().unwrap())),
-            "NotOneUri(0)",
-        ),
-        (
-            "the id as a mail name",
-            only(SanType::Rfc822Name(WEB.try_into().unwrap())),
-            "NotOneUri(0)",
-        ),
-        (
-            "the id as another name",
-            only(SanType::OtherName((vec![1, 3, 6, 1], WEB.into()))),
-            "NotOneUri(0)",
-        ),
-        (
-            "IP only",
-            only(SanType::IpAddress(IpAddr::V4(Ipv4Addr::LOCALHOST))),
-            "NotOneUri(0)",
-        ),
-        (
-            "the id as common name",
-            with(&|p| p.distinguished_name.push(DnType::CommonName, WEB)),
-            "NotOneUri(0)",
-        ),
+        ("a URI of another kind first", good(&["https://example.com", WEB]), "NotOneUri(2)"),
+        ("a URI of another kind last", good(&[WEB, "https://example.com"]), "NotOneUri(2)"),
+        ("a join URI beside it", good(&[WEB, "spiffe://join.tribune/role/server/dc/dc1/id/n"]), "NotOneUri(2)"),
+        ("DNS only", only(SanType::DnsName("web.service.consul".try_into().unwrap())), "NotOneUri(0)"),
+        ("the id as a DNS name", only(SanType::DnsName(WEB.try_into().unwrap())), "NotOneUri(0)"),
+        ("the id as a mail name", only(SanType::Rfc822Name(WEB.try_into().unwrap())), "NotOneUri(0)"),
+        ("the id as another name", only(SanType::OtherName((vec![1, 3, 6, 1], WEB.into()))), "NotOneUri(0)"),
+        ("IP only", only(SanType::IpAddress(IpAddr::V4(Ipv4Addr::LOCALHOST))), "NotOneUri(0)"),
+        ("the id as common name", with(&|p| p.distinguished_name.push(DnType::CommonName, WEB)), "NotOneUri(0)"),
         ("an empty list of names", raw(vec![]), "NotOneUri(0)"),
-        (
-            "a URI that is not text",
-            raw(raw_name(6, b"spiffe://\xff\xfe")),
-            "Malformed",
-        ),
-        (
-            "a DNS name that is not text",
-            raw([raw_name(2, b"\xff\xfe"), raw_name(6, bytes)].concat()),
-            "Malformed",
-        ),
-        (
-            "a name cut short",
-            raw([&[0x86, 90][..], bytes].concat()),
-            "Malformed",
-        ),
+        ("a URI that is not text", raw(raw_name(6, b"spiffe://\xff\xfe")), "Malformed"),
+        ("a DNS name that is not text", raw([raw_name(2, b"\xff\xfe"), raw_name(6, bytes)].concat()), "Malformed"),
+        ("a name cut short", raw([&[0x86, 90][..], bytes].concat()), "Malformed"),
         (
             "two lists of names",
             with(&|p| {
@@ -384,22 +254,14 @@ fn odd_alternative_names() -> Vec<(&'static str, CertificateParams, &'static str
             }),
             "Malformed",
         ),
-        (
-            "a server without a node",
-            good(&[&format!("spiffe://{TD}/agent/server/dc/dc1")]),
-            "NoServerNode",
-        ),
+        ("a server without a node", good(&[&format!("spiffe://{TD}/agent/server/dc/dc1")]), "NoServerNode"),
         (
             "a server with two nodes",
             with(&|p| {
-                p.subject_alt_names = vec![SanType::URI(
-                    format!("spiffe://{TD}/agent/server/dc/dc1")
-                        .try_into()
-                        .unwrap(),
-                )];
+                p.subject_alt_names =
+                    vec![SanType::URI(format!("spiffe://{TD}/agent/server/dc/dc1").try_into().unwrap())];
                 p.subject_alt_names.extend(
-                    ["a.server.dc1.consul", "b.server.dc1.consul"]
-                        .map(|n| SanType::DnsName(n.try_into().unwrap())),
+                    ["a.server.dc1.consul", "b.server.dc1.consul"].map(|n| SanType::DnsName(n.try_into().unwrap())),
                 );
             }),
             "NoServerNode",
@@ -428,10 +290,7 @@ fn bad_signers(mesh: &Mesh) -> Vec<Case> {
     };
     let self_signed = {
         let key = KeyPair::generate().unwrap();
-        Forged {
-            chain: vec![web.self_signed(&key).unwrap().der().clone()],
-            key: key.serialize_der(),
-        }
+        Forged { chain: vec![web.self_signed(&key).unwrap().der().clone()], key: key.serialize_der() }
     };
     let sub_of_dc2 = Signer::of(&mesh.dc2).below(ca_params(BasicConstraints::Unconstrained));
     let dc2_web = good(&[&WEB.replace("dc1", "dc2")]);
@@ -441,53 +300,23 @@ fn bad_signers(mesh: &Mesh) -> Vec<Case> {
     }
     vec![
         case("self-signed", self_signed, "UnknownIssuer"),
-        case(
-            "a stranger's root",
-            Signer::stranger("Somebody").leaf(&web),
-            "UnknownIssuer",
-        ),
-        case(
-            "a stranger's root of our name",
-            Signer::stranger(&name_of_root).leaf(&web),
-            "UnknownIssuer",
-        ),
+        case("a stranger's root", Signer::stranger("Somebody").leaf(&web), "UnknownIssuer"),
+        case("a stranger's root of our name", Signer::stranger(&name_of_root).leaf(&web), "UnknownIssuer"),
         case(
             "a stranger's root of our name, unseen",
             Signer::stranger(&name_of_root).without_chain().leaf(&web),
             "UnknownIssuer",
         ),
-        case(
-            "signed by a leaf",
-            root.below(good(&[WEB])).leaf(&web),
-            "Chain",
-        ),
-        case(
-            "an intermediate that is no CA",
-            root.below(no_ca).leaf(&web),
-            "Chain",
-        ),
-        case(
-            "a CA below one that may have none",
-            sub_of_dc2.leaf(&dc2_web),
-            "Chain",
-        ),
+        case("signed by a leaf", root.below(good(&[WEB])).leaf(&web), "Chain"),
+        case("an intermediate that is no CA", root.below(no_ca).leaf(&web), "Chain"),
+        case("a CA below one that may have none", sub_of_dc2.leaf(&dc2_web), "Chain"),
         case(
             "a missing intermediate",
-            root.below(ca_params(BasicConstraints::Unconstrained))
-                .without_chain()
-                .leaf(&web),
+            root.below(ca_params(BasicConstraints::Unconstrained)).without_chain().leaf(&web),
             "UnknownIssuer",
         ),
-        case(
-            "an expired intermediate",
-            root.below(expired_ca).leaf(&web),
-            "Expired",
-        ),
-        case(
-            "a leaf of dc1 from the CA of dc2",
-            Signer::of(&mesh.dc2).leaf(&web),
-            "ForeignDatacenter",
-        ),
+        case("an expired intermediate", root.below(expired_ca).leaf(&web), "Expired"),
+        case("a leaf of dc1 from the CA of dc2", Signer::of(&mesh.dc2).leaf(&web), "ForeignDatacenter"),
         case("a chain of ten", long.leaf(&web), "TooLarge"),
     ]
 }
@@ -501,22 +330,13 @@ fn bad_uses(mesh: &Mesh) -> Vec<Case> {
     };
     let now = SystemTime::now();
     let critical = || {
-        let mut extension =
-            CustomExtension::from_oid_content(&[1, 3, 6, 1, 4, 1, 99999, 1], vec![0x05, 0x00]);
+        let mut extension = CustomExtension::from_oid_content(&[1, 3, 6, 1, 4, 1, 99999, 1], vec![0x05, 0x00]);
         extension.set_criticality(true);
         extension
     };
     vec![
-        case(
-            "expired",
-            with(&|p| p.not_after = (now - HOUR / 2).into()),
-            "Expired",
-        ),
-        case(
-            "not valid yet",
-            with(&|p| p.not_before = (now + HOUR / 2).into()),
-            "NotYetValid",
-        ),
+        case("expired", with(&|p| p.not_after = (now - HOUR / 2).into()), "Expired"),
+        case("not valid yet", with(&|p| p.not_before = (now + HOUR / 2).into()), "NotYetValid"),
         case(
             "valid backwards",
             with(&|p| (p.not_before, p.not_after) = ((now + HOUR).into(), (now - HOUR).into())),
@@ -527,43 +347,20 @@ fn bad_uses(mesh: &Mesh) -> Vec<Case> {
             with(&|p| p.extended_key_usages = vec![ExtendedKeyUsagePurpose::CodeSigning]),
             "WrongUsage",
         ),
-        case(
-            "for anything",
-            with(&|p| p.extended_key_usages = vec![ExtendedKeyUsagePurpose::Any]),
-            "WrongUsage",
-        ),
-        case(
-            "for nothing in particular",
-            with(&|p| p.extended_key_usages.clear()),
-            "WrongUsage",
-        ),
-        case(
-            "a key that may not sign",
-            with(&|p| p.key_usages = vec![KeyUsagePurpose::KeyAgreement]),
-            "WrongUsage",
-        ),
+        case("for anything", with(&|p| p.extended_key_usages = vec![ExtendedKeyUsagePurpose::Any]), "WrongUsage"),
+        case("for nothing in particular", with(&|p| p.extended_key_usages.clear()), "WrongUsage"),
+        case("a key that may not sign", with(&|p| p.key_usages = vec![KeyUsagePurpose::KeyAgreement]), "WrongUsage"),
         case(
             "a key that may sign certificates",
             with(&|p| p.key_usages.push(KeyUsagePurpose::KeyCertSign)),
             "WrongUsage",
         ),
-        case(
-            "a CA as a leaf",
-            with(&|p| p.is_ca = IsCa::Ca(BasicConstraints::Unconstrained)),
-            "Chain",
-        ),
-        case(
-            "an unknown critical extension",
-            with(&|p| p.custom_extensions = vec![critical()]),
-            "Chain",
-        ),
+        case("a CA as a leaf", with(&|p| p.is_ca = IsCa::Ca(BasicConstraints::Unconstrained)), "Chain"),
+        case("an unknown critical extension", with(&|p| p.custom_extensions = vec![critical()]), "Chain"),
         case(
             "20 KiB",
             with(&|p| {
-                p.custom_extensions = vec![CustomExtension::from_oid_content(
-                    &[1, 3, 6, 1, 4, 1, 99999, 2],
-                    huge(),
-                )];
+                p.custom_extensions = vec![CustomExtension::from_oid_content(&[1, 3, 6, 1, 4, 1, 99999, 2], huge())];
             }),
             "TooLarge",
         ),
@@ -590,27 +387,11 @@ fn bad_bytes(mesh: &Mesh) -> Vec<Case> {
         [&der[..at], b"svc/wed", &der[at + 7..]].concat()
     };
     vec![
-        case(
-            "garbage",
-            change(&|_| b"not a certificate".to_vec()),
-            "Malformed",
-        ),
+        case("garbage", change(&|_| b"not a certificate".to_vec()), "Malformed"),
         case("nothing", change(&|_| vec![]), "Malformed"),
-        case(
-            "cut short",
-            change(&|der| der[..der.len() - 10].to_vec()),
-            "Malformed",
-        ),
-        case(
-            "bytes behind it",
-            change(&|der| [der, vec![0]].concat()),
-            "Malformed",
-        ),
-        case(
-            "a flipped bit of the signature",
-            change(&flip_last),
-            "UnknownIssuer",
-        ),
+        case("cut short", change(&|der| der[..der.len() - 10].to_vec()), "Malformed"),
+        case("bytes behind it", change(&|der| [der, vec![0]].concat()), "Malformed"),
+        case("a flipped bit of the signature", change(&flip_last), "UnknownIssuer"),
         case("a changed name", change(&rename), "UnknownIssuer"),
     ]
 }
@@ -619,30 +400,21 @@ fn bad_bytes(mesh: &Mesh) -> Vec<Case> {
 fn a_certificate_for_one_side_is_not_taken_on_the_other() {
     let mesh = Mesh::new();
     let web = mesh.identity(&service("web"));
-    for (usage, as_client) in [
-        (ExtendedKeyUsagePurpose::ClientAuth, true),
-        (ExtendedKeyUsagePurpose::ServerAuth, false),
-    ] {
+    for (usage, as_client) in
+        [(ExtendedKeyUsagePurpose::ClientAuth, true), (ExtendedKeyUsagePurpose::ServerAuth, false)]
+    {
         let mut params = good(&[WEB]);
         params.extended_key_usages = vec![usage];
         let forged = Signer::of(&mesh.root).leaf(&params);
         let client = shake(rogue_client(Some(&forged)), web.server_config(&[]).unwrap());
         assert_eq!(client.is_ok(), as_client);
-        let server = shake(
-            web.client_config([WEB.parse().unwrap()], &[]).unwrap(),
-            rogue_server(&forged),
-        );
+        let server = shake(web.client_config([WEB.parse().unwrap()], &[]).unwrap(), rogue_server(&forged));
         assert_eq!(server.is_ok(), !as_client);
     }
 }
 
 fn assert_refused(web: &Identity, cases: &[Case]) {
-    for Case {
-        flaw,
-        forged,
-        refusal,
-    } in cases
-    {
+    for Case { flaw, forged, refusal } in cases {
         assert_one_refused(web, flaw, forged, refusal);
     }
 }
@@ -650,52 +422,26 @@ fn assert_refused(web: &Identity, cases: &[Case]) {
 /// As a client of `web`, and as a server that `web` dials for `WEB`.
 fn assert_one_refused(web: &Identity, flaw: &str, forged: &Forged, refusal: &str) {
     let as_client = shake(rogue_client(Some(forged)), web.server_config(&[]).unwrap());
-    let as_server = shake(
-        web.client_config([WEB.parse().unwrap()], &[]).unwrap(),
-        rogue_server(forged),
-    );
+    let as_server = shake(web.client_config([WEB.parse().unwrap()], &[]).unwrap(), rogue_server(forged));
     for (side, result, refused) in [
-        (
-            "client",
-            &as_client.server_result,
-            as_client.server_refused(),
-        ),
-        (
-            "server",
-            &as_server.client_result,
-            as_server.client_refused(),
-        ),
+        ("client", &as_client.server_result, as_client.server_refused()),
+        ("server", &as_server.client_result, as_server.client_refused()),
     ] {
         let shown = format!("{:?}", refused.as_ref().ok_or(result));
-        assert!(
-            shown.starts_with(&format!("Ok({refusal}")),
-            "{flaw} as {side}: {shown}, not {refusal}"
-        );
+        assert!(shown.starts_with(&format!("Ok({refusal}")), "{flaw} as {side}: {shown}, not {refusal}");
     }
 }
 
 fn assert_taken(web: &Identity, forged: &Forged) {
     let as_client = shake(rogue_client(Some(forged)), web.server_config(&[]).unwrap());
     assert!(as_client.is_ok(), "{:?}", as_client.server_result);
-    assert_eq!(
-        identity::peer_id(&as_client.server),
-        Ok(WEB.parse().unwrap())
-    );
-    let as_server = shake(
-        web.client_config([WEB.parse().unwrap()], &[]).unwrap(),
-        rogue_server(forged),
-    );
+    assert_eq!(identity::peer_id(&as_client.server), Ok(WEB.parse().unwrap()));
+    let as_server = shake(web.client_config([WEB.parse().unwrap()], &[]).unwrap(), rogue_server(forged));
     assert!(as_server.is_ok(), "{:?}", as_server.client_result);
 }
 
 fn x509_name(pem: &str) -> String {
     let der = crate::forge::ders(pem).remove(0);
     let (_, cert) = x509_parser::parse_x509_certificate(&der).unwrap();
-    cert.subject()
-        .iter_common_name()
-        .next()
-        .unwrap()
-        .as_str()
-        .unwrap()
-        .to_string()
+    cert.subject().iter_common_name().next().unwrap().as_str().unwrap().to_string()
 }

@@ -5,8 +5,8 @@ use std::time::{Duration, SystemTime};
 
 use identity::{Ca, CaKey, Csr, Identity, LeafName, LeafPem, TrustBundle, provider};
 use rcgen::{
-    BasicConstraints, CertificateParams, CustomExtension, DistinguishedName, DnType,
-    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType,
+    BasicConstraints, CertificateParams, CustomExtension, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
+    Issuer, KeyPair, KeyUsagePurpose, SanType,
 };
 use rustls::sign::CertifiedKey;
 use rustls_pki_types::pem::PemObject;
@@ -43,17 +43,13 @@ impl Mesh {
 /// A leaf as the product makes it.
 pub(crate) fn leaf(ca: &Ca, name: &LeafName) -> LeafPem {
     let csr = Csr::new(name).unwrap();
-    let signed = ca
-        .sign_leaf(&csr.pem, name, 72 * HOUR, SystemTime::now())
-        .unwrap();
+    let signed = ca.sign_leaf(&csr.pem, name, 72 * HOUR, SystemTime::now()).unwrap();
     csr.with_chain(signed.cert_chain_pem)
 }
 
 pub(crate) fn intermediate(root: &Ca, dc: &str) -> Ca {
     let csr = Csr::intermediate(root.trust_domain(), dc).unwrap();
-    let pem = root
-        .sign_intermediate(&csr.pem, dc, SystemTime::now())
-        .unwrap();
+    let pem = root.sign_intermediate(&csr.pem, dc, SystemTime::now()).unwrap();
     Ca::load::<&str>(CaKey::from_pem(&csr.key_pem).unwrap(), &pem, []).unwrap()
 }
 
@@ -70,18 +66,12 @@ pub(crate) struct Forged {
 impl Forged {
     pub(crate) fn certified(&self) -> Arc<CertifiedKey> {
         let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(self.key.clone()));
-        Arc::new(CertifiedKey::new(
-            self.chain.clone(),
-            provider().key_provider.load_private_key(key).unwrap(),
-        ))
+        Arc::new(CertifiedKey::new(self.chain.clone(), provider().key_provider.load_private_key(key).unwrap()))
     }
 
     pub(crate) fn of_pem(leaf: &LeafPem) -> Self {
         let key = PrivateKeyDer::from_pem_slice(leaf.key_pem.as_bytes()).unwrap();
-        Forged {
-            chain: ders(&leaf.cert_chain_pem),
-            key: key.secret_der().to_vec(),
-        }
+        Forged { chain: ders(&leaf.cert_chain_pem), key: key.secret_der().to_vec() }
     }
 }
 
@@ -94,15 +84,8 @@ pub(crate) struct Signer {
 impl Signer {
     pub(crate) fn of(ca: &Ca) -> Self {
         let key = KeyPair::from_pem(&ca.key().to_pem()).unwrap();
-        let chain = if ca.dc().is_some() {
-            ders(&ca.cert_pem())
-        } else {
-            vec![]
-        };
-        Signer {
-            issuer: Issuer::from_ca_cert_pem(&ca.cert_pem(), key).unwrap(),
-            chain,
-        }
+        let chain = if ca.dc().is_some() { ders(&ca.cert_pem()) } else { vec![] };
+        Signer { issuer: Issuer::from_ca_cert_pem(&ca.cert_pem(), key).unwrap(), chain }
     }
 
     /// Signs whatever it is asked to sign.
@@ -111,10 +94,7 @@ impl Signer {
         let leaf = params.signed_by(&key, &self.issuer).unwrap();
         let mut chain = vec![leaf.der().clone()];
         chain.extend(self.chain.iter().cloned());
-        Forged {
-            chain,
-            key: key.serialize_der(),
-        }
+        Forged { chain, key: key.serialize_der() }
     }
 
     /// A CA below this one.
@@ -123,24 +103,16 @@ impl Signer {
         let cert = params.signed_by(&key, &self.issuer).unwrap();
         let mut chain = vec![cert.der().clone()];
         chain.extend(self.chain.iter().cloned());
-        Signer {
-            issuer: Issuer::new(params, key),
-            chain,
-        }
+        Signer { issuer: Issuer::new(params, key), chain }
     }
 
     /// A stranger with a self-signed root of this name.
     pub(crate) fn stranger(common_name: &str) -> Signer {
         let key = KeyPair::generate().unwrap();
         let mut params = ca_params(BasicConstraints::Unconstrained);
-        params
-            .distinguished_name
-            .push(DnType::CommonName, common_name);
+        params.distinguished_name.push(DnType::CommonName, common_name);
         let cert = params.self_signed(&key).unwrap();
-        Signer {
-            chain: vec![cert.der().clone()],
-            issuer: Issuer::new(params, key),
-        }
+        Signer { chain: vec![cert.der().clone()], issuer: Issuer::new(params, key) }
     }
 
     pub(crate) fn without_chain(mut self) -> Self {
@@ -155,16 +127,10 @@ pub(crate) fn good(uris: &[&str]) -> CertificateParams {
     params.distinguished_name = DistinguishedName::new();
     params.not_before = (SystemTime::now() - HOUR).into();
     params.not_after = (SystemTime::now() + HOUR).into();
-    params.subject_alt_names = uris
-        .iter()
-        .map(|uri| SanType::URI((*uri).try_into().unwrap()))
-        .collect();
+    params.subject_alt_names = uris.iter().map(|uri| SanType::URI((*uri).try_into().unwrap())).collect();
     params.is_ca = IsCa::ExplicitNoCa;
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-    params.extended_key_usages = vec![
-        ExtendedKeyUsagePurpose::ClientAuth,
-        ExtendedKeyUsagePurpose::ServerAuth,
-    ];
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth, ExtendedKeyUsagePurpose::ServerAuth];
     params.use_authority_key_identifier_extension = true;
     params
 }
@@ -191,7 +157,5 @@ pub(crate) fn raw_name(tag: u8, bytes: &[u8]) -> Vec<u8> {
 }
 
 pub(crate) fn ders(pem: &str) -> Vec<CertificateDer<'static>> {
-    CertificateDer::pem_slice_iter(pem.as_bytes())
-        .map(Result::unwrap)
-        .collect()
+    CertificateDer::pem_slice_iter(pem.as_bytes()).map(Result::unwrap).collect()
 }

@@ -3,9 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use identity::{
-    Ca, Error, Identity, LEAF_TTL, LeafInfo, LeafName, LeafPem, Peer, Refused, TrustBundle,
-};
+use identity::{Ca, Error, Identity, LEAF_TTL, LeafInfo, LeafName, LeafPem, Peer, Refused, TrustBundle};
 use rustls::time_provider::TimeProvider;
 use rustls::{CipherSuite, ClientConfig, HandshakeKind, NamedGroup, ProtocolVersion};
 use rustls_pki_types::{ServerName, UnixTime};
@@ -22,14 +20,8 @@ fn web_name() -> ServerName<'static> {
 #[test]
 fn a_new_leaf_is_shown_by_configurations_that_stand() {
     let mesh = Mesh::new();
-    let (web, db) = (
-        mesh.identity(&service("web")),
-        mesh.identity(&service("db")),
-    );
-    let client = Arc::new(
-        db.client_config([service("web").id().clone()], &[])
-            .unwrap(),
-    );
+    let (web, db) = (mesh.identity(&service("web")), mesh.identity(&service("db")));
+    let client = Arc::new(db.client_config([service("web").id().clone()], &[]).unwrap());
     let server = Arc::new(web.server_config(&[]).unwrap());
     let mut seen = std::collections::BTreeSet::new();
     for _ in 0..3 {
@@ -42,10 +34,8 @@ fn a_new_leaf_is_shown_by_configurations_that_stand() {
         web.update_leaf(&leaf(&mesh.root, &service("web"))).unwrap();
         db.update_leaf(&leaf(&mesh.root, &service("db"))).unwrap();
     }
-    let (server_leaves, client_leaves): (
-        std::collections::BTreeSet<_>,
-        std::collections::BTreeSet<_>,
-    ) = seen.into_iter().unzip();
+    let (server_leaves, client_leaves): (std::collections::BTreeSet<_>, std::collections::BTreeSet<_>) =
+        seen.into_iter().unzip();
     assert_eq!((server_leaves.len(), client_leaves.len()), (3, 3));
 }
 
@@ -56,42 +46,25 @@ fn an_identity_without_a_leaf_waits_for_one() {
     assert_eq!(web.leaf(), None);
     let clone_of_web = web.clone();
     let server = Arc::new(web.server_config(&[]).unwrap());
-    let client = Arc::new(
-        mesh.identity(&service("db"))
-            .client_config([service("web").id().clone()], &[])
-            .unwrap(),
-    );
+    let client = Arc::new(mesh.identity(&service("db")).client_config([service("web").id().clone()], &[]).unwrap());
     assert!(!shake_as(&client, &server, web_name()).is_ok());
     web.update_leaf(&leaf(&mesh.root, &service("web"))).unwrap();
     assert!(shake_as(&client, &server, web_name()).is_ok());
-    assert_eq!(
-        clone_of_web.leaf().unwrap().name,
-        service("web"),
-        "clones are the same identity"
-    );
+    assert_eq!(clone_of_web.leaf().unwrap().name, service("web"), "clones are the same identity");
 }
 
 #[test]
 fn roots_and_revocations_change_under_configurations_that_stand() {
     let mesh = Mesh::new();
     let other_root = Ca::new_root(TD, SystemTime::now()).unwrap();
-    let (web, db) = (
-        mesh.identity(&service("web")),
-        mesh.identity(&service("db")),
-    );
-    let client = Arc::new(
-        db.client_config([service("web").id().clone()], &[])
-            .unwrap(),
-    );
+    let (web, db) = (mesh.identity(&service("web")), mesh.identity(&service("db")));
+    let client = Arc::new(db.client_config([service("web").id().clone()], &[]).unwrap());
     let server = Arc::new(web.server_config(&[]).unwrap());
     let only_other = TrustBundle::new(TD, [other_root.cert_pem()]).unwrap();
     let steps: [(TrustBundle, Option<Refused>); 5] = [
         (mesh.bundle(), None),
         (only_other, Some(Refused::UnknownIssuer)),
-        (
-            TrustBundle::new(TD, [other_root.cert_pem(), mesh.root.cert_pem()]).unwrap(),
-            None,
-        ),
+        (TrustBundle::new(TD, [other_root.cert_pem(), mesh.root.cert_pem()]).unwrap(), None),
         (
             mesh.bundle().with_revoked([], [service("db").id().clone()]),
             Some(Refused::RevokedId(service("db").id().clone())),
@@ -100,10 +73,7 @@ fn roots_and_revocations_change_under_configurations_that_stand() {
     ];
     for (bundle, refused) in steps {
         web.update_bundle(bundle);
-        assert_eq!(
-            shake_as(&client, &server, web_name()).server_refused(),
-            refused
-        );
+        assert_eq!(shake_as(&client, &server, web_name()).server_refused(), refused);
     }
 }
 
@@ -111,14 +81,8 @@ fn roots_and_revocations_change_under_configurations_that_stand() {
 #[test]
 fn sessions_are_never_resumed() {
     let mesh = Mesh::new();
-    let (web, db) = (
-        mesh.identity(&service("web")),
-        mesh.identity(&service("db")),
-    );
-    let client = Arc::new(
-        db.client_config([service("web").id().clone()], &[])
-            .unwrap(),
-    );
+    let (web, db) = (mesh.identity(&service("web")), mesh.identity(&service("db")));
+    let client = Arc::new(db.client_config([service("web").id().clone()], &[]).unwrap());
     let server = Arc::new(web.server_config(&[]).unwrap());
     for _ in 0..3 {
         let shaken = shake_as(&client, &server, web_name());
@@ -126,52 +90,24 @@ fn sessions_are_never_resumed() {
         assert_eq!(shaken.client.tls13_tickets_received(), 0);
     }
     web.update_bundle(mesh.bundle().with_revoked([db.leaf().unwrap().serial], []));
-    assert!(matches!(
-        shake_as(&client, &server, web_name()).server_refused(),
-        Some(Refused::RevokedSerial(_))
-    ));
+    assert!(matches!(shake_as(&client, &server, web_name()).server_refused(), Some(Refused::RevokedSerial(_))));
 }
 
 #[test]
 fn a_standing_connection_can_be_checked_again() {
     let mesh = Mesh::new();
-    let (web, db) = (
-        mesh.identity(&service("web")),
-        mesh.identity(&service("db")),
-    );
-    let shaken = shake(
-        db.client_config([service("web").id().clone()], &[])
-            .unwrap(),
-        web.server_config(&[]).unwrap(),
-    );
+    let (web, db) = (mesh.identity(&service("web")), mesh.identity(&service("db")));
+    let shaken = shake(db.client_config([service("web").id().clone()], &[]).unwrap(), web.server_config(&[]).unwrap());
     let now = SystemTime::now();
-    let db_peer = Peer::Service {
-        dc: "dc1".into(),
-        service: "db".into(),
-    };
+    let db_peer = Peer::Service { dc: "dc1".into(), service: "db".into() };
     assert_eq!(web.recheck_client(&shaken.server, now), Ok(db_peer.clone()));
-    assert_eq!(
-        db.recheck_server(&shaken.client, now),
-        Ok(Peer::Service {
-            dc: "dc1".into(),
-            service: "web".into()
-        })
-    );
+    assert_eq!(db.recheck_server(&shaken.client, now), Ok(Peer::Service { dc: "dc1".into(), service: "web".into() }));
     assert_eq!(identity::peer(&shaken.server), Ok(db_peer));
     web.update_bundle(mesh.bundle().with_revoked([db.leaf().unwrap().serial], []));
-    assert!(matches!(
-        web.recheck_client(&shaken.server, now),
-        Err(Refused::RevokedSerial(_))
-    ));
+    assert!(matches!(web.recheck_client(&shaken.server, now), Err(Refused::RevokedSerial(_))));
     let chain = shaken.server.peer_certificates().unwrap();
-    assert!(matches!(
-        web.recheck_chain(chain, true, now),
-        Err(Refused::RevokedSerial(_))
-    ));
-    assert_eq!(
-        web.recheck_chain(&[], true, now),
-        Err(Refused::NoCertificate)
-    );
+    assert!(matches!(web.recheck_chain(chain, true, now), Err(Refused::RevokedSerial(_))));
+    assert_eq!(web.recheck_chain(&[], true, now), Err(Refused::NoCertificate));
 }
 
 #[test]
@@ -179,26 +115,12 @@ fn tls_1_3_with_the_hybrid_key_exchange_and_aes_128() {
     let mesh = Mesh::new();
     let web = mesh.identity(&service("web"));
     let shaken = shake(
-        web.client_config([service("web").id().clone()], &[b"h2"])
-            .unwrap(),
+        web.client_config([service("web").id().clone()], &[b"h2"]).unwrap(),
         web.server_config(&[b"h2", b"http/1.1"]).unwrap(),
     );
-    assert_eq!(
-        shaken.client.protocol_version(),
-        Some(ProtocolVersion::TLSv1_3)
-    );
-    assert_eq!(
-        shaken.client.negotiated_cipher_suite().unwrap().suite(),
-        CipherSuite::TLS13_AES_128_GCM_SHA256
-    );
-    assert_eq!(
-        shaken
-            .client
-            .negotiated_key_exchange_group()
-            .unwrap()
-            .name(),
-        NamedGroup::X25519MLKEM768
-    );
+    assert_eq!(shaken.client.protocol_version(), Some(ProtocolVersion::TLSv1_3));
+    assert_eq!(shaken.client.negotiated_cipher_suite().unwrap().suite(), CipherSuite::TLS13_AES_128_GCM_SHA256);
+    assert_eq!(shaken.client.negotiated_key_exchange_group().unwrap().name(), NamedGroup::X25519MLKEM768);
     assert_eq!(shaken.server.alpn_protocol(), Some(&b"h2"[..]));
 }
 
@@ -207,16 +129,12 @@ fn tls_1_2_is_not_spoken() {
     let mesh = Mesh::new();
     let web = mesh.identity(&service("web"));
     let mut roots = rustls::RootCertStore::empty();
-    roots
-        .add(crate::forge::ders(&mesh.root.cert_pem()).remove(0))
-        .unwrap();
-    let old = ClientConfig::builder_with_provider(Arc::new(
-        rustls::crypto::aws_lc_rs::default_provider(),
-    ))
-    .with_protocol_versions(&[&rustls::version::TLS12])
-    .unwrap()
-    .with_root_certificates(roots)
-    .with_no_client_auth();
+    roots.add(crate::forge::ders(&mesh.root.cert_pem()).remove(0)).unwrap();
+    let old = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
+        .with_protocol_versions(&[&rustls::version::TLS12])
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
     assert!(matches!(
         shake(old, web.server_config(&[]).unwrap()).server_result,
         Err(rustls::Error::PeerIncompatible(_))
@@ -227,15 +145,10 @@ fn tls_1_2_is_not_spoken() {
 fn peers_that_do_not_renew_are_refused_when_their_time_is_up() {
     let mesh = Mesh::new();
     let web = mesh.identity(&service("web"));
-    for (later, refused) in [
-        (LEAF_TTL - HOUR, None),
-        (LEAF_TTL + HOUR, Some(Refused::Expired)),
-    ] {
+    for (later, refused) in [(LEAF_TTL - HOUR, None), (LEAF_TTL + HOUR, Some(Refused::Expired))] {
         let mut server = web.server_config(&[]).unwrap();
         server.time_provider = Arc::new(Ahead(later));
-        let client = web
-            .client_config([service("web").id().clone()], &[])
-            .unwrap();
+        let client = web.client_config([service("web").id().clone()], &[]).unwrap();
         assert_eq!(shake(client, server).server_refused(), refused);
     }
 }
@@ -245,9 +158,7 @@ struct Ahead(Duration);
 
 impl TimeProvider for Ahead {
     fn current_time(&self) -> Option<UnixTime> {
-        Some(UnixTime::since_unix_epoch(
-            Duration::from_secs(UnixTime::now().as_secs()) + self.0,
-        ))
+        Some(UnixTime::since_unix_epoch(Duration::from_secs(UnixTime::now().as_secs()) + self.0))
     }
 }
 
@@ -258,18 +169,9 @@ fn an_unfit_leaf_is_refused_and_the_old_one_stays() {
     let before: LeafInfo = web.leaf().unwrap();
     let good = leaf(&mesh.root, &service("web"));
     let other = leaf(&mesh.root, &service("web"));
-    let mismatched = LeafPem {
-        cert_chain_pem: good.cert_chain_pem.clone(),
-        key_pem: other.key_pem,
-    };
-    assert!(matches!(
-        web.update_leaf(&mismatched),
-        Err(Error::KeyMismatch(_))
-    ));
-    let a_root = LeafPem {
-        cert_chain_pem: mesh.root.cert_pem(),
-        key_pem: mesh.root.key().to_pem(),
-    };
+    let mismatched = LeafPem { cert_chain_pem: good.cert_chain_pem.clone(), key_pem: other.key_pem };
+    assert!(matches!(web.update_leaf(&mismatched), Err(Error::KeyMismatch(_))));
+    let a_root = LeafPem { cert_chain_pem: mesh.root.cert_pem(), key_pem: mesh.root.key().to_pem() };
     assert!(matches!(web.update_leaf(&a_root), Err(Error::Unfit(_))));
     for (cert_chain_pem, key_pem) in [
         (String::new(), good.key_pem.to_string()),
@@ -277,10 +179,7 @@ fn an_unfit_leaf_is_refused_and_the_old_one_stays() {
         ("x".into(), "y".into()),
     ] {
         assert!(matches!(
-            web.update_leaf(&LeafPem {
-                cert_chain_pem,
-                key_pem: key_pem.into()
-            }),
+            web.update_leaf(&LeafPem { cert_chain_pem, key_pem: key_pem.into() }),
             Err(Error::Malformed { .. })
         ));
     }
@@ -305,10 +204,7 @@ async fn over_a_real_socket_the_reason_is_found_in_the_io_error() {
         }
     });
     let dial = |meant: LeafName| {
-        let config = mesh
-            .identity(&service("db"))
-            .client_config([meant.id().clone()], &[])
-            .unwrap();
+        let config = mesh.identity(&service("db")).client_config([meant.id().clone()], &[]).unwrap();
         async move {
             tokio_rustls::TlsConnector::from(Arc::new(config))
                 .connect(web_name(), TcpStream::connect(address).await?)
@@ -316,18 +212,12 @@ async fn over_a_real_socket_the_reason_is_found_in_the_io_error() {
         }
     };
     let mut greeting = String::new();
-    dial(service("web"))
-        .await
-        .unwrap()
-        .read_to_string(&mut greeting)
-        .await
-        .unwrap();
+    dial(service("web")).await.unwrap().read_to_string(&mut greeting).await.unwrap();
     assert_eq!(greeting, service("db").id().to_string());
     let error = dial(service("admin")).await.map(drop).unwrap_err();
     let refused = Refused::find(&error).expect("a refusal");
     assert!(
-        refused.to_string().contains("svc/web, but spiffe://")
-            && refused.to_string().contains("svc/admin was meant"),
+        refused.to_string().contains("svc/web, but spiffe://") && refused.to_string().contains("svc/admin was meant"),
         "{refused}"
     );
     server.await.unwrap();

@@ -7,10 +7,7 @@ use rustls::client::ResolvesClientCert;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
-use rustls::{
-    ClientConfig, ClientConnection, DigitallySignedStruct, ServerConfig, ServerConnection,
-    SignatureScheme,
-};
+use rustls::{ClientConfig, ClientConnection, DigitallySignedStruct, ServerConfig, ServerConnection, SignatureScheme};
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 
 use crate::forge::Forged;
@@ -31,34 +28,20 @@ impl Shaken {
 
     /// Why the client refused the server.
     pub(crate) fn client_refused(&self) -> Option<Refused> {
-        self.client_result
-            .as_ref()
-            .err()
-            .and_then(|e| Refused::find(e).cloned())
+        self.client_result.as_ref().err().and_then(|e| Refused::find(e).cloned())
     }
 
     /// Why the server refused the client.
     pub(crate) fn server_refused(&self) -> Option<Refused> {
-        self.server_result
-            .as_ref()
-            .err()
-            .and_then(|e| Refused::find(e).cloned())
+        self.server_result.as_ref().err().and_then(|e| Refused::find(e).cloned())
     }
 }
 
 pub(crate) fn shake(client: ClientConfig, server: ServerConfig) -> Shaken {
-    shake_as(
-        &Arc::new(client),
-        &Arc::new(server),
-        ServerName::try_from("web.test").unwrap(),
-    )
+    shake_as(&Arc::new(client), &Arc::new(server), ServerName::try_from("web.test").unwrap())
 }
 
-pub(crate) fn shake_as(
-    client: &Arc<ClientConfig>,
-    server: &Arc<ServerConfig>,
-    sni: ServerName<'static>,
-) -> Shaken {
+pub(crate) fn shake_as(client: &Arc<ClientConfig>, server: &Arc<ServerConfig>, sni: ServerName<'static>) -> Shaken {
     let mut client = ClientConnection::new(client.clone(), sni).unwrap();
     let mut server = ServerConnection::new(server.clone()).unwrap();
     let (mut client_result, mut server_result) = (Ok(()), Ok(()));
@@ -84,16 +67,8 @@ pub(crate) fn shake_as(
         }
     }
     let settled = !client.is_handshaking() && !server.is_handshaking();
-    assert!(
-        settled || client_result.is_err() || server_result.is_err(),
-        "the handshake hangs"
-    );
-    Shaken {
-        client,
-        server,
-        client_result,
-        server_result,
-    }
+    assert!(settled || client_result.is_err() || server_result.is_err(), "the handshake hangs");
+    Shaken { client, server, client_result, server_result }
 }
 
 /// Feeds bytes until they are used up or refused; keeps the first error.
@@ -184,8 +159,6 @@ impl ServerCertVerifier for TakesAll {
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        provider()
-            .signature_verification_algorithms
-            .supported_schemes()
+        provider().signature_verification_algorithms.supported_schemes()
     }
 }

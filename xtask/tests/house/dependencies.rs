@@ -13,21 +13,14 @@ const REASON_LETTERS_MIN: usize = 12;
 #[test]
 fn every_edge_has_one_line_and_every_line_an_edge() {
     let text = std::fs::read_to_string(root().join(PAPER)).expect("docs/DEPENDENCIES.md is there");
-    let edges: BTreeSet<(String, String)> = workspace_edges()
-        .into_iter()
-        .filter(|edge| !edge.ours)
-        .map(|edge| (edge.from, edge.to))
-        .collect();
+    let edges: BTreeSet<(String, String)> =
+        workspace_edges().into_iter().filter(|edge| !edge.ours).map(|edge| (edge.from, edge.to)).collect();
     let crates: BTreeSet<String> = workspace_crates().into_iter().collect();
     expect_none(violations(&text, &crates, &edges));
 }
 
 /// Compares the paper with the edges, as (crate, package).
-fn violations(
-    text: &str,
-    crates: &BTreeSet<String>,
-    edges: &BTreeSet<(String, String)>,
-) -> Vec<Violation> {
+fn violations(text: &str, crates: &BTreeSet<String>, edges: &BTreeSet<(String, String)>) -> Vec<Violation> {
     let mut found = Vec::new();
     let mut lines: BTreeMap<(String, String), usize> = BTreeMap::new();
     let mut section = String::new();
@@ -43,14 +36,10 @@ fn violations(
                 Ok(package) => {
                     let edge = (section.clone(), package.to_owned());
                     if !edges.contains(&edge) {
-                        report(format!(
-                            "`{section}` has no dependency `{package}`: take the line away"
-                        ));
+                        report(format!("`{section}` has no dependency `{package}`: take the line away"));
                     }
                     if let Some(first) = lines.insert(edge, at + 1) {
-                        report(format!(
-                            "`{package}` already has a line under `{section}`, line {first}"
-                        ));
+                        report(format!("`{package}` already has a line under `{section}`, line {first}"));
                     }
                 }
                 Err(complaint) => report(complaint.to_owned()),
@@ -58,9 +47,8 @@ fn violations(
         }
     }
     for (from, to) in edges.iter().filter(|edge| !lines.contains_key(*edge)) {
-        let message = format!(
-            "add under `## {from}`:  - `{to}`: what it is for here; looked at: what else, and why not"
-        );
+        let message =
+            format!("add under `## {from}`:  - `{to}`: what it is for here; looked at: what else, and why not");
         found.push(Violation::new(PAPER, 0, message));
     }
     found
@@ -85,21 +73,15 @@ fn parse(line: &str) -> Result<&str, &'static str> {
 fn judge(text: &str) -> Vec<String> {
     let crates = BTreeSet::from(["store".to_owned(), "raft".to_owned()]);
     let edges = BTreeSet::from([("store".to_owned(), "sled".to_owned())]);
-    violations(text, &crates, &edges)
-        .into_iter()
-        .map(|found| found.message)
-        .collect()
+    violations(text, &crates, &edges).into_iter().map(|found| found.message).collect()
 }
 
-const GOOD: &str =
-    "- `sled`: keyed trees that survive a power cut; looked at: redb, slower to open";
+const GOOD: &str = "- `sled`: keyed trees that survive a power cut; looked at: redb, slower to open";
 
 #[test]
 fn a_paper_that_matches_passes() {
     assert_eq!(
-        judge(&format!(
-            "# Dependencies\n\n- prose before the sections\n\n## store\n\n{GOOD}\n\n## raft\n"
-        )),
+        judge(&format!("# Dependencies\n\n- prose before the sections\n\n## store\n\n{GOOD}\n\n## raft\n")),
         Vec::<String>::new()
     );
 }
@@ -108,10 +90,7 @@ fn a_paper_that_matches_passes() {
 fn a_missing_line_is_named_with_its_section() {
     let found = judge("## store\n");
     assert_eq!(found.len(), 1);
-    assert!(
-        found[0].contains("## store") && found[0].contains("- `sled`: "),
-        "{found:?}"
-    );
+    assert!(found[0].contains("## store") && found[0].contains("- `sled`: "), "{found:?}");
 }
 
 #[test]
@@ -124,38 +103,22 @@ fn a_line_in_the_wrong_place_counts_as_missing_and_as_stale() {
 fn bad_lines_fire() {
     let cases = [
         (format!("## store\n{GOOD}\n{GOOD}\n"), "already has a line"),
-        (
-            format!("## store\n{GOOD}\n## gossip\n"),
-            "no crate is called",
-        ),
+        (format!("## store\n{GOOD}\n## gossip\n"), "no crate is called"),
         (
             format!("## store\n{GOOD}\n- `redb`: keyed trees, the second kind; looked at: sled\n"),
             "no dependency `redb`",
         ),
         ("## store\n- sled: keyed trees\n".to_owned(), "the form is"),
+        ("## store\n- `sled`: keyed trees that survive a power cut\n".to_owned(), "the form is"),
+        ("## store\n- `sled`: trees; looked at: redb\n".to_owned(), "what the package is for"),
+        ("## store\n- `sled`: keyed trees that survive a cut; looked at:  \n".to_owned(), "what else was looked at"),
         (
-            "## store\n- `sled`: keyed trees that survive a power cut\n".to_owned(),
-            "the form is",
-        ),
-        (
-            "## store\n- `sled`: trees; looked at: redb\n".to_owned(),
-            "what the package is for",
-        ),
-        (
-            "## store\n- `sled`: keyed trees that survive a cut; looked at:  \n".to_owned(),
-            "what else was looked at",
-        ),
-        (
-            "## store\n- `sled`: what it is for here; looked at: what else, and why not\n"
-                .to_owned(),
+            "## store\n- `sled`: what it is for here; looked at: what else, and why not\n".to_owned(),
             "what the package is for",
         ),
     ];
     for (text, expected) in cases {
         let found = judge(&text);
-        assert!(
-            found.iter().any(|message| message.contains(expected)),
-            "{text}: {found:?}"
-        );
+        assert!(found.iter().any(|message| message.contains(expected)), "{text}: {found:?}");
     }
 }

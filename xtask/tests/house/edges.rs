@@ -26,24 +26,13 @@ const HOUSE: &[(&str, Floor, &[&str])] = &[
     ("identity", Floor::Mechanism, &["model"]),
     ("dns", Floor::Mechanism, &["model"]),
     ("api", Floor::Mechanism, &["model"]),
-    (
-        "agent",
-        Floor::Assembly,
-        &["model", "api", "identity", "dns", "store"],
-    ),
-    (
-        "server",
-        Floor::Assembly,
-        &["model", "catalog", "raft", "identity", "api", "dns"],
-    ),
+    ("agent", Floor::Assembly, &["model", "api", "identity", "dns", "store"]),
+    ("server", Floor::Assembly, &["model", "catalog", "raft", "identity", "api", "dns"]),
     ("proxy", Floor::Assembly, &["model", "api", "identity"]),
     (
         "cli",
         Floor::Program,
-        &[
-            "model", "catalog", "store", "raft", "identity", "dns", "api", "agent", "server",
-            "proxy",
-        ],
+        &["model", "catalog", "store", "raft", "identity", "dns", "api", "agent", "server", "proxy"],
     ),
     ("xtask", Floor::Ground, &[]),
 ];
@@ -102,10 +91,7 @@ pub(crate) struct Edge {
 #[test]
 fn the_edges_between_our_crates_are_those_of_the_table() {
     let edges = workspace_edges();
-    assert!(
-        edges.iter().any(|edge| edge.ours),
-        "no edge was read from the workspace"
-    );
+    assert!(edges.iter().any(|edge| edge.ours), "no edge was read from the workspace");
     expect_none(crate_violations(&workspace_crates(), &edges));
 }
 
@@ -126,14 +112,10 @@ fn no_chain_of_crates_is_long() {
 
 #[test]
 fn the_table_itself_keeps_the_law_of_floors() {
-    let floors: BTreeMap<&str, Floor> = HOUSE
-        .iter()
-        .map(|(name, floor, _)| (*name, *floor))
-        .collect();
+    let floors: BTreeMap<&str, Floor> = HOUSE.iter().map(|(name, floor, _)| (*name, *floor)).collect();
     for (name, floor, uses) in HOUSE {
         for used in *uses {
-            let lower =
-                floors[used] < *floor || (floors[used] == Floor::Ground && *floor == Floor::Ground);
+            let lower = floors[used] < *floor || (floors[used] == Floor::Ground && *floor == Floor::Ground);
             assert!(lower, "{name} may not use {used}: both are {floor:?}");
         }
     }
@@ -174,58 +156,34 @@ fn metadata() -> cargo_metadata::Metadata {
 /// From package name to folder.
 fn folders(metadata: &cargo_metadata::Metadata) -> BTreeMap<String, String> {
     let folder = |package: &cargo_metadata::Package| {
-        package
-            .manifest_path
-            .parent()
-            .and_then(|parent| parent.file_name())
-            .unwrap_or_default()
-            .to_owned()
+        package.manifest_path.parent().and_then(|parent| parent.file_name()).unwrap_or_default().to_owned()
     };
-    metadata
-        .packages
-        .iter()
-        .map(|package| (package.name.to_string(), folder(package)))
-        .collect()
+    metadata.packages.iter().map(|package| (package.name.to_string(), folder(package))).collect()
 }
 
 /// Crates that the table does not know, and edges that it does not allow.
 fn crate_violations(crates: &[String], edges: &[Edge]) -> Vec<Violation> {
-    let table: BTreeMap<&str, (Floor, &[&str])> = HOUSE
-        .iter()
-        .map(|(name, floor, uses)| (*name, (*floor, *uses)))
-        .collect();
+    let table: BTreeMap<&str, (Floor, &[&str])> =
+        HOUSE.iter().map(|(name, floor, uses)| (*name, (*floor, *uses))).collect();
     let mut found = Vec::new();
-    for name in crates
-        .iter()
-        .filter(|name| !table.contains_key(name.as_str()))
-    {
-        let message = format!(
-            "the crate {name} has no line in HOUSE (xtask/tests/house/edges.rs); a new crate needs an ADR"
-        );
+    for name in crates.iter().filter(|name| !table.contains_key(name.as_str())) {
+        let message =
+            format!("the crate {name} has no line in HOUSE (xtask/tests/house/edges.rs); a new crate needs an ADR");
         found.push(Violation::new(&format!("{name}/Cargo.toml"), 0, message));
     }
     for edge in edges.iter().filter(|edge| edge.ours) {
-        let (Some((floor, uses)), Some((floor_used, _))) =
-            (table.get(edge.from.as_str()), table.get(edge.to.as_str()))
+        let (Some((floor, uses)), Some((floor_used, _))) = (table.get(edge.from.as_str()), table.get(edge.to.as_str()))
         else {
             continue;
         };
-        let allowed = if edge.dev {
-            floor_used <= floor
-        } else {
-            uses.contains(&edge.to.as_str())
-        };
+        let allowed = if edge.dev { floor_used <= floor } else { uses.contains(&edge.to.as_str()) };
         if !allowed {
             let kind = if edge.dev { "dev edge" } else { "edge" };
             let message = format!(
                 "the {kind} {} -> {} is against the law of floors ({floor:?} -> {floor_used:?}): move the code, or change HOUSE with an ADR",
                 edge.from, edge.to
             );
-            found.push(Violation::new(
-                &format!("{}/Cargo.toml", edge.from),
-                0,
-                message,
-            ));
+            found.push(Violation::new(&format!("{}/Cargo.toml", edge.from), 0, message));
         }
     }
     found
@@ -239,8 +197,7 @@ fn wall_violations(edges: &[Edge]) -> Vec<Violation> {
         for (package, home) in WALLS {
             // xtask is a program of its own beside the product.
             if edge.to == *package && edge.from != *home && edge.from != "xtask" && !edge.dev {
-                let message =
-                    format!("`{package}` belongs to {home} alone: ask {home} for what you need");
+                let message = format!("`{package}` belongs to {home} alone: ask {home} for what you need");
                 found.push(Violation::new(&manifest, 0, message));
             }
         }
@@ -263,26 +220,14 @@ fn longest_chain(edges: &[Edge]) -> (usize, Vec<String>) {
 
 /// Cargo refuses cycles of product edges, so this ends.
 fn chain_below(name: &str, edges: &[Edge]) -> Vec<String> {
-    let below = edges
-        .iter()
-        .filter(|edge| edge.ours && !edge.dev && edge.from == name);
+    let below = edges.iter().filter(|edge| edge.ours && !edge.dev && edge.from == name);
     let mut chain = vec![name.to_owned()];
-    chain.extend(
-        below
-            .map(|edge| chain_below(&edge.to, edges))
-            .max_by_key(Vec::len)
-            .unwrap_or_default(),
-    );
+    chain.extend(below.map(|edge| chain_below(&edge.to, edges)).max_by_key(Vec::len).unwrap_or_default());
     chain
 }
 
 fn edge(from: &str, to: &str, ours: bool, dev: bool) -> Edge {
-    Edge {
-        from: from.to_owned(),
-        to: to.to_owned(),
-        ours,
-        dev,
-    }
+    Edge { from: from.to_owned(), to: to.to_owned(), ours, dev }
 }
 
 #[test]
@@ -298,11 +243,7 @@ fn edges_against_the_law_fire() {
         edge("model", "raft", true, true),
     ];
     for edge in bad {
-        assert_eq!(
-            crate_violations(&[], std::slice::from_ref(&edge)).len(),
-            1,
-            "{edge:?}"
-        );
+        assert_eq!(crate_violations(&[], std::slice::from_ref(&edge)).len(), 1, "{edge:?}");
     }
     assert_eq!(crate_violations(&["gossip".to_owned()], &[]).len(), 1);
 }
@@ -331,24 +272,12 @@ fn a_package_outside_its_wall_fires() {
         ("model", "tokio", true),
     ];
     for (from, to, dev) in bad {
-        assert_eq!(
-            wall_violations(&[edge(from, to, false, dev)]).len(),
-            1,
-            "{from} -> {to}"
-        );
+        assert_eq!(wall_violations(&[edge(from, to, false, dev)]).len(), 1, "{from} -> {to}");
     }
     // A test may make its certificates by hand: what only tests see does not leak.
-    let good = [
-        ("store", "sled", false),
-        ("server", "rand", false),
-        ("api", "rcgen", true),
-    ];
+    let good = [("store", "sled", false), ("server", "rand", false), ("api", "rcgen", true)];
     for (from, to, dev) in good {
-        assert_eq!(
-            wall_violations(&[edge(from, to, false, dev)]),
-            [],
-            "{from} -> {to}"
-        );
+        assert_eq!(wall_violations(&[edge(from, to, false, dev)]), [], "{from} -> {to}");
     }
 }
 
@@ -364,8 +293,5 @@ fn the_longest_chain_is_found() {
         edge("model", "serde", false, false),
     ];
     let (length, chain) = longest_chain(&edges);
-    assert_eq!(
-        (length, chain.join(" ")),
-        (4, "cli server catalog model".to_owned())
-    );
+    assert_eq!((length, chain.join(" ")), (4, "cli server catalog model".to_owned()));
 }

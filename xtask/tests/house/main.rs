@@ -26,11 +26,7 @@ struct Violation {
 
 impl Violation {
     fn new(path: &str, line: usize, message: impl Into<String>) -> Self {
-        Self {
-            path: path.to_owned(),
-            line,
-            message: message.into(),
-        }
+        Self { path: path.to_owned(), line, message: message.into() }
     }
 }
 
@@ -38,24 +34,14 @@ impl Violation {
 fn expect_none(mut violations: Vec<Violation>) {
     violations.sort();
     violations.dedup();
-    let lines: Vec<String> = violations
-        .iter()
-        .map(|found| format!("{}:{}: {}", found.path, found.line, found.message))
-        .collect();
-    assert!(
-        lines.is_empty(),
-        "{} broken rule(s):\n{}\n",
-        lines.len(),
-        lines.join("\n")
-    );
+    let lines: Vec<String> =
+        violations.iter().map(|found| format!("{}:{}: {}", found.path, found.line, found.message)).collect();
+    assert!(lines.is_empty(), "{} broken rule(s):\n{}\n", lines.len(), lines.join("\n"));
 }
 
 /// The root of the repository.
 fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .parent()
-        .expect("xtask lies below the root")
-        .to_owned()
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask lies below the root").to_owned()
 }
 
 /// The files whose name ends with `.extension`, as (path from the root, text).
@@ -71,12 +57,7 @@ fn texts(wanted: impl Fn(&str) -> bool) -> Vec<(String, String)> {
     paths.sort();
     paths.retain(|path| wanted(path));
     // A binary file is no text; a file that goes away while others work is none either.
-    let read = |path: String| {
-        Some((
-            path.clone(),
-            std::fs::read_to_string(root().join(path)).ok()?,
-        ))
-    };
+    let read = |path: String| Some((path.clone(), std::fs::read_to_string(root().join(path)).ok()?));
     paths.into_iter().filter_map(read).collect()
 }
 

@@ -17,22 +17,10 @@ const FORBIDDEN_PATHS: &[(&str, &str)] = &[
     ("std::time::Instant", "take the time as an argument"),
     ("std::time::UNIX_EPOCH", "take the time as an argument"),
     ("std::thread", "threads belong to the assemblies"),
-    (
-        "std::net::TcpStream",
-        "sockets belong to the rim; addresses are fine",
-    ),
-    (
-        "std::net::TcpListener",
-        "sockets belong to the rim; addresses are fine",
-    ),
-    (
-        "std::net::UdpSocket",
-        "sockets belong to the rim; addresses are fine",
-    ),
-    (
-        "std::net::ToSocketAddrs",
-        "it asks the resolver; parse the address instead",
-    ),
+    ("std::net::TcpStream", "sockets belong to the rim; addresses are fine"),
+    ("std::net::TcpListener", "sockets belong to the rim; addresses are fine"),
+    ("std::net::UdpSocket", "sockets belong to the rim; addresses are fine"),
+    ("std::net::ToSocketAddrs", "it asks the resolver; parse the address instead"),
     ("std::os", "the system belongs to the rim"),
     ("std::fs", "files belong to the rim"),
     ("std::io::stdin", "input belongs to the rim"),
@@ -42,27 +30,12 @@ const FORBIDDEN_PATHS: &[(&str, &str)] = &[
     ("std::process", "processes belong to the rim"),
     ("std::sync::Mutex", "a pure value needs no lock"),
     ("std::sync::RwLock", "a pure value needs no lock"),
-    (
-        "std::collections::HashMap",
-        "its order differs from server to server: use BTreeMap or imbl::OrdMap",
-    ),
-    (
-        "std::collections::HashSet",
-        "its order differs from server to server: use BTreeSet or imbl::OrdSet",
-    ),
-    (
-        "std::collections::hash_map",
-        "its order differs from server to server: use BTreeMap or imbl::OrdMap",
-    ),
+    ("std::collections::HashMap", "its order differs from server to server: use BTreeMap or imbl::OrdMap"),
+    ("std::collections::HashSet", "its order differs from server to server: use BTreeSet or imbl::OrdSet"),
+    ("std::collections::hash_map", "its order differs from server to server: use BTreeMap or imbl::OrdMap"),
     ("std::hash::RandomState", "it is seeded at random"),
-    (
-        "imbl::HashMap",
-        "its order differs from server to server: use imbl::OrdMap",
-    ),
-    (
-        "imbl::HashSet",
-        "its order differs from server to server: use imbl::OrdSet",
-    ),
+    ("imbl::HashMap", "its order differs from server to server: use imbl::OrdMap"),
+    ("imbl::HashSet", "its order differs from server to server: use imbl::OrdSet"),
     ("rand", "random numbers come in the command"),
     ("getrandom", "random numbers come in the command"),
     ("uuid", "ids come in the command"),
@@ -71,29 +44,15 @@ const FORBIDDEN_PATHS: &[(&str, &str)] = &[
 ];
 
 /// Macros that pure code may not call: they print, or keep state for each thread.
-const FORBIDDEN_MACROS: &[&str] = &[
-    "println",
-    "eprintln",
-    "print",
-    "eprint",
-    "thread_local",
-    "env",
-    "option_env",
-];
+const FORBIDDEN_MACROS: &[&str] = &["println", "eprintln", "print", "eprint", "thread_local", "env", "option_env"];
 
 #[test]
 fn the_ground_floor_is_pure() {
     let sources: Vec<(String, String)> = files("rs")
         .into_iter()
-        .filter(|(path, _)| {
-            PURE.iter()
-                .any(|folder| path.starts_with(&format!("{folder}src/")))
-        })
+        .filter(|(path, _)| PURE.iter().any(|folder| path.starts_with(&format!("{folder}src/"))))
         .collect();
-    assert!(
-        sources.len() >= 2,
-        "the sources of the ground floor are not where this test looks"
-    );
+    assert!(sources.len() >= 2, "the sources of the ground floor are not where this test looks");
     let parsed = parse_all(&sources).expect("the sources parse");
     expect_none(parsed.iter().flat_map(violations).collect());
 }
@@ -103,27 +62,15 @@ fn the_editor_is_told_the_same() {
     for folder in PURE {
         let path = crate::root().join(folder).join("clippy.toml");
         let text = std::fs::read_to_string(&path).unwrap_or_default();
-        for name in [
-            "std::time::SystemTime",
-            "std::time::Instant",
-            "std::collections::HashMap",
-            "std::thread::spawn",
-        ] {
-            assert!(
-                text.contains(name),
-                "{} does not forbid {name}",
-                path.display()
-            );
+        for name in ["std::time::SystemTime", "std::time::Instant", "std::collections::HashMap", "std::thread::spawn"] {
+            assert!(text.contains(name), "{} does not forbid {name}", path.display());
         }
     }
 }
 
 /// Every forbidden path, macro and `static mut` in the code that is not a test.
 fn violations(source: &Source) -> Vec<Violation> {
-    let mut judge = Judge {
-        source,
-        found: Vec::new(),
-    };
+    let mut judge = Judge { source, found: Vec::new() };
     judge.visit_file(&source.file);
     judge.found
 }
@@ -137,8 +84,7 @@ impl Judge<'_> {
     fn report(&mut self, span: proc_macro2::Span, message: String) {
         let line = span.start().line;
         if !self.source.in_test[line - 1] {
-            self.found
-                .push(Violation::new(&self.source.path, line, message));
+            self.found.push(Violation::new(&self.source.path, line, message));
         }
     }
 
@@ -152,11 +98,7 @@ impl Judge<'_> {
 
     fn use_tree(&mut self, prefix: &str, tree: &syn::UseTree) {
         let join = |name: String| {
-            if prefix.is_empty() {
-                name
-            } else {
-                format!("{prefix}::{name}")
-            }
+            if prefix.is_empty() { name } else { format!("{prefix}::{name}") }
         };
         match tree {
             syn::UseTree::Path(path) => self.use_tree(&join(path.ident.to_string()), &path.tree),
@@ -167,21 +109,13 @@ impl Judge<'_> {
             syn::UseTree::Glob(glob) => {
                 // A glob hides what it brings in: refuse it above anything that is forbidden.
                 let inside = format!("{prefix}::");
-                if FORBIDDEN_PATHS
-                    .iter()
-                    .any(|(forbidden, _)| forbidden.starts_with(&inside))
-                {
-                    let message = format!(
-                        "`use {prefix}::*` in a pure crate hides what it brings in: name the items"
-                    );
+                if FORBIDDEN_PATHS.iter().any(|(forbidden, _)| forbidden.starts_with(&inside)) {
+                    let message = format!("`use {prefix}::*` in a pure crate hides what it brings in: name the items");
                     self.report(glob.star_token.spans[0], message);
                 }
                 self.path(glob.star_token.spans[0], prefix);
             }
-            syn::UseTree::Group(group) => group
-                .items
-                .iter()
-                .for_each(|item| self.use_tree(prefix, item)),
+            syn::UseTree::Group(group) => group.items.iter().for_each(|item| self.use_tree(prefix, item)),
         }
     }
 }
@@ -198,18 +132,12 @@ fn names(path: &str, forbidden: &str) -> bool {
     if below(&path, forbidden) {
         return true;
     }
-    forbidden
-        .split_once("::")
-        .is_some_and(|(root, tail)| root == "std" && tail.contains("::") && below(&path, tail))
+    forbidden.split_once("::").is_some_and(|(root, tail)| root == "std" && tail.contains("::") && below(&path, tail))
 }
 
 impl<'a> Visit<'a> for Judge<'_> {
     fn visit_path(&mut self, path: &'a syn::Path) {
-        let text: Vec<String> = path
-            .segments
-            .iter()
-            .map(|segment| segment.ident.to_string())
-            .collect();
+        let text: Vec<String> = path.segments.iter().map(|segment| segment.ident.to_string()).collect();
         // A single name is a local one, or was judged where it was imported.
         if let (Some(first), true) = (path.segments.first(), text.len() > 1) {
             self.path(first.ident.span(), &text.join("::"));
@@ -223,10 +151,7 @@ impl<'a> Visit<'a> for Judge<'_> {
 
     fn visit_item_static(&mut self, item: &'a syn::ItemStatic) {
         if matches!(item.mutability, syn::StaticMutability::Mut(_)) {
-            self.report(
-                item.ident.span(),
-                "`static mut` in a pure crate: pass the value".to_owned(),
-            );
+            self.report(item.ident.span(), "`static mut` in a pure crate: pass the value".to_owned());
         }
         visit::visit_item_static(self, item);
     }
@@ -235,10 +160,7 @@ impl<'a> Visit<'a> for Judge<'_> {
         if let Some(last) = item.path.segments.last()
             && FORBIDDEN_MACROS.iter().any(|name| last.ident == name)
         {
-            let message = format!(
-                "`{}!` in a pure crate: return the value instead",
-                last.ident
-            );
+            let message = format!("`{}!` in a pure crate: return the value instead", last.ident);
             self.report(last.ident.span(), message);
         }
         visit::visit_macro(self, item);

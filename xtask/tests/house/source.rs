@@ -37,26 +37,14 @@ impl Source {
         let lines: Vec<String> = text.lines().map(str::to_owned).collect();
         let code: Vec<String> = blank(text).lines().map(str::to_owned).collect();
         let mut in_test = vec![all_test; lines.len()];
-        let mut marker = TestMarker {
-            in_test: &mut in_test,
-        };
+        let mut marker = TestMarker { in_test: &mut in_test };
         marker.visit_file(&file);
-        Ok(Self {
-            path: path.to_owned(),
-            lines,
-            code,
-            in_test,
-            file,
-        })
+        Ok(Self { path: path.to_owned(), lines, code, in_test, file })
     }
 
     /// The lines of code outside tests as (number from 1, blanked text).
     pub(crate) fn product_code(&self) -> impl Iterator<Item = (usize, &str)> {
-        self.code
-            .iter()
-            .enumerate()
-            .filter(|(at, _)| !self.in_test[*at])
-            .map(|(at, line)| (at + 1, line.as_str()))
+        self.code.iter().enumerate().filter(|(at, _)| !self.in_test[*at]).map(|(at, line)| (at + 1, line.as_str()))
     }
 
     /// How many lines, comments and blank ones included, are not test code.
@@ -68,11 +56,7 @@ impl Source {
     pub(crate) fn functions(&self) -> Vec<Function> {
         let mut meter = Meter { found: Vec::new() };
         meter.visit_file(&self.file);
-        meter
-            .found
-            .into_iter()
-            .filter(|function| !self.in_test[function.line - 1])
-            .collect()
+        meter.found.into_iter().filter(|function| !self.in_test[function.line - 1]).collect()
     }
 }
 
@@ -91,10 +75,7 @@ pub(crate) fn parse_all(files: &[(String, String)]) -> Result<Vec<Source>, Strin
             }
         }
     }
-    files
-        .iter()
-        .map(|(path, text)| Source::parse(path, text, is_test_path(path, &test_paths)))
-        .collect()
+    files.iter().map(|(path, text)| Source::parse(path, text, is_test_path(path, &test_paths))).collect()
 }
 
 /// Where the file of `mod name;` in the file `path` lies, without `.rs`.
@@ -107,24 +88,16 @@ fn module_path(path: &str, name: &str) -> String {
 }
 
 fn is_test_path(path: &str, test_modules: &BTreeSet<String>) -> bool {
-    let by_name = path
-        .split('/')
-        .any(|part| matches!(part, "tests" | "benches" | "tests.rs" | "tests-clients"));
-    let by_module = test_modules
-        .iter()
-        .any(|module| path == format!("{module}.rs") || path.starts_with(&format!("{module}/")));
+    let by_name = path.split('/').any(|part| matches!(part, "tests" | "benches" | "tests.rs" | "tests-clients"));
+    let by_module =
+        test_modules.iter().any(|module| path == format!("{module}.rs") || path.starts_with(&format!("{module}/")));
     by_name || by_module
 }
 
 /// Whether the attributes say that only tests compile this: `#[test]`, `#[tokio::test]`, `#[cfg(test)]`, `#[cfg(any(test, …))]`.
 fn is_test(attributes: &[syn::Attribute]) -> bool {
     attributes.iter().any(|attribute| {
-        if attribute
-            .path()
-            .segments
-            .last()
-            .is_some_and(|last| last.ident == "test")
-        {
+        if attribute.path().segments.last().is_some_and(|last| last.ident == "test") {
             return true;
         }
         let syn::Meta::List(list) = &attribute.meta else {
@@ -132,9 +105,7 @@ fn is_test(attributes: &[syn::Attribute]) -> bool {
         };
         let condition = list.tokens.to_string();
         attribute.path().is_ident("cfg")
-            && condition
-                .split(|letter: char| !letter.is_alphanumeric() && letter != '_')
-                .any(|name| name == "test")
+            && condition.split(|letter: char| !letter.is_alphanumeric() && letter != '_').any(|name| name == "test")
             && !condition.contains("not")
     })
 }
@@ -310,8 +281,5 @@ fn quoted_length(rest: &str, quote: char) -> usize {
 /// Tells `'a'` and `'\n'` from the lifetime `'a`.
 fn is_character(rest: &str) -> bool {
     let mut letters = rest.chars().skip(1);
-    matches!(
-        (letters.next(), letters.next()),
-        (Some('\\'), _) | (Some(_), Some('\''))
-    )
+    matches!((letters.next(), letters.next()), (Some('\\'), _) | (Some(_), Some('\'')))
 }

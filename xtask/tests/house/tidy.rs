@@ -25,10 +25,7 @@ const FORBIDDEN: &[(&str, &str)] = &[
     ("todo!", "write it, or leave it out"),
     ("unimplemented!", "write it, or leave it out"),
     ("dbg!", "use tracing, or take it away"),
-    (
-        "#[ignore",
-        "a test that does not run proves nothing: mend it or delete it",
-    ),
+    ("#[ignore", "a test that does not run proves nothing: mend it or delete it"),
 ];
 
 /// Calls that end the task when they are wrong about the world. Each needs the reason why it cannot be.
@@ -43,10 +40,7 @@ const MAY_PANIC: &[&str] = &["bench", "fuzz", "examples"];
 #[test]
 fn every_file_is_tidy() {
     let files = files("rs");
-    assert!(
-        files.len() > 20,
-        "the sources are not where this test looks"
-    );
+    assert!(files.len() > 20, "the sources are not where this test looks");
     let sources = parse_all(&files).expect("every file parses");
     expect_none(sources.iter().flat_map(violations).collect());
 }
@@ -55,10 +49,7 @@ fn every_file_is_tidy() {
 fn every_exception_still_exists() {
     let sources = parse_all(&files("rs")).expect("every file parses");
     let is_there = |path: &str| sources.iter().any(|source| source.path == path);
-    let gone = LONG_FILES
-        .iter()
-        .map(|entry| entry.0)
-        .chain(LONG_FUNCTIONS.iter().map(|entry| entry.0));
+    let gone = LONG_FILES.iter().map(|entry| entry.0).chain(LONG_FUNCTIONS.iter().map(|entry| entry.0));
     expect_none(
         gone.filter(|path| !is_there(path))
             .map(|path| Violation::new(path, 0, "no such file: take its exception away"))
@@ -79,49 +70,22 @@ fn violations(source: &Source) -> Vec<Violation> {
 }
 
 fn module_doc(source: &Source) -> Option<Violation> {
-    let says = source
-        .lines
-        .first()
-        .is_some_and(|line| line.starts_with("//! ") && line.len() > 8);
-    (!says).then(|| {
-        Violation::new(
-            &source.path,
-            1,
-            "the first line is `//!` and says what the file is for",
-        )
-    })
+    let says = source.lines.first().is_some_and(|line| line.starts_with("//! ") && line.len() > 8);
+    (!says).then(|| Violation::new(&source.path, 1, "the first line is `//!` and says what the file is for"))
 }
 
 fn file_length(source: &Source, exceptions: &[(&str, usize, &str)]) -> Option<Violation> {
     let lines = source.product_lines();
-    let exception = exceptions
-        .iter()
-        .find(|entry| entry.0 == source.path)
-        .map(|entry| entry.1);
+    let exception = exceptions.iter().find(|entry| entry.0 == source.path).map(|entry| entry.1);
     let message = ratchet(lines, FILE_LINES_MAX, exception, "LONG_FILES")?;
-    Some(Violation::new(
-        &source.path,
-        0,
-        format!("the file: {message}"),
-    ))
+    Some(Violation::new(&source.path, 0, format!("the file: {message}")))
 }
 
 fn function_lengths(source: &Source, exceptions: &[(&str, &str, usize, &str)]) -> Vec<Violation> {
     let judge = |function: crate::source::Function| {
-        let exception = exceptions
-            .iter()
-            .find(|entry| entry.0 == source.path && entry.1 == function.name);
-        let message = ratchet(
-            function.length,
-            FUNCTION_LINES_MAX,
-            exception.map(|entry| entry.2),
-            "LONG_FUNCTIONS",
-        )?;
-        Some(Violation::new(
-            &source.path,
-            function.line,
-            format!("`{}`: {message}", function.name),
-        ))
+        let exception = exceptions.iter().find(|entry| entry.0 == source.path && entry.1 == function.name);
+        let message = ratchet(function.length, FUNCTION_LINES_MAX, exception.map(|entry| entry.2), "LONG_FUNCTIONS")?;
+        Some(Violation::new(&source.path, function.line, format!("`{}`: {message}", function.name)))
     };
     source.functions().into_iter().filter_map(judge).collect()
 }
@@ -129,19 +93,11 @@ fn function_lengths(source: &Source, exceptions: &[(&str, &str, usize, &str)]) -
 /// What is wrong with a length, given its limit and the exception that was made for it.
 fn ratchet(lines: usize, limit: usize, exception: Option<usize>, table: &str) -> Option<String> {
     match exception {
-        None if lines > limit => Some(format!(
-            "{lines} lines, the limit is {limit}: split it at a phase"
-        )),
+        None if lines > limit => Some(format!("{lines} lines, the limit is {limit}: split it at a phase")),
         None => None,
-        Some(_) if lines <= limit => Some(format!(
-            "{lines} lines are within the limit: take it out of {table}"
-        )),
-        Some(allowed) if lines > allowed => Some(format!(
-            "{lines} lines, it had {allowed}: {table} only goes down"
-        )),
-        Some(allowed) if lines < allowed => Some(format!(
-            "{lines} lines, {table} says {allowed}: lower the number"
-        )),
+        Some(_) if lines <= limit => Some(format!("{lines} lines are within the limit: take it out of {table}")),
+        Some(allowed) if lines > allowed => Some(format!("{lines} lines, it had {allowed}: {table} only goes down")),
+        Some(allowed) if lines < allowed => Some(format!("{lines} lines, {table} says {allowed}: lower the number")),
         Some(_) => None,
     }
 }
@@ -151,11 +107,7 @@ fn forbidden_words(source: &Source) -> Vec<Violation> {
     for (at, line) in source.code.iter().enumerate() {
         for (word, instead) in FORBIDDEN {
             if contains_word(line, word) {
-                found.push(Violation::new(
-                    &source.path,
-                    at + 1,
-                    format!("`{word}`: {instead}"),
-                ));
+                found.push(Violation::new(&source.path, at + 1, format!("`{word}`: {instead}")));
             }
         }
     }
@@ -172,13 +124,8 @@ fn allow_attributes(source: &Source) -> Vec<Violation> {
             let message = "`allow`: write `expect(lint, reason = \"…\")`, which tells when the reason is gone";
             found.push(Violation::new(&source.path, at + 1, message));
         }
-        if attribute && line.contains("[expect(") && !attribute_text(source, at).contains("reason")
-        {
-            found.push(Violation::new(
-                &source.path,
-                at + 1,
-                "`expect` without `reason = \"…\"`",
-            ));
+        if attribute && line.contains("[expect(") && !attribute_text(source, at).contains("reason") {
+            found.push(Violation::new(&source.path, at + 1, "`expect` without `reason = \"…\"`"));
         }
     }
     found
@@ -198,11 +145,7 @@ fn attribute_text(source: &Source, at: usize) -> String {
 
 fn unexplained_panics(source: &Source) -> Vec<Violation> {
     let mut found = Vec::new();
-    if source
-        .path
-        .split('/')
-        .any(|folder| MAY_PANIC.contains(&folder))
-    {
+    if source.path.split('/').any(|folder| MAY_PANIC.contains(&folder)) {
         return found;
     }
     for (line, code) in source.product_code() {
@@ -210,11 +153,7 @@ fn unexplained_panics(source: &Source) -> Vec<Violation> {
         let panics = PANICS
             .iter()
             .filter(|word| contains_word(code, word))
-            .chain(
-                PANICS_WITH_MESSAGE
-                    .iter()
-                    .filter(|word| takes_message(&source.lines[line - 1], code, word, next)),
-            );
+            .chain(PANICS_WITH_MESSAGE.iter().filter(|word| takes_message(&source.lines[line - 1], code, word, next)));
         for word in panics {
             if !is_explained(source, line) {
                 let message = format!(
@@ -235,14 +174,8 @@ fn takes_message(written: &str, code: &str, method: &str, next: &str) -> bool {
     code.match_indices(method).any(|(at, _)| {
         let place = code[..at + method.len()].chars().count();
         let rest: String = letters.iter().skip(place).collect();
-        let argument = if rest.trim().is_empty() {
-            next
-        } else {
-            rest.trim_start()
-        };
-        argument.starts_with('"')
-            || argument.starts_with("&format!")
-            || argument.starts_with("concat!")
+        let argument = if rest.trim().is_empty() { next } else { rest.trim_start() };
+        argument.starts_with('"') || argument.starts_with("&format!") || argument.starts_with("concat!")
     })
 }
 
@@ -267,9 +200,8 @@ fn is_explained(source: &Source, line: usize) -> bool {
 fn contains_word(line: &str, word: &str) -> bool {
     line.match_indices(word).any(|(at, _)| {
         let before = line[..at].chars().next_back();
-        !before.is_some_and(|letter| {
-            word.starts_with(char::is_alphabetic) && (letter.is_alphanumeric() || letter == '_')
-        })
+        !before
+            .is_some_and(|letter| word.starts_with(char::is_alphabetic) && (letter.is_alphanumeric() || letter == '_'))
     })
 }
 
@@ -278,10 +210,7 @@ fn sample(text: &str) -> Source {
 }
 
 fn messages(text: &str) -> Vec<String> {
-    violations(&sample(text))
-        .into_iter()
-        .map(|found| format!("{}: {}", found.line, found.message))
-        .collect()
+    violations(&sample(text)).into_iter().map(|found| format!("{}: {}", found.line, found.message)).collect()
 }
 
 #[test]
@@ -290,71 +219,26 @@ fn untidy_samples_fire() {
         ("fn f() {}\n", "1: the first line is `//!`"),
         ("//!\nfn f() {}\n", "1: the first line is `//!`"),
         ("//! A sample.\nfn f() { todo!() }\n", "2: `todo!`"),
-        (
-            "//! A sample.\nfn f() { unimplemented!() }\n",
-            "2: `unimplemented!`",
-        ),
+        ("//! A sample.\nfn f() { unimplemented!() }\n", "2: `unimplemented!`"),
         ("//! A sample.\nfn f() { dbg!(1); }\n", "2: `dbg!`"),
-        (
-            "//! A sample.\n#[test]\n#[ignore]\nfn f() {}\n",
-            "3: `#[ignore`",
-        ),
-        (
-            "//! A sample.\n#[cfg(test)]\nmod tests { #[test]\n #[ignore = \"slow\"]\n fn f() {} }\n",
-            "4: `#[ignore`",
-        ),
-        (
-            "//! A sample.\n#[allow(dead_code)]\nfn f() {}\n",
-            "2: `allow`",
-        ),
-        (
-            "//! A sample.\n#![allow(dead_code)]\nfn f() {}\n",
-            "2: `allow`",
-        ),
-        (
-            "//! A sample.\n#[cfg_attr(x, allow(dead_code))]\nfn f() {}\n",
-            "2: `allow`",
-        ),
-        (
-            "//! A sample.\n#[expect(dead_code)]\nfn f() {}\n",
-            "2: `expect` without",
-        ),
-        (
-            "//! A sample.\nfn f() { g().unwrap(); }\n",
-            "2: `.unwrap()`",
-        ),
-        (
-            "//! A sample.\nfn f() { g().expect(\"it is there\"); }\n",
-            "2: `.expect(`",
-        ),
-        (
-            "//! A sample.\nfn f() { g().expect(\n    \"it is there\",\n); }\n",
-            "2: `.expect(`",
-        ),
-        (
-            "//! A sample.\nfn f() { g().expect(&format!(\"{x}\")); }\n",
-            "2: `.expect(`",
-        ),
+        ("//! A sample.\n#[test]\n#[ignore]\nfn f() {}\n", "3: `#[ignore`"),
+        ("//! A sample.\n#[cfg(test)]\nmod tests { #[test]\n #[ignore = \"slow\"]\n fn f() {} }\n", "4: `#[ignore`"),
+        ("//! A sample.\n#[allow(dead_code)]\nfn f() {}\n", "2: `allow`"),
+        ("//! A sample.\n#![allow(dead_code)]\nfn f() {}\n", "2: `allow`"),
+        ("//! A sample.\n#[cfg_attr(x, allow(dead_code))]\nfn f() {}\n", "2: `allow`"),
+        ("//! A sample.\n#[expect(dead_code)]\nfn f() {}\n", "2: `expect` without"),
+        ("//! A sample.\nfn f() { g().unwrap(); }\n", "2: `.unwrap()`"),
+        ("//! A sample.\nfn f() { g().expect(\"it is there\"); }\n", "2: `.expect(`"),
+        ("//! A sample.\nfn f() { g().expect(\n    \"it is there\",\n); }\n", "2: `.expect(`"),
+        ("//! A sample.\nfn f() { g().expect(&format!(\"{x}\")); }\n", "2: `.expect(`"),
         ("//! A sample.\nfn f() { panic!(\"no\"); }\n", "2: `panic!`"),
-        (
-            "//! A sample.\nfn f() { unreachable!(); }\n",
-            "2: `unreachable!`",
-        ),
-        (
-            "//! A sample.\n// Invariant: too far away.\n\n\n\nfn f() { g().unwrap(); }\n",
-            "6: `.unwrap()`",
-        ),
-        (
-            "//! A sample.\nfn f() { '\"'; g().unwrap(); '\"'; }\n",
-            "2: `.unwrap()`",
-        ),
+        ("//! A sample.\nfn f() { unreachable!(); }\n", "2: `unreachable!`"),
+        ("//! A sample.\n// Invariant: too far away.\n\n\n\nfn f() { g().unwrap(); }\n", "6: `.unwrap()`"),
+        ("//! A sample.\nfn f() { '\"'; g().unwrap(); '\"'; }\n", "2: `.unwrap()`"),
     ];
     for (text, expected) in cases {
         let found = messages(text);
-        assert!(
-            found.len() == 1 && found[0].starts_with(expected),
-            "{text}\nexpected {expected}, found {found:?}"
-        );
+        assert!(found.len() == 1 && found[0].starts_with(expected), "{text}\nexpected {expected}, found {found:?}");
     }
 }
 
@@ -384,36 +268,19 @@ fn tidy_samples_pass() {
 
 #[test]
 fn lengths_are_counted_without_tests() {
-    let function = |name: &str, lines: usize| {
-        format!("fn {name}() {{\n{}}}\n", "    g();\n".repeat(lines - 2))
-    };
+    let function = |name: &str, lines: usize| format!("fn {name}() {{\n{}}}\n", "    g();\n".repeat(lines - 2));
     let at_limit = format!("//! A sample.\n{}", function("f", FUNCTION_LINES_MAX));
     assert_eq!(messages(&at_limit), Vec::<String>::new());
     let above = format!("//! A sample.\n{}", function("f", FUNCTION_LINES_MAX + 1));
-    assert_eq!(
-        messages(&above),
-        ["2: `f`: 71 lines, the limit is 70: split it at a phase"]
-    );
-    let method = format!(
-        "//! A sample.\nimpl S {{\n{}}}\n",
-        function("m", FUNCTION_LINES_MAX + 1)
-    );
+    assert_eq!(messages(&above), ["2: `f`: 71 lines, the limit is 70: split it at a phase"]);
+    let method = format!("//! A sample.\nimpl S {{\n{}}}\n", function("m", FUNCTION_LINES_MAX + 1));
     assert_eq!(messages(&method).len(), 1);
-    let in_test = format!(
-        "//! A sample.\n#[cfg(test)]\nmod tests {{\n{}}}\n",
-        function("f", 600)
-    );
+    let in_test = format!("//! A sample.\n#[cfg(test)]\nmod tests {{\n{}}}\n", function("f", 600));
     assert_eq!(messages(&in_test), Vec::<String>::new());
 
     let long_file = format!("//! A sample.\n{}", "\n".repeat(FILE_LINES_MAX));
-    assert_eq!(
-        messages(&long_file),
-        ["0: the file: 501 lines, the limit is 500: split it at a phase"]
-    );
-    assert_eq!(
-        messages(&"//! A sample.\n".repeat(FILE_LINES_MAX)),
-        Vec::<String>::new()
-    );
+    assert_eq!(messages(&long_file), ["0: the file: 501 lines, the limit is 500: split it at a phase"]);
+    assert_eq!(messages(&"//! A sample.\n".repeat(FILE_LINES_MAX)), Vec::<String>::new());
 }
 
 #[test]
@@ -449,25 +316,16 @@ fn test_files_are_known_by_place_name_and_declaration() {
         file("dns/src/cases.rs", "fn f() {}\n"),
     ])
     .expect("the samples parse");
-    let product: Vec<&str> = sources
-        .iter()
-        .filter(|source| source.product_lines() > 1)
-        .map(|source| source.path.as_str())
-        .collect();
-    assert_eq!(
-        product,
-        ["dns/src/lib.rs", "dns/src/name.rs", "dns/src/cases.rs"]
-    );
+    let product: Vec<&str> =
+        sources.iter().filter(|source| source.product_lines() > 1).map(|source| source.path.as_str()).collect();
+    assert_eq!(product, ["dns/src/lib.rs", "dns/src/name.rs", "dns/src/cases.rs"]);
 }
 
 #[test]
 fn blanking_keeps_every_line_and_column() {
     let cases = [
         ("let a = \"x\\\"y\"; // z", "let a = \"    \";     "),
-        (
-            "let b = 'x'; let c: &'a str;",
-            "let b = ' '; let c: &'a str;",
-        ),
+        ("let b = 'x'; let c: &'a str;", "let b = ' '; let c: &'a str;"),
         ("let q = '\\''; x", "let q = '  '; x"),
         ("br#\"a\"b\"# x", "b       # x"),
         ("/* a\nb */ c", "    \n     c"),

@@ -10,39 +10,18 @@ const LIBRARY_NAMES: &[(&str, &str)] = &[("hcl-rs", "hcl"), ("rustls-webpki", "w
 
 /// Edges that no source names, and why they are needed all the same: crate, package, reason.
 const UNNAMED: &[(&str, &str, &str)] = &[
-    (
-        "api",
-        "prost",
-        "the code that tonic-prost-build writes names it",
-    ),
-    (
-        "raft",
-        "prost",
-        "the code that tonic-prost-build writes names it",
-    ),
-    (
-        "api",
-        "tonic-prost",
-        "the code that tonic-prost-build writes names it",
-    ),
-    (
-        "raft",
-        "tonic-prost",
-        "the code that tonic-prost-build writes names it",
-    ),
+    ("api", "prost", "the code that tonic-prost-build writes names it"),
+    ("raft", "prost", "the code that tonic-prost-build writes names it"),
+    ("api", "tonic-prost", "the code that tonic-prost-build writes names it"),
+    ("raft", "tonic-prost", "the code that tonic-prost-build writes names it"),
 ];
 
 #[test]
 fn every_edge_is_used() {
     let sources = texts(|path| path.ends_with(".rs"));
-    let unused = workspace_edges()
-        .into_iter()
-        .filter(|edge| !is_excused(edge) && !is_named(edge, &sources));
+    let unused = workspace_edges().into_iter().filter(|edge| !is_excused(edge) && !is_named(edge, &sources));
     let complain = |edge: Edge| {
-        let message = format!(
-            "no source of {} names `{}`: take the edge away",
-            edge.from, edge.to
-        );
+        let message = format!("no source of {} names `{}`: take the edge away", edge.from, edge.to);
         Violation::new(&format!("{}/Cargo.toml", edge.from), 0, message)
     };
     expect_none(unused.map(complain).collect());
@@ -52,38 +31,23 @@ fn every_edge_is_used() {
 fn every_package_of_the_workspace_is_somebodys() {
     let manifest = std::fs::read_to_string(root().join("Cargo.toml")).expect("Cargo.toml is there");
     let edges = workspace_edges();
-    let unused = workspace_packages(&manifest)
-        .into_iter()
-        .filter(|name| !edges.iter().any(|edge| edge.to == *name));
-    let complain = |name: String| {
-        Violation::new(
-            "Cargo.toml",
-            0,
-            format!("no crate uses `{name}`: take its line away"),
-        )
-    };
+    let unused = workspace_packages(&manifest).into_iter().filter(|name| !edges.iter().any(|edge| edge.to == *name));
+    let complain =
+        |name: String| Violation::new("Cargo.toml", 0, format!("no crate uses `{name}`: take its line away"));
     expect_none(unused.map(complain).collect());
 }
 
 fn is_excused(edge: &Edge) -> bool {
-    UNNAMED
-        .iter()
-        .any(|(from, to, _)| *from == edge.from && *to == edge.to)
+    UNNAMED.iter().any(|(from, to, _)| *from == edge.from && *to == edge.to)
 }
 
 /// Whether a line of code of the edge's crate has the library's name as a word. Attributes name libraries in strings, so strings count.
 fn is_named(edge: &Edge, sources: &[(String, String)]) -> bool {
-    let other_name = LIBRARY_NAMES
-        .iter()
-        .find(|(package, _)| *package == edge.to);
-    let library =
-        other_name.map_or_else(|| edge.to.replace('-', "_"), |(_, name)| (*name).to_owned());
+    let other_name = LIBRARY_NAMES.iter().find(|(package, _)| *package == edge.to);
+    let library = other_name.map_or_else(|| edge.to.replace('-', "_"), |(_, name)| (*name).to_owned());
     let folder = format!("{}/", edge.from);
     let mut own = sources.iter().filter(|(path, _)| path.starts_with(&folder));
-    own.any(|(_, text)| {
-        text.lines()
-            .any(|line| !line.trim_start().starts_with("//") && has_word(line, &library))
-    })
+    own.any(|(_, text)| text.lines().any(|line| !line.trim_start().starts_with("//") && has_word(line, &library)))
 }
 
 fn has_word(line: &str, word: &str) -> bool {
@@ -93,10 +57,7 @@ fn has_word(line: &str, word: &str) -> bool {
 
 /// The names below `[workspace.dependencies]`.
 fn workspace_packages(manifest: &str) -> Vec<String> {
-    let below = manifest
-        .lines()
-        .skip_while(|line| line.trim() != "[workspace.dependencies]")
-        .skip(1);
+    let below = manifest.lines().skip_while(|line| line.trim() != "[workspace.dependencies]").skip(1);
     below
         .take_while(|line| !line.starts_with('['))
         .filter(|line| !line.starts_with('#'))
@@ -106,12 +67,7 @@ fn workspace_packages(manifest: &str) -> Vec<String> {
 
 #[test]
 fn a_use_is_a_word_of_code_in_the_crate_itself() {
-    let edge = |to: &str| Edge {
-        from: "dns".to_owned(),
-        to: to.to_owned(),
-        ours: false,
-        dev: false,
-    };
+    let edge = |to: &str| Edge { from: "dns".to_owned(), to: to.to_owned(), ours: false, dev: false };
     let source = |path: &str, text: &str| vec![(path.to_owned(), text.to_owned())];
     let used = [
         (edge("socket2"), "use socket2::Socket;"),
@@ -121,10 +77,7 @@ fn a_use_is_a_word_of_code_in_the_crate_itself() {
     ];
     for (edge, text) in used {
         assert!(is_named(&edge, &source("dns/src/lib.rs", text)), "{text}");
-        assert!(
-            !is_named(&edge, &source("api/src/lib.rs", text)),
-            "another crate: {text}"
-        );
+        assert!(!is_named(&edge, &source("api/src/lib.rs", text)), "another crate: {text}");
     }
     let unused = [
         (edge("rand"), "fn operand() {}"),

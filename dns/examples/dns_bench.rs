@@ -1,4 +1,4 @@
-//! Server CPU per query: `cargo run --release -p tribune-dns --example bench [seconds per case]`.
+//! Server CPU per query: `cargo run --release -p tribune-dns --example dns_bench [seconds per case]`.
 //!
 //! The server is this program once more, so that its CPU can be told from the client's. Beside it a bare UDP echo gives the
 //! floor: what the system takes for a datagram in and one out.
@@ -11,9 +11,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use dns::{
-    Config, EndpointRecord, Endpoints, Found, Lookup, NodeRecord, ReverseName, ServiceQuery, serve,
-};
+use dns::{Config, EndpointRecord, Endpoints, Found, Lookup, NodeRecord, ReverseName, ServiceQuery, serve};
 use hickory_proto::op::{Edns, Message, Query};
 use hickory_proto::rr::{Name, RecordType};
 use model::CheckStatus;
@@ -31,51 +29,28 @@ fn main() {
         Some("serve") => run_server(),
         Some("echo") => run_echo(),
         seconds => {
-            let seconds = seconds
-                .and_then(|text| text.parse().ok())
-                .unwrap_or(2)
-                .min(SECONDS_MAX);
+            let seconds = seconds.and_then(|text| text.parse().ok()).unwrap_or(2).min(SECONDS_MAX);
             run_cases(Duration::from_secs(seconds));
         }
     }
 }
 
 fn run_cases(duration: Duration) {
-    println!(
-        "{:<24}{:>10}{:>12}{:>14}",
-        "case", "queries/s", "answer B", "CPU us/query"
-    );
+    println!("{:<24}{:>10}{:>12}{:>14}", "case", "queries/s", "answer B", "CPU us/query");
     let echo = Server::start("echo");
-    measure(
-        "echo",
-        &echo,
-        &question("web-1.service.consul.", RecordType::A, None),
-        duration,
-    );
+    measure("echo", &echo, &question("web-1.service.consul.", RecordType::A, None), duration);
     drop(echo);
     let server = Server::start("serve");
     for edns in [None, Some(4096)] {
         for record_type in [RecordType::A, RecordType::SRV] {
             for instances in [1, 10, 100] {
-                let label = format!(
-                    "{record_type} x {instances}{}",
-                    if edns.is_some() { " edns" } else { "" }
-                );
-                let question = question(
-                    &format!("web-{instances}.service.consul."),
-                    record_type,
-                    edns,
-                );
+                let label = format!("{record_type} x {instances}{}", if edns.is_some() { " edns" } else { "" });
+                let question = question(&format!("web-{instances}.service.consul."), record_type, edns);
                 measure(&label, &server, &question, duration);
             }
         }
     }
-    measure(
-        "NXDOMAIN",
-        &server,
-        &question("nope.service.consul.", RecordType::A, None),
-        duration,
-    );
+    measure("NXDOMAIN", &server, &question("nope.service.consul.", RecordType::A, None), duration);
 }
 
 fn measure(label: &str, server: &Server, question: &[u8], duration: Duration) {
@@ -86,17 +61,11 @@ fn measure(label: &str, server: &Server, question: &[u8], duration: Duration) {
             std::thread::spawn(move || ask_for(address, &question, duration))
         })
         .collect();
-    let done: Vec<(u64, usize)> = clients
-        .into_iter()
-        .map(|client| client.join().expect("client"))
-        .collect();
+    let done: Vec<(u64, usize)> = clients.into_iter().map(|client| client.join().expect("client")).collect();
     let queries: u64 = done.iter().map(|(queries, _)| queries).sum();
     let cpu = server.cpu() - before;
     #[expect(clippy::cast_precision_loss, reason = "for people")]
-    let (rate, each) = (
-        queries as f64 / start.elapsed().as_secs_f64(),
-        cpu.as_micros() as f64 / queries as f64,
-    );
+    let (rate, each) = (queries as f64 / start.elapsed().as_secs_f64(), cpu.as_micros() as f64 / queries as f64);
     println!("{label:<24}{rate:>10.0}{:>12}{each:>14.2}", done[0].1);
 }
 
@@ -106,9 +75,7 @@ fn ask_for(server: SocketAddr, question: &[u8], duration: Duration) -> (u64, usi
         .map(|_| {
             let socket = UdpSocket::bind("127.0.0.1:0").expect("socket");
             socket.connect(server).expect("connected");
-            socket
-                .set_read_timeout(Some(Duration::from_millis(200)))
-                .expect("timeout");
+            socket.set_read_timeout(Some(Duration::from_millis(200))).expect("timeout");
             socket
         })
         .collect();
@@ -131,10 +98,7 @@ fn ask_for(server: SocketAddr, question: &[u8], duration: Duration) -> (u64, usi
 
 fn question(name: &str, record_type: RecordType, edns: Option<u16>) -> Vec<u8> {
     let mut message = Message::query();
-    message.add_query(Query::query(
-        Name::from_str(name).expect("name"),
-        record_type,
-    ));
+    message.add_query(Query::query(Name::from_str(name).expect("name"), record_type));
     if let Some(bytes) = edns {
         let mut edns = Edns::new();
         edns.set_max_payload(bytes);
@@ -152,37 +116,19 @@ struct Server {
 impl Server {
     fn start(kind: &str) -> Self {
         let program = std::env::current_exe().expect("this program");
-        let mut child = Command::new(program)
-            .arg(kind)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("server");
+        let mut child =
+            Command::new(program).arg(kind).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("server");
         let mut line = String::new();
-        BufReader::new(child.stdout.as_mut().expect("piped"))
-            .read_line(&mut line)
-            .expect("its address");
-        Self {
-            child,
-            address: line.trim().parse().expect("address"),
-        }
+        BufReader::new(child.stdout.as_mut().expect("piped")).read_line(&mut line).expect("its address");
+        Self { child, address: line.trim().parse().expect("address") }
     }
 
     /// User and system time so far.
     fn cpu(&self) -> Duration {
-        let stat =
-            std::fs::read_to_string(format!("/proc/{}/stat", self.child.id())).expect("stat");
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id())).expect("stat");
         // Behind the name in brackets, the 12th and 13th fields, in hundredths of a second.
-        let fields: Vec<&str> = stat
-            .rsplit_once(')')
-            .expect("name")
-            .1
-            .split_whitespace()
-            .collect();
-        let ticks: u64 = fields[11..13]
-            .iter()
-            .map(|field| field.parse::<u64>().expect("ticks"))
-            .sum();
+        let fields: Vec<&str> = stat.rsplit_once(')').expect("name").1.split_whitespace().collect();
+        let ticks: u64 = fields[11..13].iter().map(|field| field.parse::<u64>().expect("ticks")).sum();
         Duration::from_millis(ticks * 10)
     }
 }
@@ -205,19 +151,9 @@ fn run_echo() {
 
 #[tokio::main]
 async fn run_server() {
-    let config = Config {
-        udp_bytes_max: 4096,
-        ..Config::default()
-    };
+    let config = Config { udp_bytes_max: 4096, ..Config::default() };
     let address = "127.0.0.1:0".parse().expect("address");
-    let handle = serve(
-        config,
-        address,
-        Arc::new(Memory::new()),
-        std::future::pending(),
-    )
-    .await
-    .expect("listeners");
+    let handle = serve(config, address, Arc::new(Memory::new()), std::future::pending()).await.expect("listeners");
     println!("{}", handle.address());
     std::future::pending::<()>().await;
 }
@@ -229,19 +165,8 @@ impl Memory {
     fn new() -> Self {
         let sizes = [1, 10, 100].map(|instances| (format!("web-{instances}"), instances));
         let others = (0..1000).map(|other| (format!("other-{other}"), 3));
-        let encode = |instances| {
-            Arc::new(Endpoints::new(
-                "dc1",
-                &(0..instances).map(instance).collect::<Vec<_>>(),
-            ))
-        };
-        Self(
-            sizes
-                .into_iter()
-                .chain(others)
-                .map(|(name, instances)| (name, encode(instances)))
-                .collect(),
-        )
+        let encode = |instances| Arc::new(Endpoints::new("dc1", &(0..instances).map(instance).collect::<Vec<_>>()));
+        Self(sizes.into_iter().chain(others).map(|(name, instances)| (name, encode(instances))).collect())
     }
 }
 
@@ -259,10 +184,7 @@ fn instance(number: u32) -> EndpointRecord {
 
 impl Lookup for Memory {
     fn service(&self, query: &ServiceQuery<'_>) -> Found<Arc<Endpoints>> {
-        self.0
-            .get(query.service)
-            .cloned()
-            .map_or(Found::NoSuchName, Found::Ready)
+        self.0.get(query.service).cloned().map_or(Found::NoSuchName, Found::Ready)
     }
     fn node(&self, _: Option<&str>, _: &str) -> Found<Arc<NodeRecord>> {
         Found::NoSuchName

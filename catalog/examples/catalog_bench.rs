@@ -1,4 +1,4 @@
-//! What commands, reads and rows cost: `cargo run --release -p tribune-catalog --example bench [instances]`.
+//! What commands, reads and rows cost: `cargo run --release -p tribune-catalog --example catalog_bench [instances]`.
 
 #![expect(clippy::disallowed_methods, clippy::disallowed_types, reason = "a bench reads the clock")]
 
