@@ -123,9 +123,17 @@ pub(crate) async fn propose_for_peer(raft: &Raft<Machine>, watch: &Watch, comman
     if !raft.is_leader() {
         return ProposeReply { leader_address, ..ProposeReply::default() };
     }
-    let proposals = commands.into_iter().map(|command| raft.propose(command));
-    let outcomes = futures_util::future::join_all(proposals).await.into_iter().map(outcome).collect();
+    let proposals = commands.into_iter().map(|command| propose_readable(raft, command));
+    let outcomes = futures_util::future::join_all(proposals).await;
     ProposeReply { outcomes, leader_address, index: watch.current().index() }
+}
+
+/// What this server could not apply must not get into the log: every server that cannot read it would stop at it.
+async fn propose_readable(raft: &Raft<Machine>, command: Bytes) -> Outcome {
+    match Command::decode(&command) {
+        Ok(_) => outcome(raft.propose(command).await),
+        Err(error) => Outcome { outcome: Some(Kind::Refused(format!("the leader cannot read this change: {error}"))) },
+    }
 }
 
 fn outcome(result: Result<Response, ProposeError>) -> Outcome {

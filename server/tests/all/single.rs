@@ -1,6 +1,11 @@
 //! One server, over HTTP.
 
+use std::sync::Arc;
 use std::time::Duration;
+
+use api::proto::ProposeRequest;
+use api::proto::outcome::Outcome as Kind;
+use api::proto::peer_client::PeerClient;
 
 use crate::support::{Node, PATIENCE};
 use tempfile::TempDir;
@@ -118,6 +123,24 @@ async fn the_server_is_in_its_own_catalog() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_change_that_the_leader_cannot_read_does_not_get_into_the_log() {
+    let folder = folder();
+    let node = Node::single(&folder).await;
+    let rpc = node.config.rpc_bind.to_string();
+    let tls = node.server.rpc_identity().client_config("dc1", &[b"h2"]).expect("TLS");
+    let channel = api::transport::connect(&rpc, Arc::new(tls), "server.dc1.consul").expect("an address");
+    let good = catalog::Command::Deregister(catalog::Deregistration::default()).encode();
+    let newer = [&[200], &good[1..]].concat();
+    let commands = [newer, vec![1, 0xc1], Vec::new(), good].map(Into::into).to_vec();
+    let reply = PeerClient::new(channel).propose(ProposeRequest { commands }).await.expect("a reply").into_inner();
+    let refused =
+        |at: usize| matches!(&reply.outcomes[at].outcome, Some(Kind::Refused(why)) if why.contains("cannot read"));
+    assert!((0..3).all(refused) && matches!(reply.outcomes[3].outcome, Some(Kind::ResponseMp(_))), "{reply:?}");
+    assert_eq!(node.put("/v1/kv/a", "1").await.text(), "true");
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_bad_start_says_what_to_do() {
     let folder = folder();
     let node = Node::single(&folder).await;
@@ -127,8 +150,6 @@ async fn a_bad_start_says_what_to_do() {
     other.rpc_bind = node.config.rpc_bind;
     assert!(start(other.clone()).await.contains("is the port taken"));
     other.rpc_bind = crate::support::free_address(crate::support::fresh_ip());
-    other.data_dir = node.config.data_dir.clone();
-    assert!(start(other.clone()).await.contains("belongs to s1 in datacenter dc1"));
     other.data_dir = "/proc/nope".into();
     assert!(start(other.clone()).await.contains("cannot use the data folder"));
     other.datacenter = "a.b".into();
