@@ -12,7 +12,7 @@ use model::intention::Action;
 /// How one server is set up. [`ServerConfig::new`] gives defaults for one server on its own.
 #[derive(Debug, Clone)]
 pub struct ServerConfig {
-    /// The folder that belongs to this server alone. `raft/` and `identity/` are made in it.
+    /// The folder that belongs to this server alone; the caller sees to that. `raft/` and `identity/` are made in it.
     pub data_dir: PathBuf,
     /// Unique in the datacenter.
     pub node_name: String,
@@ -157,16 +157,6 @@ pub enum StartError {
         path: PathBuf,
         /// What the system said.
         source: std::io::Error,
-    },
-    /// The operator's: the folder belongs to another server.
-    #[error("the data folder {} belongs to {owner}, not to {}: give each server a folder of its own, or set the name it had", path.display(), asked)]
-    Foreign {
-        /// The folder.
-        path: PathBuf,
-        /// Whose it is.
-        owner: String,
-        /// Who wants it.
-        asked: String,
     },
     /// The operator's settings, the disk, or damaged data. The text says which.
     #[error(transparent)]

@@ -1,8 +1,6 @@
 //! A server: starts all parts in order, and stops them.
 
-use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -65,7 +63,8 @@ impl Server {
         config.check()?;
         let listener = listen(config.rpc_bind)?;
         let address = advertised(&config, &listener)?;
-        claim_folder(&config)?;
+        let data_dir = &config.data_dir;
+        std::fs::create_dir_all(data_dir).map_err(|source| StartError::DataDir { path: data_dir.clone(), source })?;
         let trust = open_trust(&config)?;
         let peers = Peers::new(trust.rpc.clone(), &config.datacenter)?;
         let watch = Arc::new(Watch::new(Catalog::new()));
@@ -219,26 +218,6 @@ fn advertised(config: &ServerConfig, listener: &TcpListener) -> Result<SocketAdd
         return Err(StartError::Advertise(address.to_string()));
     }
     Ok(address)
-}
-
-/// Makes the data folder, and sees to it that it is this server's: a folder that was copied or mixed up must not be used.
-fn claim_folder(config: &ServerConfig) -> Result<(), StartError> {
-    let folder = &config.data_dir;
-    let failed = |path: &Path| {
-        let path = path.to_path_buf();
-        move |source: io::Error| StartError::DataDir { path, source }
-    };
-    std::fs::create_dir_all(folder).map_err(failed(folder))?;
-    let file = folder.join("server-owner");
-    let own = format!("{} in datacenter {}", config.node_name, config.datacenter);
-    match std::fs::read_to_string(&file) {
-        Ok(owner) if owner.trim() == own => Ok(()),
-        Ok(owner) => Err(StartError::Foreign { path: folder.clone(), owner: owner.trim().into(), asked: own }),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            std::fs::write(&file, format!("{own}\n")).map_err(failed(&file))
-        }
-        Err(error) => Err(failed(&file)(error)),
-    }
 }
 
 fn open_trust(config: &ServerConfig) -> Result<Trust, StartError> {
