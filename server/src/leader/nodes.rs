@@ -21,6 +21,8 @@ const EVENTS_MAX: usize = 1024;
 const RECONCILE: Duration = Duration::from_secs(5);
 /// How often the servers' own entries are looked at.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
+/// The same while something was missing.
+const SETTLING: Duration = Duration::from_millis(50);
 /// The service that servers are.
 const SERVER_SERVICE: &str = "consul";
 
@@ -194,11 +196,12 @@ pub(super) async fn register_servers(core: &Arc<Core>) {
     loop {
         let members = core.members.all();
         let commands = core.watch.read(|view| missing(view, &members, &core.config.datacenter)).0;
+        let is_settling = members.is_empty() || !commands.is_empty();
         for command in commands {
             until_done(|| async { core.proposer.propose_here(&command).await.is_ok() || !core.raft.is_leader() }).await;
         }
-        // Right after an election the members may not be known yet.
-        tokio::time::sleep(if members.is_empty() { RETRY } else { LOOK_AGAIN }).await;
+        // Right after an election the members may not be known yet, and a node's own agent may have been quicker.
+        tokio::time::sleep(if is_settling { SETTLING } else { LOOK_AGAIN }).await;
     }
 }
 
