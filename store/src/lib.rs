@@ -28,7 +28,7 @@ pub use crate::error::StoreError;
 pub use crate::fatal::fatal_disk;
 pub use crate::tree::{Batch, Tree};
 
-/// Largest value, encoded, in bytes. Together with [`SEGMENT_BYTES`] it keeps every page of sled out of files that are never synced.
+/// Largest value, encoded, in bytes. Together with `SEGMENT_BYTES` it keeps every page of sled out of files that are never synced.
 pub const VALUE_BYTES_MAX: usize = 64 * 1024 - 1;
 /// Largest key in bytes.
 pub const KEY_BYTES_MAX: usize = 1024;
