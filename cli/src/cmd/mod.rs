@@ -23,7 +23,7 @@ use std::process::ExitCode;
 ///
 /// Flags may be written with one dash (-dev) or two (--dev). A first look:
 ///
-///   tribune agent -dev                    a server on this machine, everything in memory's reach
+///   tribune agent -dev                    a server on this machine that forgets everything at its end
 ///   tribune members                       who is there
 ///   tribune kv put hello world            store something
 ///   tribune demo                          two datacenters, and calls between them
