@@ -267,16 +267,16 @@ impl Local {
         self.shared.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Writes a change to the store while the lock is held, so that disk and memory agree in their order.
+    /// Queues a change for the store while the lock is held, so that disk and memory agree in their order.
     fn finish(&self, state: MutexGuard<'_, State>, change: kept::Change) -> Result<(), api::Error> {
         let has_changed = change.has_changed;
-        let written = change.write(&self.shared.tree);
+        let queued = change.queue(&self.shared.tree);
         drop(state);
         if has_changed {
             self.shared.dirty.notify_one();
             self.shared.version.send_modify(|version| *version += 1);
         }
-        written.map_err(|e| api::Error::internal(format!("cannot keep it: {e}")))
+        queued.map_err(|e| api::Error::internal(format!("cannot keep it: {e}")))
     }
 }
 

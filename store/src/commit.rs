@@ -6,6 +6,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
 use crate::fatal_disk;
+use crate::pending::Pending;
 
 /// Syncs in rounds. A round that starts after a write covers it; one that was already running does not.
 #[derive(Clone)]
@@ -27,8 +28,9 @@ struct Rounds {
 }
 
 impl Group {
-    pub(crate) fn new(db: sled::Db, data: File) -> Group {
+    pub(crate) fn new(db: sled::Db, data: File, pending: Pending) -> Group {
         Group::over(move || {
+            pending.apply().map_err(|e| e.to_string())?;
             db.flush().map_err(|e| e.to_string())?;
             data.sync_data().map_err(|e| e.to_string())
         })
@@ -123,7 +125,7 @@ impl Callbacks {
     }
 }
 
-fn held<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(crate) fn held<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

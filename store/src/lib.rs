@@ -1,6 +1,7 @@
 //! What a node must not forget: keyed trees on sled whose commit survives a power cut.
 //!
-//! Writes are visible at once and durable after [`Store::commit`]. sled's own `flush` is not enough on Linux: it asks the
+//! Writes are visible at once and durable after [`Store::commit`]; those of [`Tree::queue`] are both after it, and never wait
+//! for the disk. sled's own `flush` is not enough on Linux: it asks the
 //! kernel to write the pages out, but neither flushes the file's metadata nor the device's cache. `commit` therefore syncs
 //! sled's data file itself, and stops the process if that fails ([`fatal_disk`]): nobody goes on with a disk that lied.
 //!
@@ -11,6 +12,7 @@
 mod commit;
 mod error;
 mod fatal;
+mod pending;
 mod tree;
 
 use std::fs::{File, TryLockError};
@@ -23,6 +25,8 @@ use std::time::Duration;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+
+use crate::pending::Pending;
 
 pub use crate::error::StoreError;
 pub use crate::fatal::fatal_disk;
@@ -54,6 +58,7 @@ struct Shared {
     db: sled::Db,
     group: commit::Group,
     callbacks: commit::Callbacks,
+    pending: Pending,
     // Held for as long as the store is open: it is what keeps a second process out.
     _lock: File,
 }
@@ -71,9 +76,10 @@ impl Store {
         let db = open_sled(&path)?;
         sync_folders(dir, &path).map_err(|e| StoreError::io(dir, e))?;
         let data = File::open(path.join("db")).map_err(|e| StoreError::io(&path, e))?;
-        let group = commit::Group::new(db.clone(), data);
-        let store =
-            Store { shared: Arc::new(Shared { db, group, callbacks: commit::Callbacks::default(), _lock: lock }) };
+        let pending = Pending::default();
+        let group = commit::Group::new(db.clone(), data, pending.clone());
+        let callbacks = commit::Callbacks::default();
+        let store = Store { shared: Arc::new(Shared { db, group, callbacks, pending, _lock: lock }) };
         store.check_made(dir)?;
         store.check_whole(&path)?;
         Ok(store)
@@ -128,7 +134,7 @@ impl Store {
     /// [`StoreError::Disk`] or [`StoreError::Damaged`].
     pub fn tree<V: Serialize + DeserializeOwned>(&self, name: &str) -> Result<Tree<V>, StoreError> {
         let tree = self.shared.db.open_tree(name).map_err(StoreError::from_sled)?;
-        Ok(Tree::new(tree))
+        Ok(Tree::new(tree, self.shared.pending.clone()))
     }
 
     /// Returns when everything written before the call is on the disk. Blocks. Stops the process if the disk refuses.
@@ -140,6 +146,14 @@ impl Store {
     /// thousands wait already: then it is [`Store::commit`], and `done` is called here.
     pub fn commit_then(&self, done: impl FnOnce() + Send + 'static) {
         self.shared.callbacks.push(&self.shared.group, Box::new(done));
+    }
+}
+
+impl Drop for Shared {
+    /// What is queued is kept even if nobody asked for a commit; sled writes it out when it is dropped.
+    fn drop(&mut self) {
+        // An error harms nobody: what was promised to be durable was committed.
+        self.pending.apply().ok();
     }
 }
 

@@ -5,6 +5,7 @@ use std::marker::PhantomData;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::pending::{Changes, Pending};
 use crate::{KEY_BYTES_MAX, StoreError, VALUE_BYTES_MAX};
 
 /// The first byte of every value. A reader knows this version and the one before.
@@ -14,12 +15,13 @@ const VALUE_VERSION: u8 = 1;
 #[derive(Clone)]
 pub struct Tree<V> {
     tree: sled::Tree,
+    pending: Pending,
     values: PhantomData<fn() -> V>,
 }
 
 impl<V: Serialize + DeserializeOwned> Tree<V> {
-    pub(crate) fn new(tree: sled::Tree) -> Tree<V> {
-        Tree { tree, values: PhantomData }
+    pub(crate) fn new(tree: sled::Tree, pending: Pending) -> Tree<V> {
+        Tree { tree, pending, values: PhantomData }
     }
 
     /// The value under `key`.
@@ -52,14 +54,17 @@ impl<V: Serialize + DeserializeOwned> Tree<V> {
         Ok(self.tree.remove(key).map_err(StoreError::from_sled)?.is_some())
     }
 
-    /// Several changes that are seen, and kept, all or none.
+    /// Several changes that are kept all or none. They wait in memory for the next commit of the store, and are seen and
+    /// durable after it; of several to one key, the last counts. Never waits for the disk. The trees that are changed so should
+    /// not be changed otherwise.
     ///
     /// # Errors
-    /// Those of [`Tree::insert`]; then nothing was changed.
-    pub fn write(&self, change: impl FnOnce(&mut Batch<V>) -> Result<(), StoreError>) -> Result<(), StoreError> {
-        let mut batch = Batch { batch: sled::Batch::default(), values: PhantomData };
+    /// Those of [`Batch::insert`]; then nothing was changed.
+    pub fn queue(&self, change: impl FnOnce(&mut Batch<V>) -> Result<(), StoreError>) -> Result<(), StoreError> {
+        let mut batch = Batch { changes: Changes::new(), values: PhantomData };
         change(&mut batch)?;
-        self.tree.apply_batch(batch.batch).map_err(StoreError::from_sled)
+        self.pending.add(&self.tree, batch.changes);
+        Ok(())
     }
 
     /// All keys and values in the order of the keys.
@@ -88,7 +93,7 @@ impl<V: Serialize + DeserializeOwned> Tree<V> {
 
 /// Changes to one tree that are made together.
 pub struct Batch<V> {
-    batch: sled::Batch,
+    changes: Changes,
     values: PhantomData<fn() -> V>,
 }
 
@@ -99,13 +104,13 @@ impl<V: Serialize> Batch<V> {
     /// The caller's [`StoreError::ValueTooLarge`], [`StoreError::KeyTooLarge`], [`StoreError::Encode`].
     pub fn insert(&mut self, key: impl AsRef<[u8]>, value: &V) -> Result<(), StoreError> {
         let (key, bytes) = encode(key.as_ref(), value)?;
-        self.batch.insert(key, bytes);
+        self.changes.insert(key.to_vec(), Some(bytes));
         Ok(())
     }
 
     /// As [`Tree::remove`].
     pub fn remove(&mut self, key: impl AsRef<[u8]>) {
-        self.batch.remove(key.as_ref());
+        self.changes.insert(key.as_ref().to_vec(), None);
     }
 }
 

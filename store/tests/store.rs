@@ -78,18 +78,21 @@ fn limits_are_errors_and_change_nothing() {
     assert!(matches!(refused, Err(StoreError::ValueTooLarge { .. })), "{refused:?}");
     let refused = tree.insert("k".repeat(2_000), &String::new());
     assert!(matches!(refused, Err(StoreError::KeyTooLarge { bytes: 2_000 })), "{refused:?}");
-    let refused = tree.write(|batch| {
+    let refused = tree.queue(|batch| {
         batch.insert("one", &"1".into())?;
         batch.insert("large", &"x".repeat(VALUE_BYTES_MAX))
     });
     assert!(refused.is_err());
+    store.commit();
     assert_eq!(tree.count(), 1, "all or none");
-    tree.write(|batch| {
+    tree.queue(|batch| {
         batch.insert("one", &"1".into())?;
         batch.remove("fits");
         Ok(())
     })
     .unwrap();
+    assert_eq!(tree.count(), 1, "it waits for the commit");
+    store.commit();
     assert_eq!(tree.iter().map(|pair| pair.unwrap().1).collect::<Vec<_>>(), ["1"]);
     tree.clear().unwrap();
     assert_eq!(tree.count(), 0);
@@ -308,5 +311,50 @@ proptest! {
         let (_store, tree) = open.as_ref().unwrap();
         let some: Vec<_> = tree.iter_prefix(&[7]).map(|pair| pair.unwrap().1).collect();
         prop_assert_eq!(some, model.get(&vec![7]).copied().into_iter().collect::<Vec<_>>());
+    }
+
+    /// None: a commit, or a restart without one.
+    #[test]
+    fn what_is_queued_is_there_after_a_commit_or_a_restart(
+        rounds in prop::collection::vec(prop::option::of(prop::collection::vec(any::<(u8, Option<u64>)>(), 0..6)), 1..30),
+        restarts in any::<u32>(),
+    ) {
+        let folder = tempfile::tempdir().unwrap();
+        let (mut seen, mut queued) = (BTreeMap::new(), BTreeMap::new());
+        let mut open = Some(reopen(folder.path()));
+        for (number, round) in rounds.into_iter().enumerate() {
+            let (store, tree) = open.as_ref().unwrap();
+            match round {
+                Some(changes) => {
+                    tree.queue(|batch| {
+                        for (key, value) in &changes {
+                            match value {
+                                Some(value) => batch.insert([*key], value)?,
+                                None => batch.remove([*key]),
+                            }
+                            queued.insert(vec![*key], *value);
+                        }
+                        Ok(())
+                    }).unwrap();
+                }
+                None => {
+                    for (key, value) in std::mem::take(&mut queued) {
+                        match value {
+                            Some(value) => seen.insert(key, value),
+                            None => seen.remove(&key),
+                        };
+                    }
+                    if restarts >> (number % 32) & 1 == 1 {
+                        open.take();
+                        open = Some(reopen(folder.path()));
+                    } else {
+                        store.commit();
+                    }
+                }
+            }
+            let (_store, tree) = open.as_ref().unwrap();
+            let found: BTreeMap<_, _> = tree.iter().map(Result::unwrap).collect();
+            prop_assert_eq!(&found, &seen);
+        }
     }
 }

@@ -62,11 +62,11 @@ impl Change {
         self.removals.push(gone_key(item));
     }
 
-    pub(super) fn write(self, tree: &Tree<Kept>) -> Result<(), StoreError> {
+    pub(super) fn queue(self, tree: &Tree<Kept>) -> Result<(), StoreError> {
         if self.puts.is_empty() && self.removals.is_empty() {
             return Ok(());
         }
-        tree.write(|batch| {
+        tree.queue(|batch| {
             for key in &self.removals {
                 batch.remove(key);
             }
