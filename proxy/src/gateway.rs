@@ -11,6 +11,7 @@ use crate::Error;
 use crate::balance;
 use crate::body::Exchange;
 use crate::limits::{ATTEMPTS_MAX, CONNECTIONS_MAX, HANDSHAKE_TIMEOUT, TUNNEL_CONNECTIONS};
+use crate::listen::Listening;
 use crate::live::{Live, Verdict};
 use crate::metrics::{Counters, Event, GatewaySnapshot};
 use crate::pipe::pipe;
@@ -32,9 +33,8 @@ use tokio_util::sync::CancellationToken;
 
 /// A running gateway.
 pub(crate) struct Tunnels {
-    listen: String,
+    pub(crate) listening: Listening,
     tunnel_listen: String,
-    pub(crate) address: SocketAddr,
     pub(crate) tunnel_address: SocketAddr,
     shared: Arc<Shared>,
     stop: CancellationToken,
@@ -75,15 +75,7 @@ impl Tunnels {
         identity: &Identity,
         drain: &CancellationToken,
     ) -> Result<Self, Error> {
-        let listener = crate::listen::bind("sidecars", &gateway.listen)?;
-        let failed = |what: &str, source| Error::Listen {
-            what: what.into(),
-            address: gateway.listen.clone(),
-            source: Arc::new(source),
-        };
-        let address = listener.local_addr().map_err(|e| failed("sidecars", e))?;
-        let endpoint = tunnel::endpoint(&gateway.tunnel_listen, identity)?;
-        let tunnel_address = endpoint.local_addr().map_err(|e| failed("tunnels", e))?;
+        let (endpoint, tunnel_address) = tunnel::endpoint(&gateway.tunnel_listen, identity)?;
         let nothing = Routes { trust_domain: String::new(), services: BTreeMap::new(), datacenters: BTreeMap::new() };
         let shared = Arc::new(Shared {
             routes: ArcSwap::from_pointee(nothing),
@@ -95,20 +87,16 @@ impl Tunnels {
             up: Arc::default(),
         });
         shared.update(config, gateway)?;
+        let taker = shared.clone();
+        let listening = Listening::start("sidecars", &gateway.listen, drain, move |tcp| taker.take(tcp))?;
         let stop = drain.child_token();
-        let take = {
-            let shared = shared.clone();
-            move |tcp| Shared::take(&shared, tcp)
-        };
-        tokio::spawn(crate::listen::accept(listener, stop.clone(), take));
         tokio::spawn(shared.clone().accept_tunnels(stop.clone()));
-        let (listen, tunnel_listen) = (gateway.listen.clone(), gateway.tunnel_listen.clone());
-        Ok(Tunnels { listen, tunnel_listen, address, tunnel_address, shared, stop })
+        Ok(Tunnels { listening, tunnel_listen: gateway.tunnel_listen.clone(), tunnel_address, shared, stop })
     }
 
     /// Whether it can go on with this configuration, or must listen elsewhere.
     pub(crate) fn listens_on(&self, gateway: &GatewayConfig) -> bool {
-        self.listen == gateway.listen && self.tunnel_listen == gateway.tunnel_listen
+        self.listening.is_on(&gateway.listen) && self.tunnel_listen == gateway.tunnel_listen
     }
 
     /// Goes by another configuration from now on. Streams that stand go on, unless their gateway is trusted no more.
@@ -158,6 +146,7 @@ impl Tunnels {
 
 impl Drop for Tunnels {
     fn drop(&mut self) {
+        self.listening.stop();
         self.stop.cancel();
         self.live().iter().for_each(|live| live.cut());
         self.shared.tunnels.cut();
@@ -217,9 +206,7 @@ impl Shared {
 
     /// Takes a sidecar's connection, unless there are too many.
     fn take(self: &Arc<Self>, tcp: TcpStream) {
-        self.local.counters.count(Event::Connection);
-        if self.local.live.len() >= CONNECTIONS_MAX {
-            self.local.counters.count(Event::ConnectionRefused);
+        if !self.local.live.admits(&self.local.counters, CONNECTIONS_MAX) {
             return;
         }
         let shared = self.clone();

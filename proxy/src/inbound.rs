@@ -3,6 +3,7 @@
 use crate::Error;
 use crate::http::{Client, serve};
 use crate::limits::{ATTEMPTS_MAX, CONNECTIONS_MAX, HANDSHAKE_TIMEOUT, HANDSHAKES_MAX};
+use crate::listen::Listening;
 use crate::live::{Caller, Connection, Live, Verdict};
 use crate::metrics::{Event, ListenerSnapshot};
 use crate::pipe::pipe;
@@ -13,7 +14,6 @@ use http::HeaderValue;
 use identity::Identity;
 use model::ProxyConfig;
 use model::proxy_config;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use tokio::net::TcpStream;
@@ -23,10 +23,8 @@ use tokio_util::sync::CancellationToken;
 
 /// A sidecar's inbound listener.
 pub(crate) struct Inbound {
-    listen: String,
-    pub(crate) address: SocketAddr,
+    pub(crate) listening: Listening,
     shared: Arc<Shared>,
-    stop: CancellationToken,
 }
 
 struct Shared {
@@ -57,13 +55,6 @@ impl Inbound {
         identity: &Identity,
         drain: &CancellationToken,
     ) -> Result<Self, Error> {
-        let listener = crate::listen::bind("the mesh", &inbound.listen)?;
-        let failed = |source| Error::Listen {
-            what: "the mesh".into(),
-            address: inbound.listen.clone(),
-            source: Arc::new(source),
-        };
-        let address = listener.local_addr().map_err(failed)?;
         let acceptor =
             |alpn: &[&[u8]]| -> Result<_, Error> { Ok(TlsAcceptor::from(Arc::new(identity.server_config(alpn)?))) };
         let shared = Arc::new(Shared {
@@ -76,18 +67,9 @@ impl Inbound {
             handshakes: AtomicUsize::new(0),
             drain: drain.clone(),
         });
-        let stop = drain.child_token();
-        let take = {
-            let shared = shared.clone();
-            move |tcp| Shared::take(&shared, tcp)
-        };
-        tokio::spawn(crate::listen::accept(listener, stop.clone(), take));
-        Ok(Inbound { listen: inbound.listen.clone(), address, shared, stop })
-    }
-
-    /// Whether it can go on with this configuration, or must listen elsewhere.
-    pub(crate) fn listens_on(&self, listen: &str) -> bool {
-        self.listen == listen
+        let taker = shared.clone();
+        let listening = Listening::start("the mesh", &inbound.listen, drain, move |tcp| taker.take(tcp))?;
+        Ok(Inbound { listening, shared })
     }
 
     /// Goes by another configuration from now on, also for the connections that stand.
@@ -121,7 +103,8 @@ impl Inbound {
 impl Drop for Inbound {
     /// Nobody would judge its connections any more.
     fn drop(&mut self) {
-        self.stop.cancel();
+        // In this order: whoever is taken from now on would not be cut.
+        self.listening.stop();
         self.shared.live.cut();
     }
 }
@@ -145,15 +128,13 @@ impl Rules {
 impl Shared {
     /// Takes a connection, unless there are too many.
     fn take(self: &Arc<Self>, tcp: TcpStream) {
-        let counters = &self.app.counters;
-        counters.count(Event::Connection);
-        let rules = self.rules.load();
-        if self.live.len() >= rules.connections_max || self.handshakes.load(Relaxed) >= HANDSHAKES_MAX {
-            counters.count(Event::ConnectionRefused);
-            return;
+        // A flood of handshakes leaves no room, whatever the rules say.
+        let is_flood = self.handshakes.load(Relaxed) >= HANDSHAKES_MAX;
+        let connections_max = if is_flood { 0 } else { self.rules.load().connections_max };
+        if self.live.admits(&self.app.counters, connections_max) {
+            let shared = self.clone();
+            self.live.spawn(|connection| shared.run(tcp, connection));
         }
-        let shared = self.clone();
-        self.live.spawn(|connection| shared.run(tcp, connection));
     }
 
     /// One connection, from its handshake to its end.

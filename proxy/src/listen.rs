@@ -9,10 +9,53 @@ use std::time::Duration;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio_util::sync::CancellationToken;
 
-/// Listens on `ip:port`. `what` tells the operator whose listener it is.
+/// A listener at work. When it is dropped, its port becomes free.
+pub(crate) struct Listening {
+    listen: String,
+    pub(crate) address: SocketAddr,
+    stop: CancellationToken,
+}
+
+impl Listening {
+    /// Listens on `ip:port` and hands each connection to `take`, until `drain` is cancelled.
+    /// `what` tells the operator whose listener it is.
+    pub(crate) fn start(
+        what: &str,
+        listen: &str,
+        drain: &CancellationToken,
+        take: impl Fn(TcpStream) + Send + 'static,
+    ) -> Result<Self, Error> {
+        let listener = bind(what, listen)?;
+        let address = listener.local_addr().map_err(|error| failed(what, listen, error))?;
+        let stop = drain.child_token();
+        tokio::spawn(accept(listener, stop.clone(), take));
+        Ok(Listening { listen: listen.to_string(), address, stop })
+    }
+
+    /// Whether this is where it listens, as the configuration says it.
+    pub(crate) fn is_on(&self, listen: &str) -> bool {
+        self.listen == listen
+    }
+
+    /// Takes no more connections.
+    pub(crate) fn stop(&self) {
+        self.stop.cancel();
+    }
+}
+
+impl Drop for Listening {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+fn failed(what: &str, address: &str, source: std::io::Error) -> Error {
+    Error::Listen { what: what.to_string(), address: address.to_string(), source: Arc::new(source) }
+}
+
+/// Listens on `ip:port`.
 pub(crate) fn bind(what: &str, address: &str) -> Result<TcpListener, Error> {
-    let failed =
-        |source| Error::Listen { what: what.to_string(), address: address.to_string(), source: Arc::new(source) };
+    let failed = |source| failed(what, address, source);
     let parsed: SocketAddr = address.parse().map_err(|_| failed(std::io::Error::other("not of the form ip:port")))?;
     let socket = if parsed.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }.map_err(failed)?;
     socket.set_reuseaddr(true).and_then(|()| socket.bind(parsed)).map_err(failed)?;
@@ -20,7 +63,7 @@ pub(crate) fn bind(what: &str, address: &str) -> Result<TcpListener, Error> {
 }
 
 /// Hands each connection to `take`, until `stop` is cancelled; then the port is free.
-pub(crate) async fn accept(listener: TcpListener, stop: CancellationToken, take: impl Fn(TcpStream)) {
+async fn accept(listener: TcpListener, stop: CancellationToken, take: impl Fn(TcpStream)) {
     loop {
         let accepted = tokio::select! {
             () = stop.cancelled() => return,
@@ -64,11 +107,17 @@ mod tests {
 
     #[tokio::test]
     async fn a_stopped_listener_frees_its_port() {
-        let listener = bind("x", "127.0.0.1:0").expect("a free port");
-        let address = listener.local_addr().expect("address").to_string();
-        let stop = CancellationToken::new();
-        stop.cancel();
-        accept(listener, stop, drop).await;
-        bind("y", &address).expect("free again");
+        let listening = Listening::start("x", "127.0.0.1:0", &CancellationToken::new(), drop).expect("a free port");
+        let address = listening.address.to_string();
+        bind("y", &address).expect_err("in use");
+        drop(listening);
+        // Its task sees to it a moment later.
+        for _ in 0..1_000 {
+            match bind("y", &address) {
+                Ok(_) => return,
+                Err(_) => tokio::time::sleep(Duration::from_millis(5)).await,
+            }
+        }
+        panic!("it is never free");
     }
 }

@@ -126,6 +126,16 @@ pub(crate) struct Live {
 }
 
 impl Live {
+    /// Counts a new connection, and says whether there is room for it.
+    pub(crate) fn admits(&self, counters: &Counters, connections_max: usize) -> bool {
+        counters.count(Event::Connection);
+        let is_room = self.len() < connections_max;
+        if !is_room {
+            counters.count(Event::ConnectionRefused);
+        }
+        is_room
+    }
+
     /// Runs a new connection.
     pub(crate) fn spawn<F, R>(self: &Arc<Self>, run: F)
     where

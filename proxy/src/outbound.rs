@@ -4,6 +4,7 @@ use crate::Error;
 use crate::body::Exchange;
 use crate::http::{Client, serve};
 use crate::limits::{ATTEMPTS_MAX, CONNECTIONS_MAX};
+use crate::listen::Listening;
 use crate::live::{Connection, Live, Verdict};
 use crate::metrics::{Event, ListenerSnapshot};
 use crate::pipe::pipe;
@@ -11,7 +12,6 @@ use crate::stream::Stream;
 use crate::upstream::{Plan, Speak, Upstream};
 use identity::Identity;
 use model::proxy_config::UpstreamConfig;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpStream;
@@ -19,10 +19,8 @@ use tokio_util::sync::CancellationToken;
 
 /// A listener for one upstream.
 pub(crate) struct Outbound {
-    listen: String,
-    pub(crate) address: SocketAddr,
+    pub(crate) listening: Listening,
     shared: Arc<Shared>,
-    stop: CancellationToken,
 }
 
 struct Shared {
@@ -40,29 +38,16 @@ impl Outbound {
         identity: &Identity,
         drain: &CancellationToken,
     ) -> Result<Self, Error> {
-        let what = format!("upstream {name:?}");
-        let plan = Plan::mesh(name, config, identity)?;
-        let listener = crate::listen::bind(&what, &config.listen)?;
-        let failed = |source| Error::Listen { what, address: config.listen.clone(), source: Arc::new(source) };
-        let address = listener.local_addr().map_err(failed)?;
         let shared = Arc::new(Shared {
-            upstream: Upstream::new(plan),
+            upstream: Upstream::new(Plan::mesh(name, config, identity)?),
             live: Arc::default(),
             identity: identity.clone(),
             drain: drain.clone(),
         });
-        let stop = drain.child_token();
-        let take = {
-            let shared = shared.clone();
-            move |tcp| Shared::take(&shared, tcp)
-        };
-        tokio::spawn(crate::listen::accept(listener, stop.clone(), take));
-        Ok(Outbound { listen: config.listen.clone(), address, shared, stop })
-    }
-
-    /// Whether it can go on with this configuration, or must listen elsewhere.
-    pub(crate) fn listens_on(&self, listen: &str) -> bool {
-        self.listen == listen
+        let taker = shared.clone();
+        let what = format!("upstream {name:?}");
+        let listening = Listening::start(&what, &config.listen, drain, move |tcp| taker.take(tcp))?;
+        Ok(Outbound { listening, shared })
     }
 
     /// Goes by another configuration from now on. When trust has changed, connections to those who lost it are cut.
@@ -97,7 +82,8 @@ impl Outbound {
 
 impl Drop for Outbound {
     fn drop(&mut self) {
-        self.stop.cancel();
+        // In this order: whoever is taken from now on would not be cut.
+        self.listening.stop();
         self.shared.live.cut();
     }
 }
@@ -105,13 +91,10 @@ impl Drop for Outbound {
 impl Shared {
     /// Takes a connection, unless there are too many.
     fn take(self: &Arc<Self>, tcp: TcpStream) {
-        self.upstream.counters.count(Event::Connection);
-        if self.live.len() >= CONNECTIONS_MAX {
-            self.upstream.counters.count(Event::ConnectionRefused);
-            return;
+        if self.live.admits(&self.upstream.counters, CONNECTIONS_MAX) {
+            let shared = self.clone();
+            self.live.spawn(|connection| shared.run(tcp, connection));
         }
-        let shared = self.clone();
-        self.live.spawn(|connection| shared.run(tcp, connection));
     }
 
     /// One connection of the application, to its end.

@@ -161,9 +161,17 @@ impl Handle {
     pub fn addresses(&self) -> Addresses {
         let parts = lock(&self.inner.parts);
         Addresses {
-            mesh: parts.inbound.as_ref().map(|i| i.address).or(parts.gateway.as_ref().map(|g| g.address)),
+            mesh: parts
+                .inbound
+                .as_ref()
+                .map(|i| i.listening.address)
+                .or(parts.gateway.as_ref().map(|g| g.listening.address)),
             tunnel: parts.gateway.as_ref().map(|g| g.tunnel_address),
-            upstreams: parts.upstreams.iter().map(|(name, upstream)| (name.clone(), upstream.address)).collect(),
+            upstreams: parts
+                .upstreams
+                .iter()
+                .map(|(name, upstream)| (name.clone(), upstream.listening.address))
+                .collect(),
         }
     }
 
@@ -333,7 +341,7 @@ impl Runner {
             return Ok(());
         };
         match &parts.inbound {
-            Some(inbound) if inbound.listens_on(&told.listen) => {
+            Some(inbound) if inbound.listening.is_on(&told.listen) => {
                 inbound.update(config, told, trust_changed);
             }
             Some(_) | None => {
@@ -346,9 +354,9 @@ impl Runner {
     }
 
     fn apply_upstreams(&self, parts: &mut Parts, config: &ProxyConfig, trust_changed: bool) -> Result<(), Error> {
-        parts
-            .upstreams
-            .retain(|name, upstream| config.upstreams.get(name).is_some_and(|told| upstream.listens_on(&told.listen)));
+        parts.upstreams.retain(|name, upstream| {
+            config.upstreams.get(name).is_some_and(|told| upstream.listening.is_on(&told.listen))
+        });
         let mut result = Ok(());
         for (name, told) in &config.upstreams {
             let applied = match parts.upstreams.get(name) {

@@ -62,7 +62,7 @@ pub(crate) async fn read_header(stream: &mut RecvStream) -> io::Result<String> {
 }
 
 /// Binds the socket that carries all tunnels, those that we make and those that others make to us.
-pub(crate) fn endpoint(listen: &str, identity: &Identity) -> Result<Endpoint, Error> {
+pub(crate) fn endpoint(listen: &str, identity: &Identity) -> Result<(Endpoint, SocketAddr), Error> {
     let failed =
         |source| Error::Listen { what: "tunnels".into(), address: listen.to_string(), source: Arc::new(source) };
     let address: SocketAddr = listen.parse().map_err(|_| failed(io::Error::other("not of the form ip:port")))?;
@@ -76,7 +76,10 @@ pub(crate) fn endpoint(listen: &str, identity: &Identity) -> Result<Endpoint, Er
         QuicServerConfig::try_from(tls).map_err(|e| Error::Config(format!("QUIC cannot use the certificates: {e}")))?;
     let mut server = ServerConfig::with_crypto(Arc::new(crypto));
     server.transport_config(transport());
-    Endpoint::new(EndpointConfig::default(), Some(server), socket.into(), Arc::new(TokioRuntime)).map_err(failed)
+    let endpoint = Endpoint::new(EndpointConfig::default(), Some(server), socket.into(), Arc::new(TokioRuntime))
+        .map_err(failed)?;
+    let address = endpoint.local_addr().map_err(failed)?;
+    Ok((endpoint, address))
 }
 
 /// Settings of every tunnel. Congestion control is BBR: Cubic takes each packet that the path loses for a sign of congestion and

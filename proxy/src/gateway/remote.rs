@@ -49,9 +49,7 @@ impl Shared {
 
     /// Takes a stream out of a tunnel, unless there are too many.
     fn take_stream(self: &Arc<Self>, mut send: quinn::SendStream, receive: quinn::RecvStream) {
-        self.remote.counters.count(Event::Connection);
-        if self.remote.live.len() >= CONNECTIONS_MAX {
-            self.remote.counters.count(Event::ConnectionRefused);
+        if !self.remote.live.admits(&self.remote.counters, CONNECTIONS_MAX) {
             let _ = send.reset(1u8.into());
             return;
         }
