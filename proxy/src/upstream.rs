@@ -3,7 +3,8 @@
 use crate::balance::{self, Load, Loaded, RetryBudget};
 use crate::limits::{
     CONNECT_TIMEOUT, HTTP2_CONNECTION_WINDOW_BYTES, HTTP2_HEADER_LIST_BYTES_MAX, HTTP2_PING_INTERVAL,
-    HTTP2_SEND_BUFFER_BYTES_MAX, HTTP2_STREAM_WINDOW_BYTES, IDLE_LINK_TIMEOUT, IDLE_LINKS_MAX, KEPT_LINKS_MAX,
+    HTTP2_SEND_BUFFER_BYTES_MAX, HTTP2_STREAM_WINDOW_BYTES, IDLE_LINK_TIMEOUT, IDLE_LINKS_MAX, KEPT_LINK_PAUSE_MAX,
+    KEPT_LINKS_MAX,
 };
 use crate::link::Link;
 use crate::live::Caller;
@@ -358,24 +359,35 @@ impl Loaded for Arc<Endpoint> {
 }
 
 /// The links that one client's connection uses: no other takes them, so that there is nothing to wait for. When the
-/// client goes, others may have them.
+/// client goes, others may have them; and so they may when it asks but rarely, lest a thousand resting clients hold a thousand links.
 #[derive(Debug, Default)]
-pub(crate) struct Kept(Mutex<Vec<(Arc<Endpoint>, Box<Link>)>>);
+pub(crate) struct Kept(Mutex<Keeping>);
+
+#[derive(Debug, Default)]
+struct Keeping {
+    links: Vec<(Arc<Endpoint>, Box<Link>)>,
+    /// When the client's last request was done.
+    last: Option<Instant>,
+}
 
 impl Kept {
     /// A link to this endpoint: the client's own, else one that rests.
     pub(crate) fn take(&self, endpoint: &Arc<Endpoint>) -> Option<Box<Link>> {
         let own = {
-            let mut links = lock(&self.0);
+            let links = &mut lock(&self.0).links;
             links.iter().position(|(to, _)| Arc::ptr_eq(to, endpoint)).map(|place| links.swap_remove(place).1)
         };
         own.and_then(|mut link| link.is_usable().then_some(link)).or_else(|| endpoint.take())
     }
 
-    /// Keeps a link for the client's next request.
+    /// Keeps a link for the client's next request, if that is likely to come soon.
     pub(crate) fn put(&self, endpoint: Arc<Endpoint>, mut link: Box<Link>) {
-        link.resting_since = Instant::now();
-        let mut links = lock(&self.0);
+        let now = Instant::now();
+        link.resting_since = now;
+        let Keeping { links, last } = &mut *lock(&self.0);
+        if last.replace(now).is_none_or(|last| now - last > KEPT_LINK_PAUSE_MAX) {
+            return endpoint.put(link);
+        }
         links.push((endpoint, link));
         if links.len() > KEPT_LINKS_MAX {
             let (endpoint, link) = links.remove(0);
@@ -387,7 +399,8 @@ impl Kept {
 impl Kept {
     /// Lets others have the links that have rested for so long.
     pub(crate) fn release(&self, resting: Duration) {
-        for (endpoint, link) in lock(&self.0).extract_if(.., |(_, link)| link.resting_since.elapsed() >= resting) {
+        for (endpoint, link) in lock(&self.0).links.extract_if(.., |(_, link)| link.resting_since.elapsed() >= resting)
+        {
             endpoint.put(link);
         }
     }
@@ -427,11 +440,19 @@ mod tests {
         (link, far.expect("accepted").0)
     }
 
+    /// Its client's last request was done just now, however slow this machine is.
+    fn ask_again(kept: &Kept) {
+        lock(&kept.0).last = Some(Instant::now() + Duration::from_secs(3600));
+    }
+
     #[tokio::test]
     async fn links_are_kept_for_their_client_and_then_for_all() {
         let (here, there) = (Arc::new(Endpoint::new("a:1", 1)), Arc::new(Endpoint::new("a:2", 1)));
         let (one, other) = (Kept::default(), Kept::default());
         let (first, _far) = link().await;
+        one.put(here.clone(), first);
+        let first = other.take(&here).expect("whoever has asked once need not ask again");
+        ask_again(&one);
         one.put(here.clone(), first);
         assert!(
             other.take(&here).is_none() && one.take(&there).is_none(),
@@ -441,6 +462,7 @@ mod tests {
         assert!(other.take(&here).is_none(), "it has not rested for so long");
         one.release(Duration::ZERO);
         let taken = other.take(&here).expect("it is for all now");
+        ask_again(&one);
         one.put(here.clone(), taken);
         drop(one);
         assert!(other.take(&here).is_some(), "whoever goes leaves its links");
@@ -450,6 +472,9 @@ mod tests {
     async fn a_link_that_its_peer_has_closed_is_not_handed_out() {
         let (endpoint, kept) = (Arc::new(Endpoint::new("a:1", 1)), Kept::default());
         let (link, far) = link().await;
+        kept.put(endpoint.clone(), link);
+        let link = kept.take(&endpoint).expect("it rests");
+        ask_again(&kept);
         kept.put(endpoint.clone(), link);
         drop(far);
         // The kernel tells of it a moment later.
@@ -469,9 +494,10 @@ mod tests {
         for endpoint in &endpoints {
             let (link, end) = link().await;
             far.push(end);
+            ask_again(&kept);
             kept.put(endpoint.clone(), link);
         }
-        assert_eq!(lock(&kept.0).len(), KEPT_LINKS_MAX);
+        assert_eq!(lock(&kept.0).links.len(), KEPT_LINKS_MAX);
         assert!(endpoints[..2].iter().all(|endpoint| lock(&endpoint.resting).len() == 1), "the oldest are for all");
     }
 }
