@@ -11,11 +11,15 @@ use crate::{Leadership, Role};
 
 type Metrics = openraft::RaftMetrics<NodeId, Member>;
 
-/// Tells who leads from what openraft reports, until it stops.
-pub(crate) fn follow_leadership(core: &Core, contact_max: Duration) -> watch::Receiver<Leadership> {
+/// Tells who leads, and which entry of the log the membership comes from, by what openraft reports, until it stops.
+pub(crate) fn follow_leadership(
+    core: &Core,
+    contact_max: Duration,
+) -> (watch::Receiver<Leadership>, watch::Receiver<u64>) {
     let mut metrics = core.metrics();
     let now = leadership(&metrics.borrow_and_update(), Duration::ZERO, contact_max);
     let (sender, receiver) = watch::channel(now);
+    let (members, members_receiver) = watch::channel(members_index(&metrics.borrow()));
     tokio::spawn(async move {
         let mut reported = Instant::now();
         loop {
@@ -25,7 +29,9 @@ pub(crate) fn follow_leadership(core: &Core, contact_max: Duration) -> watch::Re
                 // A core that waits for its disk reports nothing; what it said last grows old.
                 Err(_elapsed) => {}
             }
-            let now = leadership(&metrics.borrow_and_update(), reported.elapsed(), contact_max);
+            let index = members_index(&metrics.borrow_and_update());
+            members.send_if_modified(|before| std::mem::replace(before, index) != index);
+            let now = leadership(&metrics.borrow(), reported.elapsed(), contact_max);
             let is_stopped = now.is_stopped;
             sender.send_if_modified(|before| std::mem::replace(before, now.clone()) != now);
             if is_stopped || sender.is_closed() {
@@ -37,7 +43,11 @@ pub(crate) fn follow_leadership(core: &Core, contact_max: Duration) -> watch::Re
             last.is_leader = false;
         });
     });
-    receiver
+    (receiver, members_receiver)
+}
+
+fn members_index(metrics: &Metrics) -> u64 {
+    metrics.membership_config.log_id().map_or(0, |id| id.index)
 }
 
 /// A leader that no majority has answered for so long does not call itself one: it would only make its clients wait.

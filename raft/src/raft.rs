@@ -47,6 +47,7 @@ struct Inner<S: StateMachine> {
     reads: mpsc::Sender<Waiting>,
     applied: watch::Receiver<u64>,
     leadership: watch::Receiver<Leadership>,
+    members: watch::Receiver<u64>,
     paused: Arc<watch::Sender<bool>>,
     /// Held by the one who changes the membership.
     changing: Arc<tokio::sync::Mutex<()>>,
@@ -121,7 +122,7 @@ impl<S: StateMachine> Raft<S> {
         let (proposals, proposed) = mpsc::channel(config.proposals_waiting_max);
         let (reads, asked) = mpsc::channel(READS_WAITING_MAX);
         let (paused, resumed) = watch::channel(false);
-        let leadership = follow_leadership(&core, contact_max(&config));
+        let (leadership, members) = follow_leadership(&core, contact_max(&config));
         let proposer = Proposer::new(&config, core.clone(), log.clone(), proposed, leadership.clone(), resumed.clone());
         tokio::spawn(proposer.run());
         let deadline = contact_max(&config);
@@ -148,6 +149,7 @@ impl<S: StateMachine> Raft<S> {
             reads,
             applied,
             leadership,
+            members,
             paused: Arc::new(paused),
             changing,
             handing_over: tokio::sync::Mutex::default(),
@@ -255,6 +257,11 @@ impl<S: StateMachine> Raft<S> {
     /// Who leads, as it changes.
     pub fn watch(&self) -> watch::Receiver<Leadership> {
         self.inner.leadership.clone()
+    }
+
+    /// The index of the entry that the membership comes from: it changes when the members do.
+    pub fn watch_members(&self) -> watch::Receiver<u64> {
+        self.inner.members.clone()
     }
 
     /// The applied index, as it grows.

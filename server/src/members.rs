@@ -72,8 +72,14 @@ impl Members {
 
     /// Gives every learner a vote when it has caught up, for as long as this server leads.
     pub(crate) async fn promote_learners(&self) {
+        let mut members = self.raft.watch_members();
         loop {
-            for learner in self.raft.status().learners {
+            members.mark_unchanged();
+            let learners = self.raft.status().learners;
+            if learners.is_empty() && members.changed().await.is_err() {
+                return;
+            }
+            for learner in learners {
                 match self.raft.promote(learner.id).await {
                     Ok(()) => tracing::info!(name = learner.name, "a server has caught up and votes now"),
                     Err(MembershipError::Behind { .. } | MembershipError::Busy) => {}

@@ -26,8 +26,6 @@ use crate::watch::Watch;
 
 /// How long everything has to end at a shutdown.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);
-/// How often it is looked whether the members of the cluster are others.
-const MEMBERS_INTERVAL: Duration = Duration::from_secs(1);
 const BACKLOG: u32 = 1024;
 
 /// A running server. Clones are the same server; it runs until [`Server::shutdown`].
@@ -181,8 +179,9 @@ fn spawn_tasks(core: &Arc<Core>, http: &Router, service: raft::RaftServer<raft::
 
 /// Tells agents which servers there are, whenever that changes.
 async fn tell_members(core: Arc<Core>) {
-    let mut leadership = core.raft.watch();
+    let mut members = core.raft.watch_members();
     loop {
+        members.mark_unchanged();
         let servers = core.members.servers();
         core.servers.send_if_modified(|known| {
             let is_news = *known != servers;
@@ -190,8 +189,7 @@ async fn tell_members(core: Arc<Core>) {
             is_news
         });
         tokio::select! {
-            () = tokio::time::sleep(MEMBERS_INTERVAL) => {}
-            Ok(()) = leadership.changed() => {}
+            Ok(()) = members.changed() => {}
             () = core.closing.cancelled() => return,
         }
     }

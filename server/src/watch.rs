@@ -19,7 +19,7 @@ use model::Index;
 use tokio::time::Instant;
 
 pub(crate) use shared::Answer;
-use shared::SharedAnswers;
+use shared::{Found, SharedAnswers};
 use waiters::{Registration, Waiters};
 
 /// The current catalog and those who wait for changes of it.
@@ -94,8 +94,8 @@ impl Watch {
         }
     }
 
-    /// As [`Watch::query`], for HTTP answers. Polls of the same `target` that are woken by the same change share one
-    /// answer: a thousand waiters cost one query.
+    /// As [`Watch::query`], for HTTP answers. Polls of the same `target` share what the first one to be woken by a change
+    /// found: a thousand waiters cost one query, and so do the thousand polls that they come back with.
     pub(crate) async fn query_shared(
         &self,
         target: &str,
@@ -105,21 +105,23 @@ impl Watch {
     ) -> (Answer, Index) {
         let mut was_woken = false;
         loop {
-            if was_woken
-                && let Some((answer, index)) = self.shared.find(target, self.current.load().index())
-                && index > min_index
-            {
-                return (answer, index);
-            }
-            let (answer, index, topics, ran_on) = self.run(&run);
-            if index > min_index || self.is_over(deadline) {
-                if was_woken && index > min_index {
-                    self.shared.keep(target, ran_on, &answer, index);
+            let version = self.current.load().index();
+            let (found, ran_on) = match self.shared.find(target, version) {
+                Some(found) => (found, version),
+                None => {
+                    let (answer, index, topics, ran_on) = self.run(&run);
+                    let found = Found { answer, index, topics };
+                    if was_woken {
+                        self.shared.keep(target, ran_on, &found);
+                    }
+                    (found, ran_on)
                 }
+            };
+            if found.index > min_index || self.is_over(deadline) {
                 self.rest_if_closed().await;
-                return (answer, index);
+                return (found.answer, found.index);
             }
-            drop(answer);
+            let Found { topics, .. } = found;
             self.wait(topics, ran_on, deadline).await;
             was_woken = true;
         }
@@ -149,7 +151,7 @@ impl Watch {
         self.applied.send_replace(index);
     }
 
-    fn run<R>(&self, run: &impl Fn(&View<'_>) -> R) -> (R, Index, Box<[Topic]>, Index) {
+    fn run<R>(&self, run: &impl Fn(&View<'_>) -> R) -> (R, Index, Arc<[Topic]>, Index) {
         let catalog = self.current.load();
         let view = View::new(&catalog);
         let answer = run(&view);
@@ -158,7 +160,7 @@ impl Watch {
     }
 
     /// Waits until one of the topics changes after the version `ran_on`, or the deadline.
-    async fn wait(&self, topics: Box<[Topic]>, ran_on: Index, deadline: Instant) {
+    async fn wait(&self, topics: Arc<[Topic]>, ran_on: Index, deadline: Instant) {
         let registration = self.waiters.register(topics);
         if self.current.load().index() != ran_on || self.closed.load(Ordering::Acquire) {
             return;

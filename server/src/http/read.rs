@@ -5,7 +5,7 @@ use std::time::Duration;
 use api::query::{Consistency, Query, QueryOptions, WAIT_JITTER_FRACTION, refuse_tenancy_headers};
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, header};
 use axum::response::Response;
 use bytes::Bytes;
 use catalog::View;
@@ -49,9 +49,10 @@ impl FromRequestParts<Shared> for Read {
     async fn from_request_parts(parts: &mut Parts, core: &Shared) -> Result<Self, Refusal> {
         refuse_tenancy_headers(&parts.headers)?;
         let query = Query::parse(parts.uri.query().unwrap_or_default());
-        let target = parts.uri.path_and_query().map_or("", |target| target.as_str()).into();
+        let options = QueryOptions::parse(&query)?;
+        let target = if options.index > 0 { question(&parts.uri) } else { Box::default() };
         let path = PathTail::new(parts.uri.path());
-        Ok(Read { core: core.clone(), options: QueryOptions::parse(&query)?, query, path, target })
+        Ok(Read { core: core.clone(), options, query, path, target })
     }
 }
 
@@ -77,6 +78,14 @@ impl Read {
         let (answer, index) = core.watch.query_shared(&target, index, deadline, |view| run(view, pretty)).await;
         Ok(respond(answer, index, freshness))
     }
+}
+
+/// What a blocking query asks, whatever version its client has and however long it waits: polls that ask the same share an
+/// answer.
+fn question(uri: &Uri) -> Box<str> {
+    let is_asked = |pair: &&str| !pair.starts_with("index=") && !pair.starts_with("wait=");
+    let pairs: Vec<&str> = uri.query().unwrap_or_default().split('&').filter(is_asked).collect();
+    format!("{}?{}", uri.path(), pairs.join("&")).into()
 }
 
 /// A list or thing as JSON.
@@ -160,6 +169,21 @@ mod tests {
         assert_eq!(tail("/v1/kv//a//"), "/a//");
         assert_eq!(tail("/v1/kv/%C3%A9"), "é");
         assert_eq!(tail("/v1/kv"), "");
+    }
+
+    #[test]
+    fn polls_that_differ_in_what_they_have_ask_the_same() {
+        let asked = |uri: &str| question(&uri.parse().expect("a URI"));
+        let all = asked("/v1/health/service/web?passing&tag=a");
+        assert_eq!(asked("/v1/health/service/web?passing&index=7&tag=a&wait=5m"), all);
+        for other in [
+            "/v1/health/service/web?passing&tag=a&near=b",
+            "/v1/health/service/web?tag=a",
+            "/v1/health/service/web?passing&tag=b",
+            "/v1/health/service/api?passing&tag=a",
+        ] {
+            assert_ne!(asked(other), all, "{other}");
+        }
     }
 
     #[test]

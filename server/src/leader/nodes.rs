@@ -19,8 +19,8 @@ use crate::core::Core;
 const EVENTS_MAX: usize = 1024;
 /// How often the judgement is compared with the catalog.
 const RECONCILE: Duration = Duration::from_secs(5);
-/// How often the servers' own entries are looked at.
-const LOOK_AGAIN: Duration = Duration::from_secs(1);
+/// How often the servers' own entries are looked at while the members stay the same.
+const LOOK_AGAIN: Duration = Duration::from_secs(5);
 /// The same while something was missing.
 const SETTLING: Duration = Duration::from_millis(50);
 /// The service that servers are.
@@ -193,7 +193,9 @@ async fn report_there(core: &Core, leader: &Member) {
 
 /// Every server is in the catalog as an instance of the service `consul`; servers that were removed are not.
 pub(super) async fn register_servers(core: &Arc<Core>) {
+    let mut changed = core.raft.watch_members();
     loop {
+        changed.mark_unchanged();
         let members = core.members.all();
         let commands = core.watch.read(|view| missing(view, &members, &core.config.datacenter)).0;
         let is_settling = members.is_empty() || !commands.is_empty();
@@ -201,7 +203,9 @@ pub(super) async fn register_servers(core: &Arc<Core>) {
             until_done(|| async { core.proposer.propose_here(&command).await.is_ok() || !core.raft.is_leader() }).await;
         }
         // Right after an election the members may not be known yet, and a node's own agent may have been quicker.
-        tokio::time::sleep(if is_settling { SETTLING } else { LOOK_AGAIN }).await;
+        let pause = if is_settling { SETTLING } else { LOOK_AGAIN };
+        // Either way it is time to look.
+        let _ = tokio::time::timeout(pause, changed.changed()).await;
     }
 }
 

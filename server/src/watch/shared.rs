@@ -1,9 +1,10 @@
 //! Answers that several waiters share: the same question, asked of the same version of the catalog.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
+use catalog::Topic;
 use http::StatusCode;
 use model::Index;
 
@@ -15,6 +16,14 @@ pub(crate) struct Answer {
     pub(crate) body: Bytes,
 }
 
+/// What a query found, and what it read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Found {
+    pub(super) answer: Answer,
+    pub(super) index: Index,
+    pub(super) topics: Arc<[Topic]>,
+}
+
 /// Answers of one version; a newer version forgets them all.
 #[derive(Default)]
 pub(crate) struct SharedAnswers(Mutex<OfVersion>);
@@ -23,7 +32,7 @@ pub(crate) struct SharedAnswers(Mutex<OfVersion>);
 struct OfVersion {
     version: Index,
     bytes: usize,
-    answers: HashMap<Box<str>, (Answer, Index)>,
+    answers: HashMap<Box<str>, Found>,
 }
 
 /// Most bytes of answers that are kept. One that does not fit is made again by each waiter.
@@ -32,20 +41,21 @@ const BYTES_MAX: usize = 8 * 1024 * 1024;
 const ANSWERS_MAX: usize = 4096;
 
 impl SharedAnswers {
-    pub(crate) fn find(&self, target: &str, version: Index) -> Option<(Answer, Index)> {
+    /// What was found for it in this version.
+    pub(super) fn find(&self, target: &str, version: Index) -> Option<Found> {
         let kept = self.lock();
         (kept.version == version).then(|| kept.answers.get(target).cloned()).flatten()
     }
 
-    pub(crate) fn keep(&self, target: &str, version: Index, answer: &Answer, index: Index) {
+    pub(super) fn keep(&self, target: &str, version: Index, found: &Found) {
         let mut kept = self.lock();
         if kept.version != version {
             *kept = OfVersion { version, ..OfVersion::default() };
         }
-        let bytes = answer.body.len() + target.len();
+        let bytes = found.answer.body.len() + target.len();
         if kept.bytes + bytes <= BYTES_MAX && kept.answers.len() < ANSWERS_MAX {
             kept.bytes += bytes;
-            kept.answers.insert(target.into(), (answer.clone(), index));
+            kept.answers.insert(target.into(), found.clone());
         }
     }
 
@@ -58,18 +68,20 @@ impl SharedAnswers {
 mod tests {
     use super::*;
 
-    fn answer(bytes: usize) -> Answer {
-        Answer { status: StatusCode::OK, content_type: "application/json", body: vec![b'x'; bytes].into() }
+    fn found(bytes: usize, index: Index) -> Found {
+        let body = vec![b'x'; bytes].into();
+        let answer = Answer { status: StatusCode::OK, content_type: "application/json", body };
+        Found { answer, index, topics: Arc::new([]) }
     }
 
     #[test]
     fn an_answer_is_found_for_its_version_only() {
         let shared = SharedAnswers::default();
-        shared.keep("/v1/kv/a", 5, &answer(1), 4);
-        assert_eq!(shared.find("/v1/kv/a", 5), Some((answer(1), 4)));
+        shared.keep("/v1/kv/a", 5, &found(1, 4));
+        assert_eq!(shared.find("/v1/kv/a", 5), Some(found(1, 4)));
         assert_eq!(shared.find("/v1/kv/b", 5), None);
         assert_eq!(shared.find("/v1/kv/a", 6), None);
-        shared.keep("/v1/kv/b", 6, &answer(1), 6);
+        shared.keep("/v1/kv/b", 6, &found(1, 6));
         assert_eq!(shared.find("/v1/kv/a", 5), None);
     }
 
@@ -77,7 +89,7 @@ mod tests {
     fn what_is_kept_is_bounded() {
         let shared = SharedAnswers::default();
         for i in 0..10 {
-            shared.keep(&i.to_string(), 1, &answer(BYTES_MAX / 4), 1);
+            shared.keep(&i.to_string(), 1, &found(BYTES_MAX / 4, 1));
         }
         assert!(shared.lock().bytes <= BYTES_MAX);
         assert_eq!(shared.lock().answers.len(), 3);

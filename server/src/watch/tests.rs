@@ -113,26 +113,37 @@ async fn five_thousand_polls_sleep_through_changes_of_others() {
 async fn woken_polls_of_one_target_share_the_answer() {
     let watch = Arc::new(Watch::new(Catalog::new()));
     let runs = Arc::new(AtomicUsize::new(0));
-    let polls: Vec<_> = (0..100)
-        .map(|_| {
-            let (watch, runs) = (watch.clone(), runs.clone());
-            tokio::spawn(async move {
-                let run = |view: &View<'_>| {
-                    runs.fetch_add(1, Ordering::Relaxed);
-                    answer(view, "a")
-                };
-                watch.query_shared("/v1/kv/a", 1, soon(), run).await
-            })
+    let poll = |min_index| {
+        let (watch, runs) = (watch.clone(), runs.clone());
+        tokio::spawn(async move {
+            let run = |view: &View<'_>| {
+                runs.fetch_add(1, Ordering::Relaxed);
+                answer(view, "a")
+            };
+            watch.query_shared("/v1/kv/a", min_index, soon(), run).await
         })
-        .collect();
+    };
+    let polls: Vec<_> = (0..100).map(|_| poll(1)).collect();
     while runs.load(Ordering::Relaxed) < 100 {
         tokio::task::yield_now().await;
     }
     apply(&watch, put("a", "1"));
+    let mut index = 0;
     for poll in polls {
-        assert_eq!(poll.await.expect("ends").0.body, "1");
+        let (answer, changed) = poll.await.expect("ends");
+        assert_eq!(answer.body, "1");
+        index = changed;
     }
     assert_eq!(runs.load(Ordering::Relaxed), 101, "one query for all");
+    // They come back and wait, for which none of them has to ask; and the next change is seen.
+    let polls: Vec<_> = (0..100).map(|_| poll(index)).collect();
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    assert_eq!(runs.load(Ordering::Relaxed), 101);
+    apply(&watch, put("a", "2"));
+    for poll in polls {
+        assert_eq!(poll.await.expect("ends").0.body, "2");
+    }
+    assert_eq!(runs.load(Ordering::Relaxed), 102);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -20,7 +20,7 @@ pub(crate) struct Waiters<T> {
 /// One who waits. Dropping it takes it off the table.
 pub(crate) struct Registration<T: Hash + Eq> {
     table: Arc<Waiters<T>>,
-    topics: Box<[T]>,
+    topics: Arc<[T]>,
     id: u64,
     waiter: Arc<Waiter>,
 }
@@ -39,11 +39,11 @@ impl<T: Hash + Eq> Default for Waiters<T> {
 
 impl<T: Hash + Eq + Clone> Waiters<T> {
     /// Lists a new waiter under these topics. What is woken from now on wakes it, also before anybody awaits it.
-    pub(crate) fn register(self: &Arc<Self>, topics: Box<[T]>) -> Registration<T> {
+    pub(crate) fn register(self: &Arc<Self>, topics: Arc<[T]>) -> Registration<T> {
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         let waiter = Arc::new(Waiter::default());
         let mut table = self.lock();
-        for topic in &topics {
+        for topic in topics.iter() {
             table.entry(topic.clone()).or_default().insert(id, waiter.clone());
         }
         drop(table);
@@ -104,7 +104,7 @@ impl<T: Hash + Eq> Registration<T> {
 impl<T: Hash + Eq> Drop for Registration<T> {
     fn drop(&mut self) {
         let mut table = self.table.lock();
-        for topic in &self.topics {
+        for topic in self.topics.iter() {
             if let Some(list) = table.get_mut(topic) {
                 list.remove(&self.id);
                 if list.is_empty() {
@@ -132,7 +132,7 @@ mod tests {
 
     const SOON: Duration = Duration::from_millis(20);
 
-    fn topics(names: &[&'static str]) -> Box<[&'static str]> {
+    fn topics(names: &[&'static str]) -> Arc<[&'static str]> {
         names.into()
     }
 
