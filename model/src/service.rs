@@ -4,6 +4,10 @@ use crate::{JsonMap, Meta, is_default};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
+/// Name and id of the instances that servers are, one on each server's node. The leader keeps them. (Consul:
+/// `structs.ConsulServiceID`.)
+pub const SERVER_SERVICE: &str = "consul";
+
 /// One process of a service, on one node. (Consul: `structs.NodeService`, `api.AgentService`.)
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]

@@ -116,7 +116,7 @@ impl Lookup for ServerLookup {
     fn name_servers(&self) -> Vec<Arc<NodeRecord>> {
         let datacenter = &self.shared.core.config.datacenter;
         self.shared.servers.get(&self.shared.core.watch, (), |view, ()| {
-            let servers = services::instances(view, "consul", &Selection::default());
+            let servers = services::instances(view, model::service::SERVER_SERVICE, &Selection::default());
             servers
                 .into_iter()
                 .map(|placed| {

@@ -4,6 +4,7 @@ use super::Step;
 use crate::command::{ItemError, ItemKind, Refusal, Response, SyncPush};
 use crate::key::{At, under};
 use model::check::SERF_HEALTH;
+use model::service::SERVER_SERVICE;
 use std::sync::Arc;
 
 impl Step<'_> {
@@ -55,11 +56,12 @@ impl Step<'_> {
         }
     }
 
-    /// Removes from a node what is not among these (sorted) ids.
+    /// Removes from a node what is not among these (sorted) ids, but for what the leader keeps there.
     fn remove_all_but(&mut self, node: &str, services: &[&str], checks: &[&str]) {
         let stale = |ids: &[&str], id: &Arc<str>| ids.binary_search(&&**id).is_err();
         let instances = under(&self.catalog.instances, [node]).map(|(key, _)| key.0[1].clone());
-        let stale_services: Vec<Arc<str>> = instances.filter(|id| stale(services, id)).collect();
+        let stale_services: Vec<Arc<str>> =
+            instances.filter(|id| stale(services, id) && **id != *SERVER_SERVICE).collect();
         for id in stale_services {
             self.remove_service(node, &id);
         }

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use catalog::query::{check, node as nodes, service as services};
 use catalog::{Command, Deregistration, Registration, View};
 use model::check::SERF_HEALTH;
+use model::service::SERVER_SERVICE;
 use model::{CheckStatus, Node, ServiceInstance};
 use raft::Member;
 use tokio::sync::mpsc;
@@ -23,8 +24,6 @@ const RECONCILE: Duration = Duration::from_secs(5);
 const LOOK_AGAIN: Duration = Duration::from_secs(5);
 /// The same while something was missing.
 const SETTLING: Duration = Duration::from_millis(50);
-/// The service that servers are.
-const SERVER_SERVICE: &str = "consul";
 
 /// Judges over what servers report, for as long as this server leads.
 pub(super) async fn judge(core: &Arc<Core>) {
@@ -202,7 +201,7 @@ pub(super) async fn register_servers(core: &Arc<Core>) {
         for command in commands {
             until_done(|| async { core.proposer.propose_here(&command).await.is_ok() || !core.raft.is_leader() }).await;
         }
-        // Right after an election the members may not be known yet, and a node's own agent may have been quicker.
+        // Right after an election the members may not be known yet.
         let pause = if is_settling { SETTLING } else { LOOK_AGAIN };
         // Either way it is time to look.
         let _ = tokio::time::timeout(pause, changed.changed()).await;
