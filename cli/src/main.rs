@@ -14,6 +14,9 @@ mod telemetry;
 use clap::Parser;
 use std::process::ExitCode;
 
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     let cli = cmd::Cli::parse_from(args::normalise(std::env::args_os()));
     match cmd::run(cli) {

@@ -27,8 +27,10 @@ use axum::http::{Method, StatusCode};
 use axum::middleware;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{any, delete, get, post, put};
+use tower::layer::layer_fn;
 
 pub(crate) use config::parse_entry;
+use forward::ToDatacenter;
 pub use serve::{HttpLimits, serve_http, serve_https};
 
 use crate::core::Core;
@@ -64,7 +66,8 @@ pub(crate) fn router(core: Shared) -> Router {
         .merge(operations(&core))
         .method_not_allowed_fallback(method_not_allowed)
         .fallback(unknown_path);
-    routes.layer(middleware::from_fn_with_state(core.clone(), forward::to_datacenter)).with_state(core)
+    let outside = core.clone();
+    routes.layer(layer_fn(move |inner| ToDatacenter::new(outside.clone(), inner))).with_state(core)
 }
 
 fn catalog_and_health() -> Router<Shared> {

@@ -1,5 +1,8 @@
 //! `?dc=`: a request for another datacenter goes to a server there as it came, and the answer comes back as it is.
 
+use std::convert::Infallible;
+use std::task::{Context, Poll};
+
 use api::transport::{ForwardError, forward};
 use axum::body::Body;
 use axum::extract::{Request, State};
@@ -7,22 +10,52 @@ use axum::http::Uri;
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
+use futures_util::FutureExt;
+use futures_util::future::{BoxFuture, Either};
 use http_body_util::{BodyExt, Limited};
 use model::limits::BODY_BYTES_MAX;
+use tower::Service;
 
 use super::{Refusal, Shared};
 
 /// Marks a request that another datacenter sent here: it must not travel on.
 const FORWARDED: &str = "x-tribune-forwarded-from";
 
-pub(super) async fn to_datacenter(State(core): State<Shared>, request: Request, next: Next) -> Response {
-    let Some(datacenter) = datacenter_of(request.uri()).filter(|name| *name != core.config.datacenter) else {
-        return next.run(request).await;
-    };
-    // In a box of its own, so that the requests that stay here (and may wait for long) do not carry its size.
-    match Box::pin(send(&core, &datacenter, request)).await {
-        Ok(response) => response,
-        Err(refusal) => refusal.into_response(),
+/// What `?dc=` asks of another datacenter goes there, the rest to what is inside. A service of its own and no `from_fn`, for a
+/// poll that waits here should carry no more than it must.
+#[derive(Clone)]
+pub(super) struct ToDatacenter<S> {
+    core: Shared,
+    inner: S,
+}
+
+impl<S> ToDatacenter<S> {
+    pub(super) fn new(core: Shared, inner: S) -> Self {
+        ToDatacenter { core, inner }
+    }
+}
+
+impl<S> Service<Request> for ToDatacenter<S>
+where
+    S: Service<Request, Response = Response, Error = Infallible>,
+{
+    type Response = Response;
+    type Error = Infallible;
+    type Future = Either<S::Future, BoxFuture<'static, Result<Response, Infallible>>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        self.inner.poll_ready(context)
+    }
+
+    fn call(&mut self, request: Request) -> Self::Future {
+        match datacenter_of(request.uri()).filter(|name| *name != self.core.config.datacenter) {
+            None => Either::Left(self.inner.call(request)),
+            Some(datacenter) => {
+                let core = self.core.clone();
+                let sent = async move { send(&core, &datacenter, request).await };
+                Either::Right(sent.map(|reply| Ok(reply.into_response())).boxed())
+            }
+        }
     }
 }
 

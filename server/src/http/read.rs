@@ -22,7 +22,8 @@ use crate::watch::Answer;
 /// A read: its options, and where to ask.
 pub(crate) struct Read {
     pub(crate) core: Shared,
-    pub(crate) options: QueryOptions,
+    /// In a box, for a poll that waits would carry its size several times.
+    pub(crate) options: Box<QueryOptions>,
     pub(crate) query: Query,
     pub(crate) path: PathTail,
     target: Box<str>,
@@ -49,7 +50,7 @@ impl FromRequestParts<Shared> for Read {
     async fn from_request_parts(parts: &mut Parts, core: &Shared) -> Result<Self, Refusal> {
         refuse_tenancy_headers(&parts.headers)?;
         let query = Query::parse(parts.uri.query().unwrap_or_default());
-        let options = QueryOptions::parse(&query)?;
+        let options = Box::new(QueryOptions::parse(&query)?);
         let target = if options.index > 0 { question(&parts.uri) } else { Box::default() };
         let path = PathTail::new(parts.uri.path());
         Ok(Read { core: core.clone(), options, query, path, target })
@@ -64,19 +65,22 @@ impl Read {
 
     /// Runs a query until there is something newer than the client has, and answers it with Consul's headers.
     /// `run` is told whether to indent.
-    pub(crate) async fn answer(self, run: impl Fn(&View<'_>, bool) -> Answer) -> Reply {
+    pub(crate) fn answer(self, run: impl Fn(&View<'_>, bool) -> Answer) -> impl Future<Output = Reply> {
         let Read { core, options, target, .. } = self;
         let (index, wait, pretty) = (options.index, options.wait, options.pretty);
         let (consistency, max_stale) = (options.consistency, options.max_stale);
-        drop(options);
-        let freshness = core.reads.prepare(consistency, max_stale).await?;
-        if index == 0 {
-            let (answer, index) = core.watch.read(|view| run(view, pretty));
-            return Ok(respond(answer, index, freshness));
+        // Nothing else is kept while it waits.
+        async move {
+            let freshness = core.reads.prepare(consistency, max_stale).await?;
+            let run = |view: &View<'_>| run(view, pretty);
+            if index == 0 {
+                let (answer, index) = core.watch.read(run);
+                return Ok(respond(answer, index, freshness));
+            }
+            let deadline = Instant::now() + with_jitter(wait);
+            let (answer, index) = core.watch.query_shared(&target, index, deadline, run).await;
+            Ok(respond(answer, index, freshness))
         }
-        let deadline = Instant::now() + with_jitter(wait);
-        let (answer, index) = core.watch.query_shared(&target, index, deadline, |view| run(view, pretty)).await;
-        Ok(respond(answer, index, freshness))
     }
 }
 
