@@ -193,12 +193,14 @@ impl Agent {
         if self.inner.servers.current().is_some() {
             timeout(LEAVE_TIMEOUT, self.inner.session_over.cancelled()).await.ok();
         }
-        self.shutdown();
+        self.shutdown().await;
     }
 
-    /// Stops without a goodbye: the servers find this node dead until it comes back.
-    pub fn shutdown(&self) {
+    /// Stops without a goodbye: the servers find this node dead until it comes back. What its checks said last is on the disk
+    /// when it returns.
+    pub async fn shutdown(&self) {
         self.inner.stop();
+        self.inner.local.durable().await;
     }
 }
 

@@ -49,7 +49,7 @@ fn keeps_the_rules(server: &FakeServer) {
 
 /// Stops an agent and waits until its store is closed, so that the folder can be opened again.
 async fn stop(agent: Agent) {
-    agent.shutdown();
+    agent.shutdown().await;
     drop(agent);
     tokio::time::sleep(Duration::from_millis(100)).await;
 }

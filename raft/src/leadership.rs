@@ -7,7 +7,7 @@ use tokio::sync::watch;
 
 use crate::consensus::Core;
 use crate::types::{Config, Member, NodeId};
-use crate::{Leadership, Role};
+use crate::{Leadership, MembersVersion, Role};
 
 type Metrics = openraft::RaftMetrics<NodeId, Member>;
 
@@ -15,11 +15,11 @@ type Metrics = openraft::RaftMetrics<NodeId, Member>;
 pub(crate) fn follow_leadership(
     core: &Core,
     contact_max: Duration,
-) -> (watch::Receiver<Leadership>, watch::Receiver<u64>) {
+) -> (watch::Receiver<Leadership>, watch::Receiver<MembersVersion>) {
     let mut metrics = core.metrics();
     let now = leadership(&metrics.borrow_and_update(), Duration::ZERO, contact_max);
     let (sender, receiver) = watch::channel(now);
-    let (members, members_receiver) = watch::channel(members_index(&metrics.borrow()));
+    let (members, members_receiver) = watch::channel(members_version(&metrics.borrow()));
     tokio::spawn(async move {
         let mut reported = Instant::now();
         loop {
@@ -29,8 +29,8 @@ pub(crate) fn follow_leadership(
                 // A core that waits for its disk reports nothing; what it said last grows old.
                 Err(_elapsed) => {}
             }
-            let index = members_index(&metrics.borrow_and_update());
-            members.send_if_modified(|before| std::mem::replace(before, index) != index);
+            let version = members_version(&metrics.borrow_and_update());
+            members.send_if_modified(|before| std::mem::replace(before, version) != version);
             let now = leadership(&metrics.borrow(), reported.elapsed(), contact_max);
             let is_stopped = now.is_stopped;
             sender.send_if_modified(|before| std::mem::replace(before, now.clone()) != now);
@@ -46,8 +46,8 @@ pub(crate) fn follow_leadership(
     (receiver, members_receiver)
 }
 
-fn members_index(metrics: &Metrics) -> u64 {
-    metrics.membership_config.log_id().map_or(0, |id| id.index)
+fn members_version(metrics: &Metrics) -> MembersVersion {
+    metrics.membership_config.log_id().map(|entry| (entry.leader_id.term, entry.index))
 }
 
 /// A leader that no majority has answered for so long does not call itself one: it would only make its clients wait.

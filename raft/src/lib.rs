@@ -33,6 +33,6 @@ pub use bytes::Bytes;
 pub use crate::error::{MembershipError, ProposeError, ReadError, StartError};
 pub use crate::raft::Raft;
 pub use crate::service::Service;
-pub use crate::status::{Leadership, Role, Status};
+pub use crate::status::{Leadership, MembersVersion, Role, Status};
 pub use crate::types::{Config, Dial, Member, NodeId, Snapshot, StateMachine};
 pub use crate::wire::RaftServer;

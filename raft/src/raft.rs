@@ -22,7 +22,7 @@ use crate::service::{LastContact, Service};
 use crate::start::{Opened, core_config, open};
 use crate::types::{Config, Dial, Member, NodeId, StateMachine};
 use crate::wire::{MESSAGE_BYTES_MAX, RaftServer};
-use crate::{Leadership, ProposeError, ReadError, Role, StartError, Status};
+use crate::{Leadership, MembersVersion, ProposeError, ReadError, Role, StartError, Status};
 
 /// Most reads that wait for a confirmation. Those beyond wait at the door.
 const READS_WAITING_MAX: usize = 64 * 1024;
@@ -47,7 +47,7 @@ struct Inner<S: StateMachine> {
     reads: mpsc::Sender<Waiting>,
     applied: watch::Receiver<u64>,
     leadership: watch::Receiver<Leadership>,
-    members: watch::Receiver<u64>,
+    members: watch::Receiver<MembersVersion>,
     paused: Arc<watch::Sender<bool>>,
     /// Held by the one who changes the membership.
     changing: Arc<tokio::sync::Mutex<()>>,
@@ -259,8 +259,8 @@ impl<S: StateMachine> Raft<S> {
         self.inner.leadership.clone()
     }
 
-    /// The index of the entry that the membership comes from: it changes when the members do.
-    pub fn watch_members(&self) -> watch::Receiver<u64> {
+    /// Tells when the members change.
+    pub fn watch_members(&self) -> watch::Receiver<MembersVersion> {
         self.inner.members.clone()
     }
 

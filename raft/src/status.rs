@@ -69,3 +69,6 @@ pub struct Leadership {
     /// for it, end the process.
     pub is_stopped: bool,
 }
+
+/// Term and index of the entry that the membership comes from, if there is one: another membership has another.
+pub type MembersVersion = Option<(u64, u64)>;

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
+use std::time::Duration;
 
 use crate::fatal_disk;
 use crate::pending::Pending;
@@ -75,34 +76,58 @@ type Done = Box<dyn FnOnce() + Send>;
 /// Most calls that wait for a commit. Those beyond commit for themselves.
 const CALLS_WAITING_MAX: usize = 16 * 1024;
 
-/// Those who do not block: their calls are made by a thread that lives while there are any.
+/// What is queued while nobody waits for it is committed after so long.
+const QUEUED_MAX: Duration = Duration::from_secs(1);
+
+/// Those who do not block: a thread commits for them, and makes their calls. It lives while there is something to do.
 #[derive(Clone, Default)]
 pub(crate) struct Callbacks {
-    waiting: Arc<Mutex<Waiting>>,
+    waiting: Arc<(Mutex<Waiting>, Condvar)>,
 }
 
 #[derive(Default)]
 struct Waiting {
     calls: Vec<Done>,
-    thread: bool,
+    /// Something is queued that nobody waits for.
+    is_queued: bool,
+    has_thread: bool,
 }
 
 impl Callbacks {
     pub(crate) fn push(&self, group: &Group, done: Done) {
-        let mut waiting = held(&self.waiting);
+        let mut waiting = held(&self.waiting.0);
         if waiting.calls.len() >= CALLS_WAITING_MAX {
             drop(waiting);
             group.commit();
             return done();
         }
         waiting.calls.push(done);
-        if !waiting.thread {
-            waiting.thread = true;
-            let (callbacks, group) = (self.clone(), group.clone());
-            let spawned = thread::Builder::new().name("store-commit".into()).spawn(move || callbacks.serve(&group));
-            if let Err(error) = spawned {
-                fatal_disk("no thread for the store's commits", &error);
-            }
+        self.waiting.1.notify_one();
+        self.see_to_it(group, waiting);
+    }
+
+    /// Commits before long.
+    pub(crate) fn soon(&self, group: &Group) {
+        let mut waiting = held(&self.waiting.0);
+        waiting.is_queued = true;
+        self.see_to_it(group, waiting);
+    }
+
+    /// Somebody else has committed what was queued.
+    pub(crate) fn is_done(&self) {
+        held(&self.waiting.0).is_queued = false;
+        self.waiting.1.notify_one();
+    }
+
+    fn see_to_it(&self, group: &Group, mut waiting: MutexGuard<'_, Waiting>) {
+        if waiting.has_thread {
+            return;
+        }
+        waiting.has_thread = true;
+        let (callbacks, group) = (self.clone(), group.clone());
+        let spawned = thread::Builder::new().name("store-commit".into()).spawn(move || callbacks.serve(&group));
+        if let Err(error) = spawned {
+            fatal_disk("no thread for the store's commits", &error);
         }
     }
 
@@ -115,12 +140,19 @@ impl Callbacks {
         }
     }
 
+    /// The calls to make after the next commit; none if there is nothing to commit.
     fn take(&self) -> Option<Vec<Done>> {
-        let mut waiting = held(&self.waiting);
-        if waiting.calls.is_empty() {
-            waiting.thread = false;
+        let (mutex, came) = &*self.waiting;
+        let mut waiting = held(mutex);
+        if waiting.calls.is_empty() && waiting.is_queued {
+            let is_alone = |waiting: &mut Waiting| waiting.calls.is_empty() && waiting.is_queued;
+            waiting = came.wait_timeout_while(waiting, QUEUED_MAX, is_alone).unwrap_or_else(PoisonError::into_inner).0;
+        }
+        if waiting.calls.is_empty() && !waiting.is_queued {
+            waiting.has_thread = false;
             return None;
         }
+        waiting.is_queued = false;
         Some(std::mem::take(&mut waiting.calls))
     }
 }
@@ -132,7 +164,6 @@ pub(crate) fn held<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::{AtomicU64, Ordering};
-    use std::time::Duration;
 
     use super::*;
 

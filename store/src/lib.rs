@@ -1,7 +1,7 @@
 //! What a node must not forget: keyed trees on sled whose commit survives a power cut.
 //!
-//! Writes are visible at once and durable after [`Store::commit`]; those of [`Tree::queue`] are both after it, and never wait
-//! for the disk. sled's own `flush` is not enough on Linux: it asks the
+//! Writes are visible at once and durable after [`Store::commit`]; those of [`Tree::queue`] are both after it (it comes
+//! by itself within about a second), and never wait for the disk. sled's own `flush` is not enough on Linux: it asks the
 //! kernel to write the pages out, but neither flushes the file's metadata nor the device's cache. `commit` therefore syncs
 //! sled's data file itself, and stops the process if that fails ([`fatal_disk`]): nobody goes on with a disk that lied.
 //!
@@ -27,6 +27,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::pending::Pending;
+use crate::tree::Queue;
 
 pub use crate::error::StoreError;
 pub use crate::fatal::fatal_disk;
@@ -134,7 +135,9 @@ impl Store {
     /// [`StoreError::Disk`] or [`StoreError::Damaged`].
     pub fn tree<V: Serialize + DeserializeOwned>(&self, name: &str) -> Result<Tree<V>, StoreError> {
         let tree = self.shared.db.open_tree(name).map_err(StoreError::from_sled)?;
-        Ok(Tree::new(tree, self.shared.pending.clone()))
+        let Shared { pending, group, callbacks, .. } = &*self.shared;
+        let queue = Queue { pending: pending.clone(), group: group.clone(), callbacks: callbacks.clone() };
+        Ok(Tree::new(tree, queue))
     }
 
     /// Returns when everything written before the call is on the disk. Blocks. Stops the process if the disk refuses.
@@ -150,10 +153,12 @@ impl Store {
 }
 
 impl Drop for Shared {
-    /// What is queued is kept even if nobody asked for a commit; sled writes it out when it is dropped.
+    /// What is queued is kept even if nobody asked for a commit. Blocks for it.
     fn drop(&mut self) {
-        // An error harms nobody: what was promised to be durable was committed.
-        self.pending.apply().ok();
+        if !self.pending.is_empty() {
+            self.group.commit();
+        }
+        self.callbacks.is_done();
     }
 }
 

@@ -20,6 +20,10 @@ impl Pending {
         trees.entry(tree.name()).or_insert_with(|| (tree.clone(), Changes::new())).1.extend(changes);
     }
 
+    pub(crate) fn is_empty(&self) -> bool {
+        held(&self.trees).is_empty()
+    }
+
     /// Gives sled what waits, whole. One caller at a time, or an older change might come after a newer one.
     pub(crate) fn apply(&self) -> sled::Result<()> {
         let trees = std::mem::take(&mut *held(&self.trees));

@@ -5,6 +5,7 @@ use std::marker::PhantomData;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::commit::{Callbacks, Group};
 use crate::pending::{Changes, Pending};
 use crate::{KEY_BYTES_MAX, StoreError, VALUE_BYTES_MAX};
 
@@ -15,13 +16,21 @@ const VALUE_VERSION: u8 = 1;
 #[derive(Clone)]
 pub struct Tree<V> {
     tree: sled::Tree,
-    pending: Pending,
+    queue: Queue,
     values: PhantomData<fn() -> V>,
 }
 
+/// Where changes wait for a commit, and who makes it.
+#[derive(Clone)]
+pub(crate) struct Queue {
+    pub(crate) pending: Pending,
+    pub(crate) group: Group,
+    pub(crate) callbacks: Callbacks,
+}
+
 impl<V: Serialize + DeserializeOwned> Tree<V> {
-    pub(crate) fn new(tree: sled::Tree, pending: Pending) -> Tree<V> {
-        Tree { tree, pending, values: PhantomData }
+    pub(crate) fn new(tree: sled::Tree, queue: Queue) -> Tree<V> {
+        Tree { tree, queue, values: PhantomData }
     }
 
     /// The value under `key`.
@@ -54,8 +63,8 @@ impl<V: Serialize + DeserializeOwned> Tree<V> {
         Ok(self.tree.remove(key).map_err(StoreError::from_sled)?.is_some())
     }
 
-    /// Several changes that are kept all or none. They wait in memory for the next commit of the store, and are seen and
-    /// durable after it; of several to one key, the last counts. Never waits for the disk. The trees that are changed so should
+    /// Several changes that are kept all or none. They wait in memory for the next commit of the store (at most about a second) and are seen
+    /// and durable after it; of several to one key, the last counts. Never waits for the disk. The trees that are changed so should
     /// not be changed otherwise.
     ///
     /// # Errors
@@ -63,7 +72,8 @@ impl<V: Serialize + DeserializeOwned> Tree<V> {
     pub fn queue(&self, change: impl FnOnce(&mut Batch<V>) -> Result<(), StoreError>) -> Result<(), StoreError> {
         let mut batch = Batch { changes: Changes::new(), values: PhantomData };
         change(&mut batch)?;
-        self.pending.add(&self.tree, batch.changes);
+        self.queue.pending.add(&self.tree, batch.changes);
+        self.queue.callbacks.soon(&self.queue.group);
         Ok(())
     }
 

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, mpsc};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -256,6 +256,24 @@ fn a_disk_that_fails_ends_the_process_with_a_message() {
     assert!(!output.status.success());
     let message = String::from_utf8_lossy(&output.stderr);
     assert!(message.contains("the store could not be synced: the device did not answer"), "{message}");
+}
+
+#[test]
+fn what_is_queued_is_committed_though_nobody_asks() {
+    let folder = tempfile::tempdir().unwrap();
+    let (store, tree) = reopen(folder.path());
+    for number in 0..3 {
+        tree.queue(|batch| batch.insert("n", &number)).unwrap();
+        let until = Instant::now() + Duration::from_secs(20);
+        while tree.get("n").unwrap() != Some(number) {
+            assert!(Instant::now() < until, "{number} is not there");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+    // The thread that commits must not keep the store open.
+    tree.queue(|batch| batch.insert("n", &7)).unwrap();
+    drop((store, tree));
+    assert_eq!(reopen(folder.path()).1.get("n").unwrap(), Some(7));
 }
 
 #[derive(Clone, Debug)]

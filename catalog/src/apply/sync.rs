@@ -3,6 +3,8 @@
 use super::Step;
 use crate::command::{ItemError, ItemKind, Refusal, Response, SyncPush};
 use crate::key::{At, under};
+use crate::tables::Row;
+use model::ServiceInstance;
 use model::check::SERF_HEALTH;
 use model::service::SERVER_SERVICE;
 use std::sync::Arc;
@@ -47,7 +49,7 @@ impl Step<'_> {
     }
 
     /// `EnableTagOverride`: tags that others set in the catalog win over the agent's.
-    fn keep_overridden_tags(&self, node: &str, service: &mut model::ServiceInstance) {
+    fn keep_overridden_tags(&self, node: &str, service: &mut ServiceInstance) {
         if !service.enable_tag_override {
             return;
         }
@@ -59,9 +61,11 @@ impl Step<'_> {
     /// Removes from a node what is not among these (sorted) ids, but for what the leader keeps there.
     fn remove_all_but(&mut self, node: &str, services: &[&str], checks: &[&str]) {
         let stale = |ids: &[&str], id: &Arc<str>| ids.binary_search(&&**id).is_err();
-        let instances = under(&self.catalog.instances, [node]).map(|(key, _)| key.0[1].clone());
+        let is_the_leaders =
+            |row: &Row<ServiceInstance>| row.value.id == SERVER_SERVICE && row.value.service == SERVER_SERVICE;
+        let instances = under(&self.catalog.instances, [node]).filter(|(_, row)| !is_the_leaders(row));
         let stale_services: Vec<Arc<str>> =
-            instances.filter(|id| stale(services, id) && **id != *SERVER_SERVICE).collect();
+            instances.map(|(key, _)| key.0[1].clone()).filter(|id| stale(services, id)).collect();
         for id in stale_services {
             self.remove_service(node, &id);
         }

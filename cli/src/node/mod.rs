@@ -229,11 +229,11 @@ impl Running {
                 }
             }
             (Some(server), false) => {
-                self.agent.shutdown();
+                self.agent.shutdown().await;
                 server.shutdown().await;
             }
             (None, true) => self.agent.leave().await,
-            (None, false) => self.agent.shutdown(),
+            (None, false) => self.agent.shutdown().await,
         }
         if tokio::time::timeout(STOP_TIMEOUT, self.tasks.wait()).await.is_err() {
             tracing::debug!("some connections did not end in time");

@@ -203,8 +203,11 @@ pub(super) async fn register_servers(core: &Arc<Core>) {
         }
         // Right after an election the members may not be known yet.
         let pause = if is_settling { SETTLING } else { LOOK_AGAIN };
-        // Either way it is time to look.
-        let _ = tokio::time::timeout(pause, changed.changed()).await;
+        match tokio::time::timeout(pause, changed.changed()).await {
+            Ok(Err(_stopped)) => return,
+            // Either way it is time to look.
+            Ok(Ok(())) | Err(_) => {}
+        }
     }
 }
 
