@@ -11,7 +11,7 @@ use crate::Error;
 use crate::balance;
 use crate::body::Exchange;
 use crate::limits::{ATTEMPTS_MAX, CONNECTIONS_MAX, HANDSHAKE_TIMEOUT, TUNNEL_CONNECTIONS};
-use crate::listen::Listening;
+use crate::listen::{Listening, bind};
 use crate::live::{Live, Verdict};
 use crate::metrics::{Counters, Event, GatewaySnapshot};
 use crate::pipe::pipe;
@@ -75,6 +75,8 @@ impl Tunnels {
         identity: &Identity,
         drain: &CancellationToken,
     ) -> Result<Self, Error> {
+        // Both ports before anything is begun; this one first, because it is free again the moment that the other fails.
+        let listener = bind("sidecars", &gateway.listen)?;
         let (endpoint, tunnel_address) = tunnel::endpoint(&gateway.tunnel_listen, identity)?;
         let nothing = Routes { trust_domain: String::new(), services: BTreeMap::new(), datacenters: BTreeMap::new() };
         let shared = Arc::new(Shared {
@@ -88,7 +90,7 @@ impl Tunnels {
         });
         shared.update(config, gateway)?;
         let taker = shared.clone();
-        let listening = Listening::start("sidecars", &gateway.listen, drain, move |tcp| taker.take(tcp))?;
+        let listening = Listening::over(listener, "sidecars", &gateway.listen, drain, move |tcp| taker.take(tcp))?;
         let stop = drain.child_token();
         tokio::spawn(shared.clone().accept_tunnels(stop.clone()));
         Ok(Tunnels { listening, tunnel_listen: gateway.tunnel_listen.clone(), tunnel_address, shared, stop })
@@ -148,8 +150,8 @@ impl Drop for Tunnels {
     fn drop(&mut self) {
         self.listening.stop();
         self.stop.cancel();
-        self.live().iter().for_each(|live| live.cut());
-        self.shared.tunnels.cut();
+        self.live().iter().for_each(|live| live.close());
+        self.shared.tunnels.close();
         self.shared.endpoint.close(0u8.into(), b"shut down");
     }
 }
@@ -332,6 +334,7 @@ async fn reach(service: &Upstream, counters: &Counters) -> Option<(Stream, Excha
 #[cfg(test)]
 mod tests {
     use super::*;
+    use identity::TrustBundle;
 
     /// The size of what a function of three arguments returns.
     fn size_of_result<A, B, C, R>(_: impl Fn(A, B, C) -> R) -> usize {
@@ -343,5 +346,20 @@ mod tests {
         let local = size_of_result(|shared: &'static Shared, tcp, (): ()| shared.run_local(tcp));
         let remote = size_of_result(|shared: &'static Shared, send, receive| shared.run_remote(send, receive));
         assert!(local <= 1_280 && remote <= 1_280, "{local} and {remote} bytes");
+    }
+
+    #[tokio::test]
+    async fn nothing_is_begun_while_the_port_for_sidecars_is_taken() {
+        let sidecars = bind("a test", "127.0.0.1:0").expect("a port");
+        let tunnels = std::net::UdpSocket::bind("127.0.0.1:0").expect("a port");
+        let gateway = GatewayConfig {
+            listen: sidecars.local_addr().expect("address").to_string(),
+            tunnel_listen: tunnels.local_addr().expect("address").to_string(),
+            ..GatewayConfig::default()
+        };
+        let identity = Identity::new(TrustBundle::empty());
+        let started = Tunnels::start(&ProxyConfig::default(), &gateway, &identity, &CancellationToken::new());
+        let error = started.err().expect("both are in use").to_string();
+        assert!(error.contains("sidecars"), "{error}");
     }
 }

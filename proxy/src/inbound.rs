@@ -103,9 +103,8 @@ impl Inbound {
 impl Drop for Inbound {
     /// Nobody would judge its connections any more.
     fn drop(&mut self) {
-        // In this order: whoever is taken from now on would not be cut.
         self.listening.stop();
-        self.shared.live.cut();
+        self.shared.live.close();
     }
 }
 

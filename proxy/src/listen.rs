@@ -25,7 +25,17 @@ impl Listening {
         drain: &CancellationToken,
         take: impl Fn(TcpStream) + Send + 'static,
     ) -> Result<Self, Error> {
-        let listener = bind(what, listen)?;
+        Listening::over(bind(what, listen)?, what, listen, drain, take)
+    }
+
+    /// The same with a port that was taken before.
+    pub(crate) fn over(
+        listener: TcpListener,
+        what: &str,
+        listen: &str,
+        drain: &CancellationToken,
+        take: impl Fn(TcpStream) + Send + 'static,
+    ) -> Result<Self, Error> {
         let address = listener.local_addr().map_err(|error| failed(what, listen, error))?;
         let stop = drain.child_token();
         tokio::spawn(accept(listener, stop.clone(), take));
@@ -66,6 +76,8 @@ pub(crate) fn bind(what: &str, address: &str) -> Result<TcpListener, Error> {
 async fn accept(listener: TcpListener, stop: CancellationToken, take: impl Fn(TcpStream)) {
     loop {
         let accepted = tokio::select! {
+            // Whoever waits in the backlog is not taken any more.
+            biased;
             () = stop.cancelled() => return,
             accepted = listener.accept() => accepted,
         };
@@ -103,6 +115,27 @@ mod tests {
         assert!(error.starts_with(&format!("cannot listen on {address} for upstream \"db\": ")), "{error}");
         assert!(error.ends_with("choose another address, or stop what uses it"), "{error}");
         assert!(bind("x", "localhost").expect_err("no port").to_string().contains("not of the form ip:port"));
+    }
+
+    #[tokio::test]
+    async fn a_stopped_listener_leaves_its_backlog_alone() {
+        // Each of them might be right by chance.
+        for _ in 0..20 {
+            let (drain, (taken, mut takes)) = (CancellationToken::new(), tokio::sync::mpsc::unbounded_channel());
+            let stop = drain.clone();
+            let listening = Listening::start("x", "127.0.0.1:0", &drain, move |_| {
+                stop.cancel();
+                let _ = taken.send(());
+            })
+            .expect("a free port");
+            let connect = || std::net::TcpStream::connect(listening.address).expect("in the backlog");
+            let _waiting = [connect(), connect(), connect()];
+            let mut count = 0;
+            while takes.recv().await.is_some() {
+                count += 1;
+            }
+            assert_eq!(count, 1);
+        }
     }
 
     #[tokio::test]

@@ -121,6 +121,8 @@ impl Drop for Busy {
 pub(crate) struct Live {
     next: AtomicU64,
     tasks: Mutex<HashMap<u64, (Arc<Connection>, AbortHandle)>>,
+    /// Read and written under the lock of `tasks`.
+    closed: AtomicBool,
     callers: Mutex<HashMap<CertificateDer<'static>, Weak<Caller>>>,
     changed: Notify,
 }
@@ -168,6 +170,10 @@ impl Live {
         let running = run(connection.clone());
         // Under the lock, so that the task cannot be over before it is in the table.
         let mut tasks = lock(&self.tasks);
+        if self.closed.load(Relaxed) {
+            // Nobody would judge it, sweep it or wait for it. The lock goes first, then the seat, which wants it.
+            return;
+        }
         let task = tokio::spawn(async move {
             let _seat = seat;
             running.await;
@@ -226,6 +232,14 @@ impl Live {
     /// Cuts them all.
     pub(crate) fn cut(&self) {
         lock(&self.tasks).values().for_each(|(_, task)| task.abort());
+    }
+
+    /// Cuts them all, and takes no more: whoever was on the way in is turned away.
+    pub(crate) fn close(&self) {
+        // Under the lock, so that whoever looks at it next is either turned away or cut.
+        let tasks = lock(&self.tasks);
+        self.closed.store(true, Relaxed);
+        tasks.values().for_each(|(_, task)| task.abort());
     }
 
     /// Waits until there are none.
@@ -351,6 +365,21 @@ mod tests {
         timeout(LONG, live.emptied()).await.expect("empty");
         live.spawn(|_| sleep(LONG));
         live.cut();
+        timeout(LONG, live.emptied()).await.expect("empty");
+    }
+
+    #[tokio::test]
+    async fn whoever_is_taken_after_the_close_is_turned_away() {
+        let live = Arc::new(Live::default());
+        live.spawn(|_| sleep(LONG));
+        live.cut();
+        live.spawn(|_| sleep(LONG));
+        assert_eq!(live.len(), 2, "a cut is not the end");
+        live.close();
+        settle(&live, 0).await;
+        live.spawn(|_| sleep(LONG));
+        live.spawn_beside(&Connection::default(), |_| sleep(LONG));
+        assert_eq!(live.len(), 0);
         timeout(LONG, live.emptied()).await.expect("empty");
     }
 }

@@ -82,9 +82,8 @@ impl Outbound {
 
 impl Drop for Outbound {
     fn drop(&mut self) {
-        // In this order: whoever is taken from now on would not be cut.
         self.listening.stop();
-        self.shared.live.cut();
+        self.shared.live.close();
     }
 }
 

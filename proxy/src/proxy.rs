@@ -195,7 +195,7 @@ impl Handle {
             }
         };
         let _ = tokio::time::timeout(drain, emptied).await;
-        live.iter().for_each(|live| live.cut());
+        live.iter().for_each(|live| live.close());
         let tunnels = lock(&self.inner.parts).gateway.as_ref().map(Tunnels::endpoint);
         self.inner.stop();
         if let Some(tunnels) = tunnels {
@@ -210,7 +210,7 @@ impl Inner {
         self.drain.cancel();
         self.tasks.iter().for_each(tokio::task::AbortHandle::abort);
         let parts = std::mem::take(&mut *lock(&self.parts));
-        parts.live().iter().for_each(|live| live.cut());
+        parts.live().iter().for_each(|live| live.close());
     }
 }
 

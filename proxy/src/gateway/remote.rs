@@ -13,6 +13,7 @@ impl Shared {
     pub(super) async fn accept_tunnels(self: Arc<Self>, stop: CancellationToken) {
         loop {
             let incoming = tokio::select! {
+                biased;
                 () = stop.cancelled() => return,
                 incoming = self.endpoint.accept() => incoming,
             };
