@@ -366,15 +366,21 @@ pub(crate) struct Kept(Mutex<Keeping>);
 #[derive(Debug, Default)]
 struct Keeping {
     links: Vec<(Arc<Endpoint>, Box<Link>)>,
-    /// When the client's last request was done.
-    last: Option<Instant>,
+    /// When the client's last request was done. None while the next is in hand.
+    done: Option<Instant>,
+    /// Whether that next one came soon after it.
+    came_soon: bool,
 }
 
 impl Kept {
     /// A link to this endpoint: the client's own, else one that rests.
     pub(crate) fn take(&self, endpoint: &Arc<Endpoint>) -> Option<Box<Link>> {
         let own = {
-            let links = &mut lock(&self.0).links;
+            let Keeping { links, done, came_soon } = &mut *lock(&self.0);
+            // From done to asked: how long a request itself lasts does not count.
+            if let Some(done) = done.take() {
+                *came_soon = done.elapsed() <= KEPT_LINK_PAUSE_MAX;
+            }
             links.iter().position(|(to, _)| Arc::ptr_eq(to, endpoint)).map(|place| links.swap_remove(place).1)
         };
         own.and_then(|mut link| link.is_usable().then_some(link)).or_else(|| endpoint.take())
@@ -384,8 +390,9 @@ impl Kept {
     pub(crate) fn put(&self, endpoint: Arc<Endpoint>, mut link: Box<Link>) {
         let now = Instant::now();
         link.resting_since = now;
-        let Keeping { links, last } = &mut *lock(&self.0);
-        if last.replace(now).is_none_or(|last| now - last > KEPT_LINK_PAUSE_MAX) {
+        let Keeping { links, done, came_soon } = &mut *lock(&self.0);
+        *done = Some(now);
+        if !*came_soon {
             return endpoint.put(link);
         }
         links.push((endpoint, link));
@@ -440,9 +447,10 @@ mod tests {
         (link, far.expect("accepted").0)
     }
 
-    /// Its client's last request was done just now, however slow this machine is.
-    fn ask_again(kept: &Kept) {
-        lock(&kept.0).last = Some(Instant::now() + Duration::from_secs(3600));
+    /// Its client asks again right after its last request, however slow this machine is.
+    fn ask_again(kept: &Kept, endpoint: &Arc<Endpoint>) -> Option<Box<Link>> {
+        lock(&kept.0).done = Some(Instant::now() + Duration::from_secs(3600));
+        kept.take(endpoint)
     }
 
     #[tokio::test]
@@ -452,7 +460,7 @@ mod tests {
         let (first, _far) = link().await;
         one.put(here.clone(), first);
         let first = other.take(&here).expect("whoever has asked once need not ask again");
-        ask_again(&one);
+        assert!(ask_again(&one, &here).is_none());
         one.put(here.clone(), first);
         assert!(
             other.take(&here).is_none() && one.take(&there).is_none(),
@@ -461,11 +469,25 @@ mod tests {
         one.release(Duration::from_secs(3600));
         assert!(other.take(&here).is_none(), "it has not rested for so long");
         one.release(Duration::ZERO);
-        let taken = other.take(&here).expect("it is for all now");
-        ask_again(&one);
+        let taken = ask_again(&one, &here).expect("it is for all now");
         one.put(here.clone(), taken);
         drop(one);
         assert!(other.take(&here).is_some(), "whoever goes leaves its links");
+    }
+
+    #[tokio::test]
+    async fn only_the_rest_between_requests_counts_and_not_how_long_they_last() {
+        let (here, kept, other) = (Arc::new(Endpoint::new("a:1", 1)), Kept::default(), Kept::default());
+        let (first, _far) = link().await;
+        kept.put(here.clone(), first);
+        let link = ask_again(&kept, &here).expect("it rests");
+        tokio::time::sleep(KEPT_LINK_PAUSE_MAX + Duration::from_millis(100)).await;
+        kept.put(here.clone(), link);
+        assert!(other.take(&here).is_none(), "a long poll that comes back at once keeps its link");
+        tokio::time::sleep(KEPT_LINK_PAUSE_MAX + Duration::from_millis(100)).await;
+        let link = kept.take(&here).expect("it is its own");
+        kept.put(here.clone(), link);
+        assert!(other.take(&here).is_some(), "whoever asks rarely keeps none");
     }
 
     #[tokio::test]
@@ -473,8 +495,7 @@ mod tests {
         let (endpoint, kept) = (Arc::new(Endpoint::new("a:1", 1)), Kept::default());
         let (link, far) = link().await;
         kept.put(endpoint.clone(), link);
-        let link = kept.take(&endpoint).expect("it rests");
-        ask_again(&kept);
+        let link = ask_again(&kept, &endpoint).expect("it rests");
         kept.put(endpoint.clone(), link);
         drop(far);
         // The kernel tells of it a moment later.
@@ -494,7 +515,7 @@ mod tests {
         for endpoint in &endpoints {
             let (link, end) = link().await;
             far.push(end);
-            ask_again(&kept);
+            ask_again(&kept, endpoint);
             kept.put(endpoint.clone(), link);
         }
         assert_eq!(lock(&kept.0).links.len(), KEPT_LINKS_MAX);
