@@ -22,8 +22,10 @@ pub const IDLE_SWEEP_INTERVAL: Duration = Duration::from_secs(15);
 /// What is read from one side before it is written to the other, in bytes. One buffer per thread, not per connection. Twice what
 /// bulk senders write at a time, so that they are not met halfway; with 512 KB it no longer stays in the processor's cache.
 pub const COPY_BYTES: usize = 256 * 1024;
+/// The same while the other side does not take all at once: what it leaves is kept for the connection until it does.
+pub const COPY_BYTES_SLOW: usize = 64 * 1024;
 /// Turns that one byte stream takes before others get theirs.
-pub const COPY_TURNS_MAX: usize = 16;
+pub const COPY_TURNS_MAX: usize = 4;
 /// Largest head of an HTTP/1.1 message, in bytes.
 pub const HTTP1_HEAD_BYTES_MAX: usize = 64 * 1024;
 /// Most of an HTTP/1.1 message that is kept before somebody takes it, in bytes.

@@ -3,7 +3,7 @@
 //! A connection that rests costs no memory here: bytes are read into a buffer that belongs to the thread, and only what the
 //! other side does not take at once is kept for the connection.
 
-use crate::limits::{COPY_BYTES, COPY_TURNS_MAX};
+use crate::limits::{COPY_BYTES, COPY_BYTES_SLOW, COPY_TURNS_MAX};
 use crate::metrics::Traffic;
 use std::cell::RefCell;
 use std::future::poll_fn;
@@ -40,6 +40,8 @@ struct Flow {
     /// What was read and could not be written yet; `written` of it has gone since.
     rest: Vec<u8>,
     written: usize,
+    /// Whether the last that was read went whole. Only then is much read at a time.
+    flows: bool,
     stage: Stage,
     /// TLS and QUIC may hold back bytes until they are told to let them go.
     unflushed: bool,
@@ -106,7 +108,8 @@ impl Flow {
         W: AsyncWrite + Unpin,
     {
         BUFFER.with_borrow_mut(|buffer| {
-            let mut buffer = ReadBuf::new(buffer);
+            let room = if self.flows { COPY_BYTES } else { COPY_BYTES_SLOW };
+            let mut buffer = ReadBuf::new(&mut buffer[..room]);
             if Pin::new(from).poll_read(cx, &mut buffer)?.is_pending() {
                 if self.unflushed {
                     ready!(Pin::new(to).poll_flush(cx))?;
@@ -119,11 +122,13 @@ impl Flow {
                 self.stage = Stage::Closing;
             }
             count(bytes.len());
+            self.flows = true;
             while !bytes.is_empty() {
                 match write(cx, to, bytes)? {
                     Poll::Ready(gone) => bytes = &bytes[gone..],
                     Poll::Pending => {
                         self.rest = bytes.to_vec();
+                        self.flows = false;
                         break;
                     }
                 }

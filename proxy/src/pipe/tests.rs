@@ -1,6 +1,7 @@
 //! Copying over pipes in memory with buffers of awkward sizes, and how a copy ends.
 
 use super::*;
+use std::task::Waker;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 use tokio::task::JoinHandle;
 
@@ -79,6 +80,44 @@ async fn a_peer_that_breaks_off_ends_the_copy() {
     let _ = client.write_all(&[0; 4096]).await;
     drop(client);
     let _ = copy.await.expect("the copy has ended");
+}
+
+/// One turn on the thread for one direction.
+fn turn<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(flow: &mut Flow, from: &mut R, to: &mut W) -> usize {
+    let read = std::cell::Cell::new(0);
+    let polled = flow.poll(&mut Context::from_waker(Waker::noop()), from, to, |count| read.set(read.get() + count));
+    assert!(polled.is_pending());
+    read.get()
+}
+
+#[test]
+fn others_get_their_turn() {
+    let read = turn(&mut Flow::default(), &mut tokio::io::repeat(1), &mut tokio::io::sink());
+    assert!(read <= 1024 * 1024, "{read} bytes");
+}
+
+#[tokio::test]
+async fn little_is_kept_for_a_reader_that_does_not_keep_up() {
+    let (mut to, mut reader) = duplex(1_000);
+    let mut flow = Flow::default();
+    for _ in 0..3 {
+        turn(&mut flow, &mut tokio::io::repeat(1), &mut to);
+        assert!((1..=COPY_BYTES_SLOW).contains(&flow.rest.len()), "{} bytes", flow.rest.len());
+        // It takes all of it, a little at a time.
+        while flow.written + 1_000 < flow.rest.len() {
+            reader.read_exact(&mut [0; 1_000]).await.expect("bytes");
+            turn(&mut flow, &mut tokio::io::repeat(1), &mut to);
+        }
+        reader.read_exact(&mut [0; 1_000]).await.expect("bytes");
+    }
+}
+
+#[tokio::test]
+async fn a_stream_that_flows_uses_the_whole_buffer() {
+    let (mut to, _reader) = duplex(COPY_BYTES_SLOW + COPY_BYTES);
+    let mut flow = Flow::default();
+    let read = turn(&mut flow, &mut tokio::io::repeat(1), &mut to);
+    assert_eq!((read, flow.rest.len()), (COPY_BYTES_SLOW + 2 * COPY_BYTES, COPY_BYTES));
 }
 
 #[test]
