@@ -1,6 +1,6 @@
 //! Durable writes a second and linearizable reads a second, for one server and for three in one process over loopback.
 //!
-//! `cargo run --release -p tribune-raft --example bench [seconds]`; the data goes to the system's temporary folder.
+//! `cargo run --release -p tribune-raft --example raft_bench [seconds]`; the data goes to the system's temporary folder.
 
 use std::collections::HashMap;
 use std::io::{self, Read, Write};
