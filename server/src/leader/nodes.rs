@@ -203,10 +203,9 @@ pub(super) async fn register_servers(core: &Arc<Core>) {
         }
         // Right after an election the members may not be known yet.
         let pause = if is_settling { SETTLING } else { LOOK_AGAIN };
-        match tokio::time::timeout(pause, changed.changed()).await {
-            Ok(Err(_stopped)) => return,
-            // Either way it is time to look.
-            Ok(Ok(())) | Err(_) => {}
+        // Whether they changed or the time is up, it is time to look; unless Raft has stopped.
+        if let Ok(Err(_stopped)) = tokio::time::timeout(pause, changed.changed()).await {
+            return;
         }
     }
 }
