@@ -8,6 +8,10 @@ use std::time::Duration;
 pub(crate) const SERVICES_MAX: usize = 65_536;
 /// Most checks of one agent.
 pub(crate) const CHECKS_MAX: usize = 131_072;
+/// Largest service, and largest check with how it is made, encoded: what the store takes, less the output of a check.
+pub(crate) const ITEM_BYTES_MAX: usize = store::VALUE_BYTES_MAX - 2 * model::limits::CHECK_OUTPUT_BYTES_MAX;
+/// Longest id of a service or check: a key of the store, less its prefix.
+pub(crate) const ID_BYTES_MAX: usize = store::KEY_BYTES_MAX - 3;
 /// Most items in one push, other than a full one.
 pub(crate) const PUSH_ITEMS_MAX: usize = 4_096;
 /// Most checks that run at the same time.

@@ -14,7 +14,7 @@ pub(crate) use batch::Batch;
 pub(crate) use kept::Kept;
 
 use crate::check::Plan;
-use crate::config::{CHECKS_MAX, SERVICES_MAX};
+use crate::config::{CHECKS_MAX, ID_BYTES_MAX, ITEM_BYTES_MAX, SERVICES_MAX};
 use crate::metrics::Metrics;
 use model::{Check, CheckStatus, ServiceInstance};
 use std::collections::{BTreeMap, BTreeSet};
@@ -38,6 +38,30 @@ pub(crate) enum Item {
 pub(crate) struct CheckSpec {
     pub(crate) check: Check,
     pub(crate) plan: Arc<Plan>,
+}
+
+impl CheckSpec {
+    fn check_size(&self) -> Result<(), api::Error> {
+        let encoded = [api::mp::encode(&self.check), api::mp::encode(&*self.plan.check)];
+        check_size("check", &self.check.check_id, &encoded)
+    }
+}
+
+/// Refuses what the store could not keep, before anything has changed.
+fn check_size(what: &str, id: &str, encoded: &[bytes::Bytes]) -> Result<(), api::Error> {
+    let item: usize = encoded.iter().map(bytes::Bytes::len).sum();
+    if id.len() > ID_BYTES_MAX {
+        let bytes = id.len();
+        return Err(api::Error::bad_request(format!(
+            "the id of the {what} is too large: {bytes} bytes of at most {ID_BYTES_MAX}"
+        )));
+    }
+    if item > ITEM_BYTES_MAX {
+        return Err(api::Error::bad_request(format!(
+            "{what} {id:?} is too large: {item} bytes of at most {ITEM_BYTES_MAX}"
+        )));
+    }
+    Ok(())
 }
 
 /// Services and checks of this node. Clones are the same.
@@ -121,6 +145,8 @@ impl Local {
         checks: Vec<CheckSpec>,
         replace: bool,
     ) -> Result<Registered, api::Error> {
+        check_size("service", &instance.id, &[api::mp::encode(&instance)])?;
+        checks.iter().try_for_each(CheckSpec::check_size)?;
         let mut state = self.state();
         state.check_room(&instance.id, &checks)?;
         let id = instance.id.clone();
@@ -149,6 +175,7 @@ impl Local {
 
     /// Puts a check of the node, or of an instance that is there. Says whether it is to be started.
     pub(crate) fn register_check(&self, spec: CheckSpec) -> Result<Registered, api::Error> {
+        spec.check_size()?;
         let mut state = self.state();
         let (check_id, service_id) = (spec.check.check_id.clone(), spec.check.service_id.clone());
         if !service_id.is_empty() && !state.services.contains_key(&service_id) {

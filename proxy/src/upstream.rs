@@ -359,7 +359,8 @@ impl Loaded for Arc<Endpoint> {
 }
 
 /// The links that one client's connection uses: no other takes them, so that there is nothing to wait for. When the
-/// client goes, others may have them; and so they may when it asks but rarely, lest a thousand resting clients hold a thousand links.
+/// client goes, others may have them; and so they may when it asks but rarely, lest a thousand resting clients hold a
+/// thousand links.
 #[derive(Debug, Default)]
 pub(crate) struct Kept(Mutex<Keeping>);
 

@@ -63,9 +63,9 @@ impl<V: Serialize + DeserializeOwned> Tree<V> {
         Ok(self.tree.remove(key).map_err(StoreError::from_sled)?.is_some())
     }
 
-    /// Several changes that are kept all or none. They wait in memory for the next commit of the store (at most about a second) and are seen
-    /// and durable after it; of several to one key, the last counts. Never waits for the disk. The trees that are changed so should
-    /// not be changed otherwise.
+    /// Several changes that are kept all or none. They wait in memory for the next commit of the store (at most about a
+    /// second), and are seen and durable after it; of several to one key, the last counts. Never waits for the disk. A tree that
+    /// is changed so should not be changed otherwise.
     ///
     /// # Errors
     /// Those of [`Batch::insert`]; then nothing was changed.

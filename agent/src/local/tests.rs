@@ -91,6 +91,32 @@ fn a_failed_push_is_repeated_with_what_is_true_then() {
 }
 
 #[test]
+fn what_is_too_large_to_be_kept_changes_nothing() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let local = open(&folder);
+    let mut large = instance("large", 80);
+    large.tags = vec!["t".repeat(1_000); 70];
+    let fits = instance("fits", 80);
+    let large_check = || check(Some(&fits), "c", |made| made.notes = "n".repeat(70_000));
+    let refused = [
+        local.register(large, Vec::new(), false).err(),
+        local.register(fits.clone(), vec![large_check()], false).err(),
+        local.register_check(check(None, "n", |made| made.notes = "n".repeat(70_000))).err(),
+        local.register(instance(&"i".repeat(1_100), 80), Vec::new(), false).err(),
+    ];
+    for error in refused {
+        let error = error.expect("it cannot be kept");
+        assert_eq!(error.status, 400, "{error}");
+        assert!(error.to_string().contains("too large"), "{error}");
+    }
+    assert_eq!(local.counts(), (0, 0));
+    assert!(local.take_batch().is_none());
+    local.shared.store.commit();
+    drop(local);
+    assert_eq!(open(&folder).counts(), (0, 0));
+}
+
+#[test]
 fn what_is_gone_is_not_forgotten_until_the_servers_know() {
     let folder = tempfile::tempdir().expect("a folder");
     let local = open(&folder);

@@ -29,6 +29,10 @@ enum What {
     Proxy(sidecar::SidecarArgs),
     Gateway(gateway::GatewayArgs),
     /// The certificate authority.
+    ///
+    ///   tribune connect ca roots
+    ///   tribune connect ca roots -pem > roots.pem
+    #[command(verbatim_doc_comment)]
     Ca {
         #[command(subcommand)]
         what: CaWhat,

@@ -43,7 +43,10 @@ pub(super) struct JoinArgs {
 }
 
 /// Say goodbye: deregister this node and stop the agent.
+///
+///   tribune leave
 #[derive(Debug, Args)]
+#[command(verbatim_doc_comment)]
 pub(super) struct LeaveArgs {
     #[command(flatten)]
     client: ClientArgs,

@@ -21,6 +21,10 @@ pub(super) struct OperatorArgs {
 #[derive(Debug, Subcommand)]
 enum What {
     /// The Raft cluster.
+    ///
+    ///   tribune operator raft list-peers
+    ///   tribune operator raft remove-peer -id=1234
+    #[command(verbatim_doc_comment)]
     Raft {
         #[command(subcommand)]
         what: RaftWhat,
