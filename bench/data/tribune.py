@@ -74,7 +74,7 @@ class Tribune(Subject):
 
 
 BEFORE = "TRIBUNE_BEFORE"
-for s in [Tribune("tribune"), Tribune("tribune-2t", threads=2), Tribune("tribune-l4", l4=True), Tribune("tribune-gw", gateways=True),
+for s in [Tribune("tribune"), Tribune("tribune-2t", threads=2), Tribune("tribune-l4", l4=True), Tribune("tribune-gw", gateways=True), Tribune("tribune-gw-2t", gateways=True, threads=2),
           Tribune("tribune-before", product=BEFORE), Tribune("tribune-gw-before", gateways=True, product=BEFORE)]:
     subjects.SUBJECTS[s.name] = s
 
