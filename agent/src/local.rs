@@ -16,6 +16,7 @@ pub(crate) use kept::Kept;
 use crate::check::Plan;
 use crate::config::{CHECKS_MAX, ID_BYTES_MAX, ITEM_BYTES_MAX, SERVICES_MAX};
 use crate::metrics::Metrics;
+use faults::Bug;
 use model::{Check, CheckStatus, ServiceInstance};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -439,6 +440,9 @@ impl State {
     }
 
     fn mark_gone(&mut self, item: Item, change: &mut kept::Change) {
+        if faults::has(Bug::GoneForgotten) {
+            return;
+        }
         change.put_gone(&item);
         self.dirty.insert(item.clone());
         self.gone.insert(item);
@@ -474,7 +478,9 @@ impl State {
         if new_status {
             entry.critical_since = (status == CheckStatus::Critical).then_some(now);
             let service_id = entry.check.service_id.clone();
-            self.dirty.insert(Item::Check(id.to_string()));
+            if !faults::has(Bug::StatusNotTold) {
+                self.dirty.insert(Item::Check(id.to_string()));
+            }
             change.has_changed = true;
             local.shared.metrics.status_changes.add_one();
             self.update_aliases_of(&service_id, local, change);

@@ -12,6 +12,7 @@ use api::proto::PushReply;
 use api::proto::sync_client::SyncClient;
 use api::transport::MESSAGE_BYTES_MAX;
 use bytes::Bytes;
+use faults::Point;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Notify;
@@ -84,6 +85,7 @@ impl Syncer {
     async fn push(&self, batch: Batch) -> Result<(), ServerError> {
         match self.send(&batch).await {
             Ok(reply) => {
+                faults::pass(Point::AgentAfterPush);
                 self.metrics.pushes.add_one();
                 self.metrics.pushed_items.add(batch.len());
                 if batch.is_full() {
@@ -103,6 +105,7 @@ impl Syncer {
 
     async fn send(&self, batch: &Batch) -> Result<PushReply, ServerError> {
         let (address, channel) = self.servers.first()?;
+        faults::pass(Point::AgentBeforePush);
         let mut client = SyncClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX);
         let limit = if batch.is_full() { FULL_TIMEOUT } else { PUSH_TIMEOUT };
         match timeout(limit, client.push(batch.request(self.node_mp.clone()))).await {

@@ -8,6 +8,7 @@ use crate::command::{CaState, FORMAT};
 use crate::key::{Key, folded_arc};
 use crate::tables::{Catalog, Row};
 use crate::topic::Topic;
+use faults::Bug;
 use model::config_entry::ConfigEntry;
 use model::datacenter::Datacenter;
 use model::{Check, Index, Intention, KvEntry, Node, ServiceInstance};
@@ -175,7 +176,13 @@ impl Catalog {
                 self.put_check(key, Arc::new(row));
             }
             Kind::Kv => {
-                let row: Row<KvEntry> = unpack(record)?;
+                let mut row: Row<KvEntry> = unpack(record)?;
+                if faults::has(Bug::SnapshotForgetsFlags) {
+                    row.value.flags = 0;
+                }
+                if faults::has(Bug::SnapshotForgetsIndex) {
+                    row.modify_index = self.index;
+                }
                 self.kv.insert(Arc::from(&*row.key), Arc::new(row));
             }
             Kind::Intention => {
@@ -201,6 +208,7 @@ impl Catalog {
 
     fn restore_index(&mut self, kind: Kind, record: &[u8]) -> Result<(), SnapshotError> {
         match kind {
+            Kind::KvGone if faults::has(Bug::SnapshotForgetsGone) => {}
             Kind::KvGone => {
                 let (key, index): (String, Index) = unpack(record)?;
                 self.kv_gone.bury(Arc::from(key), index);

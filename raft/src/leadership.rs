@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use faults::Bug;
 use openraft::ServerState;
 use tokio::sync::watch;
 
@@ -62,8 +63,9 @@ fn leadership(metrics: &Metrics, age: Duration, contact_max: Duration) -> Leader
     let is_alone = membership.voter_ids().eq([metrics.id]);
     let contact = metrics.millis_since_quorum_ack.map(|ms| Duration::from_millis(ms) + age);
     let is_leader = metrics.state == ServerState::Leader
-        && metrics.last_applied.is_some_and(|applied| applied.leader_id.term == metrics.current_term)
-        && (is_alone || contact.is_some_and(|contact| contact <= contact_max));
+        && (faults::has(Bug::LeadsTooEarly)
+            || metrics.last_applied.is_some_and(|applied| applied.leader_id.term == metrics.current_term))
+        && (is_alone || faults::has(Bug::LeadsTooLong) || contact.is_some_and(|contact| contact <= contact_max));
     let leader = metrics.current_leader.filter(|id| is_leader || *id != metrics.id);
     Leadership {
         term: metrics.current_term,

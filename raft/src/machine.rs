@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
+use faults::Point;
 use openraft::storage::{RaftSnapshotBuilder, RaftStateMachine};
 use openraft::{AnyError, EntryPayload, OptionalSend};
 use tokio::sync::watch;
@@ -162,6 +163,7 @@ impl RaftStateMachine<TypeConfig> for Machine {
         I: IntoIterator<Item = Entry> + OptionalSend,
         I::IntoIter: OptionalSend,
     {
+        faults::pass(Point::ApplyBefore);
         let mut state = held(&self.shared.state);
         let mut bytes = 0;
         let answers = entries
@@ -173,6 +175,7 @@ impl RaftStateMachine<TypeConfig> for Machine {
             .collect();
         self.shared.bytes_since_snapshot.fetch_add(bytes, Ordering::Relaxed);
         self.publish(&state);
+        faults::pass(Point::ApplyAfter);
         Ok(answers)
     }
 
@@ -187,8 +190,10 @@ impl RaftStateMachine<TypeConfig> for Machine {
 
     async fn install_snapshot(&mut self, meta: &SnapshotMeta, snapshot: Box<SnapshotFile>) -> Result<(), StorageError> {
         let machine = self.clone();
+        faults::pass(Point::SnapshotBeforeInstall);
         let restored =
             tokio::task::spawn_blocking(move || machine.restore(&machine.shared.snapshots.import(&snapshot)?)).await;
+        faults::pass(Point::SnapshotAfterInstall);
         restored
             .map_err(io::Error::other)
             .and_then(|done| done)

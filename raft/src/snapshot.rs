@@ -8,6 +8,7 @@ use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
+use faults::{Bug, Point};
 use serde::{Deserialize, Serialize};
 use store::{Store, Tree};
 
@@ -126,6 +127,7 @@ impl Snapshots {
     /// Writes a state out and makes it current, unless a newer one is. Answers what was written in any case: a newer one that
     /// was received and never installed says nothing of what this member has applied. Blocks.
     pub(crate) fn write(&self, head: &Head, state: Box<dyn Snapshot>) -> io::Result<(Head, SnapshotFile)> {
+        faults::pass(Point::SnapshotBegun);
         let incoming = self.begin()?;
         let (_current, file) = self.write_to(&incoming, head, state)?;
         Ok((head.clone(), file))
@@ -183,7 +185,9 @@ impl Snapshots {
 
     /// Makes it current, and answers what is current now: that is another one if that is newer.
     fn adopt(&self, incoming: &Incoming, head: &Head, bytes: u64) -> io::Result<(Head, SnapshotFile)> {
-        if let Err(error) = incoming.file.sync() {
+        faults::pass(Point::SnapshotBeforeSync);
+        let synced = if faults::has(Bug::SnapshotNotSynced) { Ok(()) } else { incoming.file.sync() };
+        if let Err(error) = synced {
             self.disk.fatal("a snapshot could not be synced", &error);
             return Err(error);
         }
@@ -195,12 +199,16 @@ impl Snapshots {
         let index = head.last_log_id.map_or(0, |log_id| log_id.index);
         let name = format!("{index:016x}-{:016x}.snapshot", rand::random::<u64>());
         let path = self.dir.join(&name);
+        faults::pass(Point::SnapshotBeforeRename);
         self.disk.rename(&incoming.path, &path)?;
+        faults::pass(Point::SnapshotAfterRename);
         self.disk.sync_dir(&self.dir)?;
+        faults::pass(Point::SnapshotBeforeRecord);
         let named = Manifest { file: name, bytes, index };
         held(&self.record).as_ref().ok_or_else(|| io::Error::other("this member has stopped"))?.write(&named)?;
         let file = SnapshotFile { path, bytes };
         *current = Some((head.clone(), file.clone()));
+        faults::pass(Point::SnapshotBeforeSweep);
         if let Err(error) = self.sweep(Some(&file), false) {
             tracing::warn!(%error, "old snapshots could not be removed; the next one will do it");
         }

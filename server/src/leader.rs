@@ -57,6 +57,7 @@ async fn duties(core: &Arc<Core>) {
     while core.raft.read_index().await.is_err() {
         tokio::time::sleep(RETRY).await;
     }
+    faults::pass(faults::Point::LeaderBegins);
     tokio::join!(
         authority::keep(core),
         nodes::judge(core),

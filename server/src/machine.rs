@@ -4,6 +4,7 @@ use std::io::{self, Read, Write};
 use std::sync::Arc;
 
 use catalog::{Catalog, Command, DecodeError, Response};
+use faults::Bug;
 use raft::Bytes;
 
 use crate::watch::Watch;
@@ -29,6 +30,9 @@ impl raft::StateMachine for Machine {
             .iter()
             .map(|bytes| {
                 let command = Command::decode(bytes).unwrap_or_else(|error| stop(&error));
+                if faults::has_each(Bug::ReplicasDiffer, 64) && std::process::id().is_multiple_of(2) {
+                    self.catalog.apply(command.clone());
+                }
                 let (response, changes) = self.catalog.apply(command);
                 topics.extend(changes);
                 response

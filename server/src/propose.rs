@@ -13,6 +13,7 @@ use api::proto::{Outcome, ProposeReply, ProposeRequest};
 use api::transport::is_unsent;
 use bytes::Bytes;
 use catalog::{Command, Response};
+use faults::{Bug, Point};
 use raft::{ProposeError, Raft};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
@@ -90,6 +91,18 @@ impl Proposer {
     }
 
     async fn attempt(&self, command: Bytes) -> Attempt {
+        faults::pass(Point::ProposeBefore);
+        let attempt = self.attempt_once(command).await;
+        faults::pass(Point::ProposeAfter);
+        attempt
+    }
+
+    async fn attempt_once(&self, command: Bytes) -> Attempt {
+        if faults::has(Bug::AckBeforeAgreement) && self.raft.is_leader() {
+            let raft = self.raft.clone();
+            tokio::spawn(async move { raft.propose(command).await });
+            return Attempt::Done(Response::Done);
+        }
         if self.raft.is_leader() {
             return here(self.raft.propose(command).await);
         }
@@ -125,6 +138,7 @@ pub(crate) async fn propose_for_peer(raft: &Raft<Machine>, watch: &Watch, comman
     }
     let proposals = commands.into_iter().map(|command| propose_readable(raft, command));
     let outcomes = futures_util::future::join_all(proposals).await;
+    faults::pass(Point::ForwardAfter);
     ProposeReply { outcomes, leader_address, index: watch.current().index() }
 }
 
@@ -179,6 +193,7 @@ impl Forwarder {
         match tokio::time::timeout(FORWARD_TIMEOUT, client.propose(ProposeRequest { commands })).await {
             Ok(Ok(reply)) => self.accept(reply.into_inner(), count).await,
             Ok(Err(status)) if is_unsent(&status) || is_refusal(&status) => all(not_sent, String::new()),
+            Ok(Err(_)) | Err(_) if faults::has(Bug::RetriesUnknown) => all(not_sent, String::new()),
             Ok(Err(status)) => all(
                 Attempt::Unknown,
                 format!("the leader did not answer ({}): the change may or may not have been made", status.message()),

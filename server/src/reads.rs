@@ -10,6 +10,7 @@ use api::Error;
 use api::proto::ReadIndexRequest;
 use api::proto::peer_client::PeerClient;
 use api::query::Consistency;
+use faults::{Bug, Point};
 use raft::{Member, Raft};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
@@ -99,7 +100,7 @@ impl Reads {
         let is_leader = self.raft.is_leader();
         let is_heard = status.last_contact.is_some_and(|contact| contact <= self.lease);
         let last_contact_ms = match status.last_contact {
-            _ if is_leader => 0,
+            _ if is_leader || faults::has(Bug::LastContactLies) => 0,
             Some(contact) => u64::try_from(contact.as_millis()).unwrap_or(u64::MAX),
             // Never heard of one: as old as anything.
             None => u64::MAX / 2,
@@ -112,6 +113,9 @@ impl Reads {
     }
 
     async fn is_fresh(&self, confirm: bool) -> bool {
+        if !confirm && faults::has(Bug::DefaultReadAnywhere) {
+            return true;
+        }
         if self.raft.is_leader() {
             return self.leads_fresh(confirm).await;
         }
@@ -126,12 +130,14 @@ impl Reads {
     /// A leader answers from its memory, once it has applied what its predecessors have acknowledged.
     async fn leads_fresh(&self, confirm: bool) -> bool {
         let term = self.raft.watch().borrow().term;
-        if !confirm && self.settled_term.load(Ordering::Acquire) == term {
+        let is_settled = self.settled_term.load(Ordering::Acquire) == term || faults::has(Bug::LeadsTooEarly);
+        if !confirm && is_settled {
             return true;
         }
         let is_confirmed = matches!(tokio::time::timeout(ASK_TIMEOUT, self.raft.read_index()).await, Ok(Ok(())));
         if is_confirmed {
             self.settled_term.fetch_max(term, Ordering::AcqRel);
+            faults::pass(Point::ReadConfirmed);
         }
         is_confirmed
     }
@@ -172,6 +178,9 @@ impl Asker {
         let leader = self.raft.leader()?;
         let mut client = PeerClient::new(self.peers.local(&leader.address).ok()?);
         let reply = client.read_index(ReadIndexRequest { confirm: self.confirm }).await.ok()?;
+        if faults::has(Bug::ReadNotAwaited) {
+            return Some(());
+        }
         self.raft.applied_at_least(reply.into_inner().raft_index).await.ok()
     }
 }

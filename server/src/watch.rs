@@ -15,6 +15,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use arc_swap::ArcSwap;
 use catalog::{Catalog, Topic, View};
+use faults::Bug;
 use model::Index;
 use tokio::time::Instant;
 
@@ -52,7 +53,9 @@ impl Watch {
     /// Shows a newer version and wakes those who read what changed. Once per batch of commands.
     pub(crate) fn publish(&self, catalog: Catalog, topics: &[Topic]) {
         self.show(catalog);
-        self.waiters.wake(topics);
+        if !faults::has_each(Bug::LostWakeUp, 16) {
+            self.waiters.wake(topics);
+        }
     }
 
     /// Shows a version that may differ in anything (a restored snapshot), and wakes everybody.
@@ -105,7 +108,7 @@ impl Watch {
     ) -> (Answer, Index) {
         let mut was_woken = false;
         loop {
-            let version = self.current.load().index();
+            let version = self.current.load().index() - u64::from(faults::has(Bug::OldAnswerShared) && was_woken);
             let (found, ran_on) = match self.shared.find(target, version) {
                 Some(found) => (found, version),
                 None => {

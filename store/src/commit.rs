@@ -6,6 +6,8 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
+use faults::{Bug, Point};
+
 use crate::fatal_disk;
 use crate::pending::Pending;
 
@@ -32,8 +34,15 @@ impl Group {
     pub(crate) fn new(db: sled::Db, data: File, pending: Pending) -> Group {
         Group::over(move || {
             pending.apply().map_err(|e| e.to_string())?;
+            faults::pass(Point::StoreBeforeFlush);
             db.flush().map_err(|e| e.to_string())?;
-            data.sync_data().map_err(|e| e.to_string())
+            faults::pass(Point::StoreBeforeSync);
+            if faults::has(Bug::PlainFlush) {
+                return Ok(());
+            }
+            data.sync_data().map_err(|e| e.to_string())?;
+            faults::pass(Point::StoreAfterSync);
+            Ok(())
         })
     }
 

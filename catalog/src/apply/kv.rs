@@ -4,6 +4,7 @@ use super::Step;
 use crate::command::{KvCommand, Refusal, Response};
 use crate::tables::Row;
 use crate::topic::Topic;
+use faults::Bug;
 use model::{Index, KvEntry};
 use std::ops::Bound;
 use std::sync::Arc;
@@ -37,7 +38,8 @@ impl Step<'_> {
         cas: Option<Index>,
     ) -> Result<Response, Refusal> {
         let old = self.catalog.kv.get(key.as_str());
-        if cas.is_some_and(|cas| cas != old.map_or(0, |row| row.modify_index)) {
+        let is_ignored = faults::has(Bug::CasIgnored) && self.index.is_multiple_of(16);
+        if cas.is_some_and(|cas| cas != old.map_or(0, |row| row.modify_index)) && !is_ignored {
             return Ok(Response::CasFailed);
         }
         let (lock_index, session) = old.map_or((0, None), |row| (row.lock_index, row.session.clone()));
@@ -61,7 +63,9 @@ impl Step<'_> {
     fn kv_delete(&mut self, key: &str) -> Response {
         if let Some((key, _)) = self.catalog.kv.remove_with_key(key) {
             self.touch_kv(&key);
-            self.catalog.kv_gone.bury(key, self.index);
+            if !faults::has(Bug::IndexRunsBackwards) {
+                self.catalog.kv_gone.bury(key, self.index);
+            }
         }
         Response::Done
     }
@@ -69,8 +73,9 @@ impl Step<'_> {
     fn kv_delete_tree(&mut self, prefix: &str) -> Response {
         let range = self.catalog.kv.range::<_, str>((Bound::Included(prefix), Bound::Unbounded));
         let keys: Vec<Arc<str>> = range.map(|(key, _)| key.clone()).take_while(|key| key.starts_with(prefix)).collect();
-        for key in keys {
-            self.kv_delete(&key);
+        let forgotten = usize::from(faults::has(Bug::DeleteTreeForgetsLast));
+        for key in &keys[..keys.len().saturating_sub(forgotten)] {
+            self.kv_delete(key);
         }
         Response::Done
     }

@@ -225,6 +225,7 @@ impl RaftLogStorage<TypeConfig> for Log {
     async fn save_vote(&mut self, vote: &Vote) -> Result<(), StorageError> {
         let vote = *vote;
         self.wait(|done| Request::Vote(vote, done)).await.map_err(write_failed)?;
+        faults::pass(faults::Point::VoteAfterWrite);
         held(&self.shared.index).state.vote = Some(vote);
         Ok(())
     }

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
+use faults::{Bug, Point};
 
 use super::format::{FrameWriter, HEADER_BYTES, Header, State};
 use super::held;
@@ -114,7 +115,9 @@ impl Writer {
                 }
                 into.done.push(done);
             }
+            Request::Vote(_, done) if faults::has(Bug::VoteNotKept) => done(),
             Request::Vote(vote, done) => {
+                faults::pass(Point::VoteBeforeWrite);
                 frame.vote(&vote);
                 self.state.vote = Some(vote);
                 into.done.push(done);
@@ -152,8 +155,13 @@ impl Writer {
         let segment = self.segments.back_mut().expect("a segment");
         let offset = segment.end;
         let frame = frame.finish(segment.header.salt, segment.frames);
+        faults::pass(Point::LogBeforeWrite);
         segment.file.write_at(&frame, offset)?;
-        segment.file.sync()?;
+        faults::pass(Point::LogBeforeSync);
+        if !faults::has(Bug::AckBeforeSync) {
+            segment.file.sync()?;
+        }
+        faults::pass(Point::LogAfterSync);
         segment.frames += 1;
         segment.end += frame.len() as u64;
         place(&self.index, segment, offset, std::mem::take(&mut gathered.entries));
@@ -161,6 +169,7 @@ impl Writer {
             done();
         }
         if let Some(upto) = gathered.purge {
+            faults::pass(Point::PurgeBeforeDrop);
             self.drop_segments(upto)?;
         }
         Ok(())
@@ -212,7 +221,9 @@ impl Writer {
         file.write_at(&[&header.encode()[..], &first].concat(), 0)?;
         file.sync()?;
         let path = segment_path(&self.dir, number);
+        faults::pass(Point::SegmentBeforeRename);
         self.disk.rename(&temporary, &path)?;
+        faults::pass(Point::SegmentAfterRename);
         self.disk.sync_dir(&self.dir)?;
         self.segments.push_back(Segment { path, file, header, frames: 1, end, bytes, last_index: None });
         Ok(())
@@ -251,6 +262,7 @@ impl Writer {
             } else {
                 self.disk.remove(&segment.path)?;
             }
+            faults::pass(Point::PurgeAfterDrop);
             // One after the other: after a power cut no older one may be there with a younger one gone.
             self.disk.sync_dir(&self.dir)?;
         }

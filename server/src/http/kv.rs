@@ -7,8 +7,9 @@ use axum::http::StatusCode;
 use bytes::Bytes;
 use catalog::query::kv as query;
 use catalog::{Command, KvCommand, Row};
-use model::KvEntry;
+use faults::Bug;
 use model::limits::{KV_KEY_BYTES_MAX, KV_VALUE_BYTES_MAX};
+use model::{Index, KvEntry};
 
 use super::read::{RAW, Read, json, not_found};
 use super::write::Write;
@@ -67,6 +68,9 @@ pub(super) async fn put(mut write: Write) -> Reply {
     let value: Bytes = write.take_body(KV_VALUE_BYTES_MAX).await?;
     let command = match cas {
         None => KvCommand::Set { key, value, flags },
+        Some(cas) if faults::has(Bug::CasBeforeLog) && cas == modified_here(&write, &key) => {
+            KvCommand::Set { key, value, flags }
+        }
         Some(cas) => KvCommand::Cas { key, value, flags, cas },
     };
     write.done(&Command::Kv(command)).await
@@ -84,6 +88,10 @@ pub(super) async fn delete(write: Write) -> Reply {
         Some(cas) => KvCommand::DeleteCas { key, cas },
     };
     write.done(&Command::Kv(command)).await
+}
+
+fn modified_here(write: &Write, key: &str) -> Index {
+    write.core.watch.read(|view| query::get(view, key).map_or(0, |row| row.modify_index)).0
 }
 
 fn key_of(write: &Write) -> Result<String, Refusal> {

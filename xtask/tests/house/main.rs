@@ -5,6 +5,7 @@
 
 mod dependencies;
 mod edges;
+mod faults;
 mod papers;
 mod purity;
 mod source;

@@ -1,0 +1,260 @@
+//! Places where a build for the fault tests goes wrong on purpose. In every other build they are nothing.
+//!
+//! Tests that never fail prove little. So the code names, where they would be, mistakes that others have made ([`Bug`]), and the
+//! moments at which a crash is most likely to hurt ([`Point`]). With the feature `on`, one of each can be turned on by
+//! the environment, and `jlt bugs` shows which checker finds it. Without it, [`has`] is `false` and [`pass`] is empty.
+
+/// Defines an enum whose members have names for the command line and a line for people.
+macro_rules! named {
+    ($(#[$about:meta])* $kind:ident { $($(#[doc = $text:literal])+ $member:ident = $name:literal,)+ }) => {
+        $(#[$about])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub enum $kind { $($(#[doc = $text])+ $member,)+ }
+
+        impl $kind {
+            /// All of them.
+            pub const ALL: &[$kind] = &[$($kind::$member,)+];
+
+            /// The name in the environment and in reports.
+            pub const fn name(self) -> &'static str {
+                match self { $($kind::$member => $name,)+ }
+            }
+
+            /// What it is.
+            pub const fn about(self) -> &'static str {
+                match self { $($kind::$member => concat!($($text,)+).trim_ascii(),)+ }
+            }
+
+            /// The one of this name.
+            pub fn named(name: &str) -> Option<$kind> {
+                Self::ALL.iter().copied().find(|one| one.name() == name)
+            }
+        }
+    };
+}
+
+named! {
+    /// A mistake that the fault tests must find.
+    Bug {
+        /// The log says that entries are on the disk before they are synced.
+        AckBeforeSync = "ack-before-sync",
+        /// A vote is kept in memory alone.
+        VoteNotKept = "vote-not-kept",
+        /// The store relies on sled's own flush, which syncs neither metadata nor the device.
+        PlainFlush = "plain-flush",
+        /// A snapshot gets its name before it is synced.
+        SnapshotNotSynced = "snapshot-not-synced",
+        /// A snapshot forgets the flags of keys.
+        SnapshotForgetsFlags = "snapshot-forgets-flags",
+        /// A snapshot forgets which keys were deleted, so that indexes run backwards.
+        SnapshotForgetsGone = "snapshot-forgets-gone",
+        /// A restored key has the index of the snapshot instead of its own.
+        SnapshotForgetsIndex = "snapshot-forgets-index",
+        /// A leader serves `consistent` reads without asking whether it still leads.
+        ReadNotConfirmed = "read-not-confirmed",
+        /// A follower serves `consistent` reads before it has applied what the leader had.
+        ReadNotAwaited = "read-not-awaited",
+        /// Any server serves `default` reads from its own state.
+        DefaultReadAnywhere = "default-read-anywhere",
+        /// A server leads, and serves `default` reads, before it has applied what its predecessors acknowledged.
+        LeadsTooEarly = "leads-too-early",
+        /// A leader that nobody answers any more goes on serving `default` reads.
+        LeadsTooLong = "leads-too-long",
+        /// A stale read says that the leader was heard just now.
+        LastContactLies = "last-contact-lies",
+        /// A write is acknowledged when it is proposed.
+        AckBeforeAgreement = "ack-before-agreement",
+        /// A write of unknown outcome is proposed again.
+        RetriesUnknown = "retries-unknown",
+        /// A compare-and-set is decided by the state of the server that was asked, and then written in any case.
+        CasBeforeLog = "cas-before-log",
+        /// Every sixteenth compare-and-set is not compared.
+        CasIgnored = "cas-ignored",
+        /// Of a tree of keys, the last one stays when it is deleted.
+        DeleteTreeForgetsLast = "delete-tree-forgets-last",
+        /// A deleted key leaves no trace, so that the index of its prefix runs backwards.
+        IndexRunsBackwards = "index-runs-backwards",
+        /// Replicas apply the same command differently.
+        ReplicasDiffer = "replicas-differ",
+        /// Every sixteenth change wakes nobody.
+        LostWakeUp = "lost-wake-up",
+        /// A blocking query that came back gets the answer of the version before.
+        OldAnswerShared = "old-answer-shared",
+        /// A node that is deregistered leaves its services behind.
+        NodeLeavesServices = "node-leaves-services",
+        /// An agent forgets what was deregistered while it could not reach a server.
+        GoneForgotten = "gone-forgotten",
+        /// An agent does not tell a new status of a check until the next full comparison.
+        StatusNotTold = "status-not-told",
+        /// Instances with a critical check are among those that pass.
+        CriticalPasses = "critical-passes",
+    }
+}
+
+named! {
+    /// A moment at which the process can be made to die.
+    Point {
+        /// The log has gathered a frame and written nothing.
+        LogBeforeWrite = "log-before-write",
+        /// A frame is written and not synced.
+        LogBeforeSync = "log-before-sync",
+        /// A frame is synced and nobody was told.
+        LogAfterSync = "log-after-sync",
+        /// A new segment is written under its temporary name.
+        SegmentBeforeRename = "segment-before-rename",
+        /// A new segment has its name, and its folder is not synced.
+        SegmentAfterRename = "segment-after-rename",
+        /// Entries are purged in a frame, and the segments are still there.
+        PurgeBeforeDrop = "purge-before-drop",
+        /// A segment was dropped and its folder is not synced.
+        PurgeAfterDrop = "purge-after-drop",
+        /// A vote is about to be written.
+        VoteBeforeWrite = "vote-before-write",
+        /// A vote is on the disk, and nobody was told.
+        VoteAfterWrite = "vote-after-write",
+        /// Entries are agreed on and not applied.
+        ApplyBefore = "apply-before",
+        /// Entries are applied, and nobody was told.
+        ApplyAfter = "apply-after",
+        /// A snapshot is begun.
+        SnapshotBegun = "snapshot-begun",
+        /// A snapshot is written and not synced.
+        SnapshotBeforeSync = "snapshot-before-sync",
+        /// A snapshot is synced under its temporary name.
+        SnapshotBeforeRename = "snapshot-before-rename",
+        /// A snapshot has its name, and its folder is not synced.
+        SnapshotAfterRename = "snapshot-after-rename",
+        /// A snapshot has its name, and is not recorded as the current one.
+        SnapshotBeforeRecord = "snapshot-before-record",
+        /// A snapshot is recorded, and old ones are still there.
+        SnapshotBeforeSweep = "snapshot-before-sweep",
+        /// A received snapshot is current and not installed.
+        SnapshotBeforeInstall = "snapshot-before-install",
+        /// A received snapshot is installed, and nobody was told.
+        SnapshotAfterInstall = "snapshot-after-install",
+        /// The store's changes are made and not flushed.
+        StoreBeforeFlush = "store-before-flush",
+        /// The store is flushed and its file not synced.
+        StoreBeforeSync = "store-before-sync",
+        /// The store is synced, and nobody was told.
+        StoreAfterSync = "store-after-sync",
+        /// A write of a client is about to be proposed.
+        ProposeBefore = "propose-before",
+        /// A write of a client is agreed on, and the client was not told.
+        ProposeAfter = "propose-after",
+        /// Another server's writes are agreed on, and it was not told.
+        ForwardAfter = "forward-after",
+        /// A `consistent` read is confirmed and not answered.
+        ReadConfirmed = "read-confirmed",
+        /// A new leader begins its duties.
+        LeaderBegins = "leader-begins",
+        /// An agent has kept a registration and told no server.
+        AgentBeforePush = "agent-before-push",
+        /// An agent has told a server, and does not know it yet.
+        AgentAfterPush = "agent-after-push",
+        /// A certificate is signed and not handed out.
+        SignedNotGiven = "signed-not-given",
+    }
+}
+
+/// Whether this build has the mistake.
+#[inline(always)]
+pub fn has(bug: Bug) -> bool {
+    switch::has(bug)
+}
+
+/// As [`has`], but only each `every`th time that the place is passed.
+#[inline(always)]
+pub fn has_each(bug: Bug, every: u64) -> bool {
+    switch::has(bug) && switch::count().is_multiple_of(every)
+}
+
+/// The process dies here, as by `kill -9`, if the environment says so.
+#[inline(always)]
+pub fn pass(point: Point) {
+    switch::pass(point);
+}
+
+#[cfg(not(feature = "on"))]
+mod switch {
+    use super::{Bug, Point};
+
+    #[inline(always)]
+    pub(super) const fn has(_: Bug) -> bool {
+        false
+    }
+
+    #[inline(always)]
+    pub(super) const fn count() -> u64 {
+        0
+    }
+
+    #[inline(always)]
+    pub(super) const fn pass(_: Point) {}
+}
+
+/// `TRIBUNE_BUG=name` and `TRIBUNE_CRASH=name[:n]`: the process dies when it passes the point for the n-th time, by default the first.
+#[cfg(feature = "on")]
+mod switch {
+    use std::sync::OnceLock;
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    use super::{Bug, Point};
+
+    static COUNT: AtomicU64 = AtomicU64::new(0);
+    static PASSED: AtomicU64 = AtomicU64::new(0);
+
+    pub(super) fn has(bug: Bug) -> bool {
+        static ON: OnceLock<Option<Bug>> = OnceLock::new();
+        *ON.get_or_init(|| read("TRIBUNE_BUG", Bug::named)) == Some(bug)
+    }
+
+    pub(super) fn count() -> u64 {
+        COUNT.fetch_add(1, Ordering::Relaxed)
+    }
+
+    pub(super) fn pass(point: Point) {
+        static AT: OnceLock<Option<(Point, u64)>> = OnceLock::new();
+        let at = AT.get_or_init(|| read("TRIBUNE_CRASH", parse));
+        if let Some((chosen, nth)) = *at
+            && chosen == point
+            && PASSED.fetch_add(1, Ordering::Relaxed) + 1 == nth
+        {
+            eprintln!("the process dies at {}", point.name());
+            std::process::abort();
+        }
+    }
+
+    fn parse(text: &str) -> Option<(Point, u64)> {
+        let (name, nth) = text.split_once(':').unwrap_or((text, "1"));
+        Some((Point::named(name)?, nth.parse().ok().filter(|nth| *nth > 0)?))
+    }
+
+    fn read<T>(variable: &str, parse: impl Fn(&str) -> Option<T>) -> Option<T> {
+        let text = std::env::var(variable).ok()?;
+        let found = parse(&text);
+        assert!(found.is_some(), "{variable}={text} names nothing: see faults/src/lib.rs");
+        found
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn names_are_found_again_and_once() {
+        let bugs: BTreeSet<_> = Bug::ALL.iter().map(|bug| bug.name()).collect();
+        let points: BTreeSet<_> = Point::ALL.iter().map(|point| point.name()).collect();
+        assert_eq!((bugs.len(), points.len()), (Bug::ALL.len(), Point::ALL.len()));
+        assert!(Bug::ALL.iter().all(|bug| Bug::named(bug.name()) == Some(*bug) && bug.about().ends_with('.')));
+        assert!(Point::ALL.iter().all(|at| Point::named(at.name()) == Some(*at) && at.about().ends_with('.')));
+    }
+
+    #[test]
+    fn nothing_goes_wrong_unasked() {
+        assert!(Bug::ALL.iter().all(|bug| !has(*bug) && !has_each(*bug, 1)));
+        Point::ALL.iter().for_each(|point| pass(*point));
+    }
+}
