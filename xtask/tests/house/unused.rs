@@ -11,6 +11,7 @@ const LIBRARY_NAMES: &[(&str, &str)] = &[("hcl-rs", "hcl"), ("rustls-webpki", "w
 /// Edges that no source names, and why they are needed all the same: crate, package, reason.
 const UNNAMED: &[(&str, &str, &str)] = &[
     ("api", "prost", "the code that tonic-prost-build writes names it"),
+    ("cli", "faults", "a feature of it turns the mistakes on, and no code names it"),
     ("raft", "prost", "the code that tonic-prost-build writes names it"),
     ("api", "tonic-prost", "the code that tonic-prost-build writes names it"),
     ("raft", "tonic-prost", "the code that tonic-prost-build writes names it"),
