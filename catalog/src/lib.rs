@@ -11,6 +11,7 @@ pub mod compile;
 mod indexes;
 mod invariants;
 mod key;
+mod lock_delays;
 pub mod query;
 mod snapshot;
 mod tables;

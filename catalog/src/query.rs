@@ -11,6 +11,7 @@ pub mod intention;
 pub mod kv;
 pub mod node;
 pub mod service;
+pub mod session;
 
 use crate::tables::Row;
 use crate::topic::Topic;

@@ -2,6 +2,7 @@
 
 mod authority;
 pub(crate) mod federation;
+pub(crate) mod leases;
 mod nodes;
 mod reap;
 pub(crate) mod sessions;
@@ -32,6 +33,7 @@ pub(crate) async fn run(core: Arc<Core>) {
                 () = core.closing.cancelled() => return,
             }
             core.sessions.set_judge(None);
+            core.leases.stop();
             continue;
         }
         tokio::select! {
@@ -57,6 +59,7 @@ async fn duties(core: &Arc<Core>) {
     while core.raft.read_index().await.is_err() {
         tokio::time::sleep(RETRY).await;
     }
+    core.proposer.start_clock();
     tokio::join!(
         authority::keep(core),
         nodes::judge(core),
@@ -65,6 +68,7 @@ async fn duties(core: &Arc<Core>) {
         federation::exchange(core),
         federation::replicate(core),
         reap::remove_failed(core),
+        leases::expire(core),
     );
 }
 

@@ -29,7 +29,7 @@ impl raft::StateMachine for Machine {
             .iter()
             .map(|bytes| {
                 let command = Command::decode(bytes).unwrap_or_else(|error| stop(&error));
-                let (response, changes) = self.catalog.apply(command);
+                let (response, changes) = self.catalog.apply_at(Command::time_ms(bytes), command);
                 topics.extend(changes);
                 response
             })

@@ -2,7 +2,7 @@
 //!
 //! A file is a list of cases, each a line, `----`, and what came of it. `UPDATE_EXPECT=1` writes what comes of it now.
 
-use crate::language::{command, read, show_topic};
+use crate::language::{apply, read, show_topic};
 use catalog::{Catalog, Response, View};
 use expect_test::expect_file;
 
@@ -35,7 +35,7 @@ fn answer(catalog: &mut Catalog, line: &str) -> String {
         let topics: Vec<String> = view.topics().iter().map(show_topic).collect();
         return format!("{value}\n@{} of {}", view.index(), topics.join(" "));
     }
-    let (response, changes) = catalog.apply(command(line));
+    let (response, changes) = apply(catalog, line);
     let response = match response {
         Response::Refused(refusal) => format!("Refused: {refusal}"),
         other => format!("{other:?}"),
@@ -74,6 +74,11 @@ fn syncs() {
 #[test]
 fn kv() {
     check("kv.txt");
+}
+
+#[test]
+fn sessions_and_locks() {
+    check("sessions.txt");
 }
 
 #[test]

@@ -11,6 +11,7 @@ pub(crate) fn command() -> impl Strategy<Value = String> {
         2 => removal(),
         1 => sync(),
         4 => kv(),
+        3 => session(),
         1 => intention(),
         1 => config(),
         1 => authority(),
@@ -100,7 +101,25 @@ fn kv() -> impl Strategy<Value = String> {
         2 => key().prop_map(|key| format!("kv delete {key}")),
         1 => (key(), 0..40u8).prop_map(|(key, index)| format!("kv delete-cas {key} index={index}")),
         1 => pick(&["a", "a/", "x", "é"]).prop_map(|prefix| format!("kv delete-tree {prefix}")),
-        1 => key().prop_map(|key| format!("kv put {key} locked flags=7")),
+        1 => (key(), pick(&["", "s1"])).prop_map(|(key, id)| format!("kv put {key} locked flags=7 session={id}")),
+        4 => (key(), session_id(), 0..60u16).prop_map(|(key, id, at)| format!("kv lock {key} mine session={id} at={at}000")),
+        2 => (key(), session_id()).prop_map(|(key, id)| format!("kv unlock {key} free session={id}")),
+    ]
+}
+
+fn session_id() -> impl Strategy<Value = &'static str> {
+    pick(&["s1", "s2", "s3"])
+}
+
+fn session() -> impl Strategy<Value = String> {
+    let checks = pick(&["", "", "checks=c1", "checks=c1,c1 service-checks=c2", "checks=serfHealth"]);
+    let behavior = pick(&["", "behavior=delete"]);
+    let delay = pick(&["delay=0s", "delay=5s", "delay=2m"]);
+    prop_oneof![
+        3 => (session_id(), node(), checks, behavior, delay).prop_map(|(id, node, checks, behavior, delay)| {
+            format!("session {id} {node} {checks} {behavior} {delay} ttl=10s")
+        }),
+        1 => (session_id(), 0..60u16).prop_map(|(id, at)| format!("unsession {id} at={at}000")),
     ]
 }
 
@@ -193,6 +212,11 @@ pub(crate) const READS: &[&str] = &[
     "keys",
     "keys a/ /",
     "keys /",
+    "sessions",
+    "session s1",
+    "session nope",
+    "node-sessions n1",
+    "node-sessions nope",
     "intentions",
     "exact web db",
     "exact * *",
