@@ -10,6 +10,7 @@ mod node;
 mod service;
 mod session;
 mod sync;
+mod txn;
 
 use crate::command::{Command, Refusal, Response};
 use crate::key::under;
@@ -52,6 +53,7 @@ impl Step<'_> {
             Command::SetNodeHealth { node, alive } => self.set_node_health(*node, alive),
             Command::RemoveNode { node, id } => Ok(self.remove_node_if(&node, &id)),
             Command::Kv(command) => self.kv(command),
+            Command::Txn(ops) => Ok(self.txn(ops)),
             Command::CreateSession(session) => self.create_session(*session),
             Command::DestroySession { id } => Ok(self.destroy_session(&id)),
             Command::SetIntention(intention) => self.set_intention(*intention),

@@ -7,6 +7,8 @@ use model::datacenter::Datacenter;
 use model::{Check, Index, Intention, KvEntry, Node, ServiceInstance, Session};
 use serde::{Deserialize, Serialize};
 
+use crate::txn::{TxnOp, TxnOutcome};
+
 /// A change of the catalog. Ids and random numbers are in it, and the leader's time is beside it ([`Command::stamp`]), so that
 /// every replica does the same with it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -35,6 +37,8 @@ pub enum Command {
     },
     /// A change of the key–value store.
     Kv(KvCommand),
+    /// Several operations, all or nothing.
+    Txn(Vec<TxnOp>),
     /// Begins a session, whose id nobody else has.
     CreateSession(Box<Session>),
     /// Ends a session: what it holds is released or deleted. What is not there has ended already.
@@ -227,7 +231,7 @@ pub struct Revocation {
 }
 
 /// What the catalog answers to a command.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum Response {
     /// It is so now (and may have been so before).
     Done,
@@ -235,6 +239,8 @@ pub enum Response {
     CasFailed,
     /// Nothing was changed: the key is locked by another session, or was until a moment ago; or it is not locked by this one.
     LockFailed,
+    /// What became of a transaction.
+    Txn(Box<TxnOutcome>),
     /// What an agent pushed is in the catalog, but for these.
     Synced(Vec<ItemError>),
     /// Nothing was changed, by the caller's fault.

@@ -17,6 +17,7 @@ mod snapshot;
 mod tables;
 mod tombstones;
 mod topic;
+mod txn;
 mod view;
 
 pub use command::{
@@ -26,4 +27,5 @@ pub use command::{
 pub use snapshot::SnapshotError;
 pub use tables::{Catalog, Row};
 pub use topic::{Changes, Topic};
+pub use txn::{TXN_RESULT_BYTES_MAX, TxnError, TxnKv, TxnKvVerb, TxnOp, TxnOutcome, TxnResult, TxnVerb};
 pub use view::View;

@@ -12,6 +12,7 @@ pub mod kv;
 pub mod node;
 pub mod service;
 pub mod session;
+pub mod txn;
 
 use crate::tables::Row;
 use crate::topic::Topic;

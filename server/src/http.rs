@@ -18,6 +18,7 @@ pub(crate) mod read;
 mod serve;
 mod session;
 mod status;
+mod txn;
 mod write;
 
 use std::sync::Arc;
@@ -118,6 +119,7 @@ fn kv_and_config() -> Router<Shared> {
         .route("/v1/kv", get(kv::get).put(kv::put).delete(kv::delete))
         .route("/v1/kv/", get(kv::get).put(kv::put).delete(kv::delete))
         .route("/v1/kv/{*key}", get(kv::get).put(kv::put).delete(kv::delete))
+        .route("/v1/txn", put(txn::run))
         .route("/v1/config", put(config::apply))
         .route("/v1/config/{kind}", get(config::all))
         .route("/v1/config/{kind}/{name}", get(config::one).delete(config::delete))

@@ -2,7 +2,7 @@
 //!
 //! A file is a list of cases, each a line, `----`, and what came of it. `UPDATE_EXPECT=1` writes what comes of it now.
 
-use crate::language::{apply, read, show_topic};
+use crate::language::{apply, read, show_outcome, show_topic};
 use catalog::{Catalog, Response, View};
 use expect_test::expect_file;
 
@@ -38,6 +38,7 @@ fn answer(catalog: &mut Catalog, line: &str) -> String {
     let (response, changes) = apply(catalog, line);
     let response = match response {
         Response::Refused(refusal) => format!("Refused: {refusal}"),
+        Response::Txn(outcome) => show_outcome(&outcome),
         other => format!("{other:?}"),
     };
     let topics: Vec<String> = changes.topics.iter().map(show_topic).collect();
@@ -79,6 +80,11 @@ fn kv() {
 #[test]
 fn sessions_and_locks() {
     check("sessions.txt");
+}
+
+#[test]
+fn transactions() {
+    check("txn.txt");
 }
 
 #[test]

@@ -5,7 +5,7 @@
 use catalog::query::{self, HealthEntry, Placed, Selection};
 use catalog::{
     CaState, Catalog, Changes, Command, Deregistration, KvCommand, Registration, Response, Revocation, Row, SyncPush,
-    Topic, View,
+    Topic, TxnKv, TxnOp, TxnOutcome, TxnResult, TxnVerb, View,
 };
 use model::ca::CaRoot;
 use model::config_entry::ConfigEntry;
@@ -84,6 +84,7 @@ pub(crate) fn command(line: &str) -> Command {
         "remove" => Command::RemoveNode { node: words.at(1).into(), id: words.text("id") },
         "sync" => Command::Sync(Box::new(sync(&words))),
         "kv" => Command::Kv(kv(&words)),
+        "txn" => Command::Txn(rest(1).split(" ; ").map(txn_op).collect()),
         "session" => Command::CreateSession(Box::new(session(&words))),
         "unsession" => Command::DestroySession { id: words.at(1).into() },
         "intention" => Command::SetIntention(Box::new(intention(&words))),
@@ -231,6 +232,57 @@ fn kv(words: &Words<'_>) -> KvCommand {
     }
 }
 
+/// `kv set a 1`, `node set n1 address=…`, `service cas n1 id name index=5`, `check delete n1 c`
+fn txn_op(line: &str) -> TxnOp {
+    let (noun, verb_and_rest) = line.split_once(' ').expect("a verb");
+    let (verb, after) = verb_and_rest.split_once(' ').unwrap_or((verb_and_rest, ""));
+    // The parsers of nouns expect a word in front of the name.
+    let rest = format!("{noun} {after}");
+    let words = Words::new(&rest);
+    let index = words.number("index");
+    match noun {
+        "kv" => TxnOp::Kv(TxnKv {
+            verb: serde_json::from_value(verb.into()).expect("a verb"),
+            key: words.at(1).into(),
+            value: words.at(2).to_string().into(),
+            flags: words.number("flags"),
+            index,
+            session: words.text("session"),
+        }),
+        "node" => TxnOp::Node { verb: txn_verb(verb), node: Box::new(node(&words)), index },
+        "service" => {
+            TxnOp::Service { verb: txn_verb(verb), node: words.at(1).into(), service: Box::new(service(&words)), index }
+        }
+        "check" => {
+            let mut check = if words.at(3).is_empty() {
+                Check { check_id: words.at(2).into(), ..Check::default() }
+            } else {
+                check(&words)
+            };
+            check.node = words.at(1).into();
+            TxnOp::Check { verb: txn_verb(verb), check: Box::new(check), index }
+        }
+        other => panic!("no such operation: {other}"),
+    }
+}
+
+fn txn_verb(verb: &str) -> TxnVerb {
+    serde_json::from_value(verb.into()).expect("a verb")
+}
+
+/// What became of a transaction, one line each.
+pub(crate) fn show_outcome(outcome: &TxnOutcome) -> String {
+    let result = |result: &TxnResult| match result {
+        TxnResult::Kv(row) => show_kv(row),
+        TxnResult::Node(row) => show_node(row),
+        TxnResult::Service(row) => show_service(row),
+        TxnResult::Check(row) => show_check(row),
+    };
+    let results = outcome.results.iter().map(result);
+    let errors = outcome.errors.iter().map(|error| format!("error {}: {}", error.op_index, error.what));
+    lines(results.chain(errors), |line| line)
+}
+
 /// `session s1 n1 checks=serfHealth service-checks=c1 delay=5s ttl=10s behavior=delete`
 fn session(words: &Words<'_>) -> Session {
     let service_checks = words.list("service-checks").into_iter();
@@ -303,6 +355,10 @@ pub(crate) fn read(view: &View<'_>, line: &str) -> String {
         "kv" => lines(query::kv::get(view, name), show_kv),
         "list" => lines(query::kv::list(view, name), show_kv),
         "keys" => lines(query::kv::keys(view, name, words.at(2)), str::to_string),
+        "txn" => {
+            let ops: Vec<TxnOp> = line["txn ".len()..].split(" ; ").map(txn_op).collect();
+            show_outcome(&query::txn::read(view, &ops))
+        }
         "sessions" => lines(query::session::list(view), show_session),
         "session" => lines(query::session::session(view, name), show_session),
         "node-sessions" => lines(query::session::of_node(view, name), show_session),

@@ -63,7 +63,8 @@ proptest! {
             prop_assert_eq!(catalog.violations(), Vec::<String>::new(), "{}", line);
             prop_assert_eq!(catalog.index(), before.index() + 1);
             prop_assert!(changes.topics.is_sorted_by(|a, b| a < b), "{line}: a topic is named twice");
-            if matches!(response, Response::Refused(_) | Response::CasFailed | Response::LockFailed) {
+            let failed = matches!(&response, Response::Txn(outcome) if !outcome.errors.is_empty());
+            if failed || matches!(response, Response::Refused(_) | Response::CasFailed | Response::LockFailed) {
                 prop_assert!(changes.is_empty(), "{line} was refused but changed {changes:?}");
             }
         }
@@ -76,7 +77,7 @@ proptest! {
             apply(&mut catalog, line);
             let (_, changes) = apply(&mut catalog, line);
             // A key that is written is written, as in Consul. Compare-and-set names an index that is past.
-            let is_write = line.starts_with("kv") || line.starts_with("intention") || line.starts_with("ca ");
+            let is_write = line.starts_with("kv") || line.starts_with("txn") || line.starts_with("intention") || line.starts_with("ca ");
             prop_assert!(is_write || changes.is_empty(), "{line}: {changes:?}");
         }
     }

@@ -89,9 +89,11 @@ impl Write {
                 Answered::Refused(refusal) => {
                     Err(Error::new(StatusCode::INTERNAL_SERVER_ERROR, refusal.to_string()).into())
                 }
-                answered @ (Answered::Done | Answered::CasFailed | Answered::LockFailed | Answered::Synced(_)) => {
-                    Ok(answered)
-                }
+                answered @ (Answered::Done
+                | Answered::CasFailed
+                | Answered::LockFailed
+                | Answered::Txn(_)
+                | Answered::Synced(_)) => Ok(answered),
             }
         }
     }

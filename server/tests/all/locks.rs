@@ -200,3 +200,22 @@ async fn a_new_leader_knows_sessions_and_delays_and_all_servers_agree() {
     .await;
     futures_util::future::join_all(nodes.into_iter().map(Node::stop)).await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_transaction_has_at_most_128_operations() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let node = quick_single(&folder).await;
+    let ops = |count: usize| {
+        let ops: Vec<String> = (0..count).map(|n| format!(r#"{{"KV": {{"Verb": "set", "Key": "k/{n}"}}}}"#)).collect();
+        format!("[{}]", ops.join(","))
+    };
+    let refused = node.put("/v1/txn", ops(129)).await;
+    assert_eq!(refused.status.as_u16(), 413);
+    assert_eq!(refused.text(), "Transaction contains too many operations (129 > 128)");
+    assert_eq!(node.put("/v1/txn", ops(128)).await.json()["Results"].as_array().map(Vec::len), Some(128));
+    // All are one change.
+    let entries = node.get("/v1/kv/k?recurse").await.json();
+    let indexes: Vec<_> = entries.as_array().expect("a list").iter().map(|entry| &entry["ModifyIndex"]).collect();
+    assert!(indexes.len() == 128 && indexes.iter().all(|index| *index == indexes[0]), "{indexes:?}");
+    node.stop().await;
+}
