@@ -530,6 +530,92 @@ class Conventions(ClientTest):
         self.assertIn('Unknown check ID "no-such-check"', reply.body)
 
 
+class Locks(ClientTest):
+    """Sessions, locks and transactions."""
+
+    def session(self, server, **settings):
+        """A session that depends on no check, so that only the test ends it."""
+        return self.consuls[server].session.create(checks=[], **settings)
+
+    def test_a_session_is_found_until_it_is_destroyed(self):
+        found = self.consuls[0].session.create(name="mine", ttl=20, behavior="delete", lock_delay=5)
+        _, info = self.consuls[1].session.info(found)
+        self.assertEqual((info["ID"], info["Node"], info["Name"], info["TTL"]), (found, "s1", "mine", "20s"))
+        self.assertEqual((info["LockDelay"], info["Behavior"]), (5_000_000_000, "delete"))
+        self.assertEqual(info["NodeChecks"], ["serfHealth"])
+        self.assertIn(found, [row["ID"] for row in self.consuls[2].session.list()[1]])
+        self.assertIn(found, [row["ID"] for row in self.consuls[2].session.node("s1")[1]])
+        self.assertEqual(self.consuls[2].session.renew(found)["ID"], found)
+        self.assertTrue(self.consuls[1].session.destroy(found))
+        self.assertFalse(self.consuls[0].session.info(found)[1])
+        with self.assertRaises(consul.NotFound):
+            self.consuls[0].session.renew(found)
+
+    def test_two_contend_for_a_lock(self):
+        first, second = self.session(0, lock_delay=2), self.session(1, lock_delay=2)
+        self.assertTrue(self.consuls[0].kv.put("locks/lead", "first", acquire=first))
+        self.assertFalse(self.consuls[1].kv.put("locks/lead", "second", acquire=second))
+        self.assertTrue(self.consuls[0].kv.put("locks/lead", "again", acquire=first))
+        _, entry = self.consuls[2].kv.get("locks/lead")
+        self.assertEqual((entry["Session"], entry["LockIndex"], entry["Value"]), (first, 1, b"again"))
+
+        # The holder dies: nobody may have the lock before the delay is over, then the other has it.
+        ended = time.monotonic()
+        self.assertTrue(self.consuls[0].session.destroy(first))
+        _, entry = self.consuls[2].kv.get("locks/lead")
+        self.assertNotIn("Session", entry)
+        self.assertFalse(self.consuls[1].kv.put("locks/lead", "second", acquire=second))
+        soon(lambda: self.assertTrue(self.consuls[1].kv.put("locks/lead", "second", acquire=second)))
+        self.assertGreaterEqual(time.monotonic() - ended, 2)
+        self.assertEqual(self.consuls[2].kv.get("locks/lead")[1]["LockIndex"], 2)
+
+        # Who gives the lock back leaves no delay.
+        third = self.session(2, lock_delay=2)
+        self.assertFalse(self.consuls[2].kv.put("locks/lead", "", release=third))
+        self.assertTrue(self.consuls[1].kv.put("locks/lead", "free", release=second))
+        self.assertTrue(self.consuls[2].kv.put("locks/lead", "third", acquire=third))
+        for held in (second, third):
+            self.assertTrue(self.consuls[0].session.destroy(held))
+
+    def test_a_session_dies_with_its_check(self):
+        agent = self.consuls[0].agent
+        self.assertTrue(agent.check.register("locks-ttl", consul.Check.ttl("300s"), check_id="locks-ttl"))
+        self.assertTrue(agent.check.ttl_pass("locks-ttl"))
+        soon(lambda: self.assertIn("locks-ttl", [row["CheckID"] for row in self.consuls[1].health.node("s1")[1] if row["Status"] == "passing"]))
+        body = {"Node": "s1", "NodeChecks": ["serfHealth", "locks-ttl"], "Behavior": "delete", "LockDelay": 0}
+        reply = self.curl(0, "PUT", "/v1/session/create", body)
+        self.assertEqual(reply.status, 200, reply.body)
+        held = reply.json()["ID"]
+        self.assertTrue(self.consuls[2].kv.put("locks/check", "mine", acquire=held))
+        self.assertTrue(agent.check.ttl_fail("locks-ttl"))
+        soon(lambda: self.assertIsNone(self.consuls[1].kv.get("locks/check")[1]))
+        self.assertFalse(self.consuls[1].session.info(held)[1])
+        reply = self.curl(1, "PUT", "/v1/session/create", body)
+        self.assertEqual((reply.status, "is in critical state" in reply.body), (500, True), reply.body)
+        self.assertTrue(agent.check.deregister("locks-ttl"))
+
+    def test_transactions_are_all_or_nothing(self):
+        txn = self.consuls[0].txn
+        done = txn.put([
+            {"KV": {"Verb": "set", "Key": "txn/a", "Value": "MQ=="}},
+            {"KV": {"Verb": "cas", "Key": "txn/b", "Value": "Mg==", "Index": 0}},
+            {"KV": {"Verb": "get", "Key": "txn/a"}},
+        ])
+        self.assertEqual([row["KV"]["Key"] for row in done["Results"]], ["txn/a", "txn/b", "txn/a"])
+        self.assertEqual(done["Results"][2]["KV"]["Value"], "MQ==")
+        failing = [{"KV": {"Verb": "set", "Key": "txn/a", "Value": "OQ=="}}, {"KV": {"Verb": "cas", "Key": "txn/b", "Index": 1}}]
+        reply = self.curl(1, "PUT", "/v1/txn", failing)
+        self.assertEqual(reply.status, 409)
+        self.assertEqual([error["OpIndex"] for error in reply.json()["Errors"]], [1])
+        self.assertEqual(self.consuls[2].kv.get("txn/a")[1]["Value"], b"1")
+
+    def test_all_servers_have_the_same_state(self):
+        def check():
+            states = [self.curl(number, "GET", "/v1/operator/state-hash").json() for number in range(3)]
+            self.assertEqual(len({(state["Index"], state["Hash"]) for state in states}), 1, states)
+        soon(check)
+
+
 class ZLeaderDies(ClientTest):
     """Last of all: the leader is killed, and the clients go on."""
 
@@ -538,6 +624,8 @@ class ZLeaderDies(ClientTest):
         victim = next(number for number, server in enumerate(self.servers) if server.address == leader)
         others = [number for number in range(3) if number != victim]
         self.assertTrue(self.consuls[victim].kv.put("failover/before", "kept"))
+        held = self.consuls[others[0]].session.create(checks=[], ttl=60)
+        self.assertTrue(self.consuls[others[0]].kv.put("failover/lock", "mine", acquire=held))
         CLUSTER.kill(self.servers[victim])
 
         def write():
@@ -546,6 +634,8 @@ class ZLeaderDies(ClientTest):
             except (consul.ConsulException, OSError) as error:
                 raise AssertionError(f"no new leader yet: {error}") from error
         soon(write)
+        self.assertEqual(self.consuls[others[1]].session.renew(held)["ID"], held)
+        self.assertEqual(self.consuls[others[1]].kv.get("failover/lock")[1]["Session"], held)
         for key, value in (("failover/before", "kept"), ("failover/after", "written")):
             self.assertEqual(self.curl(others[1], "GET", f"/v1/kv/{key}?consistent&raw").body, value)
         soon(lambda: self.assertEqual(

@@ -1,4 +1,4 @@
-//! `near=_agent`: the node that the client asked.
+//! The node that the client asked, where a request means it: `near=_agent`, and a session that does not say where it lives.
 
 use crate::client::segment;
 use crate::query::Query;
@@ -8,15 +8,26 @@ use http::uri::PathAndQuery;
 /// What a client writes for the node of the agent that it asks.
 pub const AGENT: &str = "_agent";
 
-/// Puts the node's name where a request that is handed on says `near=_agent`: elsewhere that would mean another node.
+/// The parameter that names the node that was asked for a session, which lives there if it does not say where.
+pub const ASKED: &str = "asked-node";
+const SESSION_CREATE: &str = "/v1/session/create";
+
+/// Puts the node's name where a request that is handed on means the node that was asked: elsewhere that would mean another.
 pub fn name_agent(uri: &mut Uri, node: &str) {
-    // Most requests do not ask for it and must not pay for it.
-    let Some(query) = uri.query().filter(|query| query.contains("near=")) else { return };
+    // Most requests do not mean it and must not pay for it.
+    let query = uri.query().unwrap_or_default();
+    let is_near = query.contains("near=");
+    let is_session = uri.path() == SESSION_CREATE && Query::parse(query).get(ASKED).is_none();
+    if !is_near && !is_session {
+        return;
+    }
     let named = |pair: &str| match Query::parse(pair).get("near") {
         Some(AGENT) => format!("near={}", segment(node)),
         Some(_) | None => pair.to_string(),
     };
-    let query = query.split('&').map(named).collect::<Vec<_>>().join("&");
+    let asked = is_session.then(|| format!("{ASKED}={}", segment(node)));
+    let pairs = query.split('&').filter(|pair| !pair.is_empty()).map(named).chain(asked);
+    let query = pairs.collect::<Vec<_>>().join("&");
     let mut parts = uri.clone().into_parts();
     let target = format!("{}?{query}", uri.path());
     let Ok(target) = target.parse::<PathAndQuery>() else { return };
@@ -39,6 +50,10 @@ mod tests {
             ("/v1/catalog/nodes?near=n2&filter=a%20==%20b", "/v1/catalog/nodes?near=n2&filter=a%20==%20b"),
             ("/v1/catalog/nodes?linear=_agent", "/v1/catalog/nodes?linear=_agent"),
             ("/v1/catalog/nodes", "/v1/catalog/nodes"),
+            ("/v1/session/create", "/v1/session/create?asked-node=n%2F1"),
+            ("/v1/session/create?dc=dc2", "/v1/session/create?dc=dc2&asked-node=n%2F1"),
+            ("/v1/session/create?asked-node=n2", "/v1/session/create?asked-node=n2"),
+            ("/v1/session/list", "/v1/session/list"),
         ] {
             let mut uri: Uri = given.parse().expect("a URI");
             name_agent(&mut uri, "n/1");

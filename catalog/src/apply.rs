@@ -8,7 +8,9 @@ mod intention;
 mod kv;
 mod node;
 mod service;
+mod session;
 mod sync;
+mod txn;
 
 use crate::command::{Command, Refusal, Response};
 use crate::key::under;
@@ -20,7 +22,15 @@ impl Catalog {
     /// Applies a command: deterministic, and never fails but by a [`Response`]. The index goes up by one, also for a
     /// command that changes nothing; rows and topics carry it only if they changed.
     pub fn apply(&mut self, command: Command) -> (Response, Changes) {
+        self.apply_at(0, command)
+    }
+
+    /// As [`Catalog::apply`], at a time by the leader's clock, in milliseconds. Where that clock begins is of no matter, for only
+    /// what passes is counted; to the catalog, time never runs backwards.
+    pub fn apply_at(&mut self, time_ms: u64, command: Command) -> (Response, Changes) {
         self.index += 1;
+        self.clock_ms = self.clock_ms.max(time_ms);
+        self.lock_delays.forget_past(self.clock_ms);
         let mut step = Step { index: self.index, catalog: self, touched: Vec::with_capacity(12) };
         let response = step.run(command).unwrap_or_else(Response::Refused);
         (response, step.finish())
@@ -43,6 +53,9 @@ impl Step<'_> {
             Command::SetNodeHealth { node, alive } => self.set_node_health(*node, alive),
             Command::RemoveNode { node, id } => Ok(self.remove_node_if(&node, &id)),
             Command::Kv(command) => self.kv(command),
+            Command::Txn(ops) => Ok(self.txn(ops)),
+            Command::CreateSession(session) => self.create_session(*session),
+            Command::DestroySession { id } => Ok(self.destroy_session(&id)),
             Command::SetIntention(intention) => self.set_intention(*intention),
             Command::DeleteIntention { source, destination } => Ok(self.delete_intention(&source, &destination)),
             Command::SetConfigEntry { entry, cas } => self.set_config_entry(*entry, cas),
@@ -98,7 +111,10 @@ impl Catalog {
     pub(crate) fn standing(&self, topic: &Topic) -> Standing {
         let there = match topic {
             Topic::Kv(_) | Topic::KvUnder(_) => return Standing::InRows,
-            Topic::Node(node) | Topic::NodeServices(node) | Topic::NodeChecks(node) => self.nodes.contains_key(&**node),
+            Topic::Node(node) | Topic::NodeServices(node) | Topic::NodeChecks(node) | Topic::NodeSessions(node) => {
+                self.nodes.contains_key(&**node)
+            }
+            Topic::Session(id) => self.sessions.contains_key(&**id),
             Topic::Instances(service) | Topic::ServiceChecks(service) | Topic::ServiceNodeChecks(service) => {
                 under(&self.by_service, [service]).next().is_some()
             }
@@ -112,6 +128,7 @@ impl Catalog {
             | Topic::Kind(_)
             | Topic::Checks
             | Topic::ChecksIn(_)
+            | Topic::Sessions
             | Topic::Intentions
             | Topic::ConfigEntries(_)
             | Topic::Ca

@@ -4,10 +4,13 @@ use bytes::Bytes;
 use model::ca::CaRoot;
 use model::config_entry::ConfigEntry;
 use model::datacenter::Datacenter;
-use model::{Check, Index, Intention, KvEntry, Node, ServiceInstance};
+use model::{Check, Index, Intention, KvEntry, Node, ServiceInstance, Session};
 use serde::{Deserialize, Serialize};
 
-/// A change of the catalog. Time, ids and random numbers are in it, so that every replica does the same with it.
+use crate::txn::{TxnOp, TxnOutcome};
+
+/// A change of the catalog. Ids and random numbers are in it, and the leader's time is beside it ([`Command::stamp`]), so that
+/// every replica does the same with it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum Command {
     /// Puts a node, and with it an instance and checks, all or nothing.
@@ -34,6 +37,15 @@ pub enum Command {
     },
     /// A change of the key–value store.
     Kv(KvCommand),
+    /// Several operations, all or nothing.
+    Txn(Vec<TxnOp>),
+    /// Begins a session, whose id nobody else has.
+    CreateSession(Box<Session>),
+    /// Ends a session: what it holds is released or deleted. What is not there has ended already.
+    DestroySession {
+        /// Its id.
+        id: String,
+    },
     /// Puts the intention for its source and destination. It keeps the id and creation time of one that it replaces.
     SetIntention(Box<Intention>),
     /// Removes the intention for a source and a destination. What is not there is removed already.
@@ -166,7 +178,29 @@ pub enum KvCommand {
         /// The prefix; empty means all keys.
         prefix: String,
     },
-    /// Puts an entry as it is, lock and all (a restore or an import).
+    /// Puts a key and locks it, unless another session holds it or it was taken from one a moment ago.
+    Lock {
+        /// The key.
+        key: String,
+        /// Its value.
+        value: Bytes,
+        /// The client's own number.
+        flags: u64,
+        /// Who locks it.
+        session: String,
+    },
+    /// Puts a key and unlocks it, if this session holds it.
+    Unlock {
+        /// The key.
+        key: String,
+        /// Its value.
+        value: Bytes,
+        /// The client's own number.
+        flags: u64,
+        /// Who has locked it.
+        session: String,
+    },
+    /// Puts an entry as it is, lock and all (a restore or an import). Who holds it must be there.
     Put(KvEntry),
 }
 
@@ -197,12 +231,16 @@ pub struct Revocation {
 }
 
 /// What the catalog answers to a command.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum Response {
     /// It is so now (and may have been so before).
     Done,
     /// Nothing was changed, because the index that was given is not that of the last change. Look again.
     CasFailed,
+    /// Nothing was changed: the key is locked by another session, or was until a moment ago; or it is not locked by this one.
+    LockFailed,
+    /// What became of a transaction.
+    Txn(Box<TxnOutcome>),
     /// What an agent pushed is in the catalog, but for these.
     Synced(Vec<ItemError>),
     /// Nothing was changed, by the caller's fault.
@@ -277,43 +315,79 @@ pub enum DecodeError {
 ///
 /// Raise it for a new kind of command, and for a field or a rule that changes what `apply` does: a server that does not know
 /// it must stop (see [`DecodeError::Newer`]), for if it left it out, its catalog would differ from the others'.
-pub(crate) const FORMAT: u8 = 1;
+pub(crate) const FORMAT: u8 = 2;
+
+/// The first format in which the leader's time stands before a command.
+const FORMAT_WITH_TIME: u8 = 2;
+const TIME_BYTES: usize = 8;
 
 impl Command {
-    /// A version byte, then MessagePack with field names.
+    /// A version byte, eight bytes for the leader's time, then MessagePack with field names.
     pub fn encode(&self) -> Vec<u8> {
-        encode(self)
+        encode(self, &[FORMAT, 0, 0, 0, 0, 0, 0, 0, 0])
     }
 
     /// Reads what [`Command::encode`] wrote, in this release or an older one.
     pub fn decode(bytes: &[u8]) -> Result<Command, DecodeError> {
-        decode(bytes)
+        decode(parts(bytes)?.1)
+    }
+
+    /// The same encoded command with the leader's time (see [`Catalog::apply_at`](crate::Catalog::apply_at)), in place of one
+    /// that it had. What is no command stays none.
+    pub fn stamp(bytes: &[u8], time_ms: u64) -> Vec<u8> {
+        let body = parts(bytes).map_or(&[][..], |(_, body)| body);
+        let mut stamped = Vec::with_capacity(1 + TIME_BYTES + body.len());
+        stamped.push(FORMAT);
+        stamped.extend_from_slice(&time_ms.to_be_bytes());
+        stamped.extend_from_slice(body);
+        stamped
+    }
+
+    /// The time that an encoded command was stamped with; 0 if it was not.
+    pub fn time_ms(bytes: &[u8]) -> u64 {
+        parts(bytes).map_or(0, |(time_ms, _)| time_ms)
+    }
+}
+
+/// The leader's time and the command itself.
+fn parts(bytes: &[u8]) -> Result<(u64, &[u8]), DecodeError> {
+    match versioned(bytes)? {
+        (FORMAT_WITH_TIME.., rest) => match rest.split_first_chunk::<TIME_BYTES>() {
+            Some((time, body)) => Ok((u64::from_be_bytes(*time), body)),
+            None => Err(DecodeError::Malformed("too short".into())),
+        },
+        (_, body) => Ok((0, body)),
     }
 }
 
 impl Response {
     /// A version byte, then MessagePack with field names.
     pub fn encode(&self) -> Vec<u8> {
-        encode(self)
+        encode(self, &[FORMAT])
     }
 
     /// Reads what [`Response::encode`] wrote, in this release or an older one.
     pub fn decode(bytes: &[u8]) -> Result<Response, DecodeError> {
-        decode(bytes)
+        decode(versioned(bytes)?.1)
     }
 }
 
-fn encode<T: Serialize>(value: &T) -> Vec<u8> {
-    let mut bytes = vec![FORMAT];
+fn encode<T: Serialize>(value: &T, head: &[u8]) -> Vec<u8> {
+    let mut bytes = head.to_vec();
     // Invariant: writing to memory does not fail, and every type here has string keys only.
     rmp_serde::encode::write_named(&mut bytes, value).expect("commands and responses can be encoded");
     bytes
 }
 
-fn decode<'de, T: Deserialize<'de>>(bytes: &'de [u8]) -> Result<T, DecodeError> {
+/// The version byte, and what follows it.
+fn versioned(bytes: &[u8]) -> Result<(u8, &[u8]), DecodeError> {
     match bytes.split_first() {
         None => Err(DecodeError::Malformed("empty".into())),
         Some((&found, _)) if found > FORMAT => Err(DecodeError::Newer { found, known: FORMAT }),
-        Some((_, body)) => rmp_serde::from_slice(body).map_err(|e| DecodeError::Malformed(e.to_string())),
+        Some((&found, rest)) => Ok((found, rest)),
     }
+}
+
+fn decode<'de, T: Deserialize<'de>>(body: &'de [u8]) -> Result<T, DecodeError> {
+    rmp_serde::from_slice(body).map_err(|e| DecodeError::Malformed(e.to_string()))
 }

@@ -1,10 +1,10 @@
 //! What is true of every catalog. Tests ask after each command; a debug command may ask a running server.
 
 use crate::apply::Standing;
-use crate::key::{At, Key, folded};
+use crate::key::{At, Key, folded, folded_arc};
 use crate::tables::{Catalog, Row, connect_name, gateway_kind};
 use imbl::OrdMap;
-use model::{Index, ServiceInstance};
+use model::{CheckStatus, Index, KvEntry, ServiceInstance};
 use std::sync::Arc;
 
 type Secondary = OrdMap<Key<3>, Arc<Row<ServiceInstance>>>;
@@ -16,6 +16,7 @@ impl Catalog {
         self.check_nodes(&mut found);
         self.check_instances(&mut found);
         self.check_checks(&mut found);
+        self.check_sessions(&mut found);
         self.check_names(&mut found);
         self.check_indexes(&mut found);
         found
@@ -78,6 +79,35 @@ impl Catalog {
         }
     }
 
+    fn check_sessions(&self, found: &mut Vec<String>) {
+        let (mut node_sessions, mut check_sessions) = (OrdMap::new(), OrdMap::new());
+        for (id, row) in &self.sessions {
+            let node = folded_arc(&row.node);
+            expect(found, row.id == **id, || format!("session {} is under {id}", row.id));
+            expect(found, self.nodes.contains_key(&*node), || format!("session {id} is on {node}, which is not there"));
+            for check in row.check_ids() {
+                let holds = self.check(&node, check).is_some_and(|(_, check)| check.status != CheckStatus::Critical);
+                expect(found, holds, || format!("session {id} outlived its check {check}"));
+                check_sessions.insert(Key([node.clone(), Arc::from(check), id.clone()]), ());
+            }
+            node_sessions.insert(Key([node, id.clone()]), ());
+        }
+        let holder = |(key, row): (&Arc<str>, &Arc<Row<KvEntry>>)| {
+            row.session.as_deref().map(|session| (Key([Arc::from(session), key.clone()]), ()))
+        };
+        let session_keys: OrdMap<Key<2>, ()> = self.kv.iter().filter_map(holder).collect();
+        for key in session_keys.keys() {
+            let [session, key] = &key.0;
+            expect(found, self.sessions.contains_key(&**session), || {
+                format!("{key} is held by {session}, which is gone")
+            });
+        }
+        expect(found, node_sessions == self.node_sessions, || "node_sessions differs from sessions".into());
+        expect(found, check_sessions == self.check_sessions, || "check_sessions differs from sessions".into());
+        expect(found, session_keys == self.session_keys, || "session_keys differs from kv".into());
+        expect(found, self.lock_delays.is_sound(self.clock_ms), || "lock_delays are not sound".into());
+    }
+
     fn check_names(&self, found: &mut Vec<String>) {
         for (key, row) in &self.kv {
             expect(found, row.key == **key && !key.is_empty(), || format!("key {} is under {key}", row.key));
@@ -99,7 +129,8 @@ impl Catalog {
         let rows = rows.chain(self.checks.values().map(|row| span(row))).chain(self.kv.values().map(|row| span(row)));
         let rows = rows
             .chain(self.intentions.values().map(|row| span(row)))
-            .chain(self.config_entries.values().map(|row| span(row)));
+            .chain(self.config_entries.values().map(|row| span(row)))
+            .chain(self.sessions.values().map(|row| span(row)));
         let rows =
             rows.chain(self.datacenters.values().map(|row| span(row))).chain(self.ca.iter().map(|row| span(row)));
         for (create, modify) in rows {

@@ -11,11 +11,13 @@ pub mod compile;
 mod indexes;
 mod invariants;
 mod key;
+mod lock_delays;
 pub mod query;
 mod snapshot;
 mod tables;
 mod tombstones;
 mod topic;
+mod txn;
 mod view;
 
 pub use command::{
@@ -25,4 +27,5 @@ pub use command::{
 pub use snapshot::SnapshotError;
 pub use tables::{Catalog, Row};
 pub use topic::{Changes, Topic};
+pub use txn::{TXN_RESULT_BYTES_MAX, TxnError, TxnKv, TxnKvVerb, TxnOp, TxnOutcome, TxnResult, TxnVerb};
 pub use view::View;

@@ -11,6 +11,8 @@ pub mod intention;
 pub mod kv;
 pub mod node;
 pub mod service;
+pub mod session;
+pub mod txn;
 
 use crate::tables::Row;
 use crate::topic::Topic;

@@ -11,7 +11,7 @@ use crate::topic::Topic;
 use faults::Bug;
 use model::config_entry::ConfigEntry;
 use model::datacenter::Datacenter;
-use model::{Check, Index, Intention, KvEntry, Node, ServiceInstance};
+use model::{Check, Index, Intention, KvEntry, Node, ServiceInstance, Session};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::io::{BufReader, BufWriter, Read, Write};
@@ -55,10 +55,12 @@ enum Kind {
     RevokedId = 12,
     Topic = 13,
     TopicGone = 14,
+    Session = 15,
+    LockDelay = 16,
     End = 255,
 }
 
-const KINDS: [Kind; 15] = [
+const KINDS: [Kind; 17] = [
     Kind::Head,
     Kind::Node,
     Kind::Instance,
@@ -73,6 +75,8 @@ const KINDS: [Kind; 15] = [
     Kind::RevokedId,
     Kind::Topic,
     Kind::TopicGone,
+    Kind::Session,
+    Kind::LockDelay,
     Kind::End,
 ];
 
@@ -88,6 +92,7 @@ struct Head {
     index: Index,
     kv_floor: Index,
     topic_floor: Index,
+    clock_ms: u64,
 }
 
 #[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -103,13 +108,20 @@ impl Catalog {
         let stream = BufWriter::with_capacity(BUFFER_BYTES, stream);
         let mut out = Writer { stream, checksum: crc32fast::Hasher::new(), count: 0, record: Vec::new() };
         out.bytes(&[FORMAT])?;
-        let head = Head { index: self.index, kv_floor: self.kv_gone.floor(), topic_floor: self.indexes.gone.floor() };
+        let head = Head {
+            index: self.index,
+            kv_floor: self.kv_gone.floor(),
+            topic_floor: self.indexes.gone.floor(),
+            clock_ms: self.clock_ms,
+        };
         out.record(Kind::Head, &head)?;
         self.nodes.values().try_for_each(|row| out.record(Kind::Node, &**row))?;
         self.instances.iter().try_for_each(|(key, row)| out.record(Kind::Instance, &(&*key.0[0], &**row)))?;
         self.checks.iter().try_for_each(|(key, row)| out.record(Kind::Check, &(&*key.0[0], &**row)))?;
         self.kv.values().try_for_each(|row| out.record(Kind::Kv, &**row))?;
         self.kv_gone.map().iter().try_for_each(|(key, index)| out.record(Kind::KvGone, &(&**key, index)))?;
+        self.sessions.values().try_for_each(|row| out.record(Kind::Session, &**row))?;
+        self.lock_delays.iter().try_for_each(|(key, until)| out.record(Kind::LockDelay, &(&**key, until)))?;
         self.intentions.values().try_for_each(|row| out.record(Kind::Intention, &**row))?;
         self.config_entries.values().try_for_each(|row| out.record(Kind::ConfigEntry, &**row))?;
         self.datacenters.values().try_for_each(|row| out.record(Kind::Datacenter, &**row))?;
@@ -159,6 +171,7 @@ impl Catalog {
             Kind::Head => {
                 let head: Head = unpack(record)?;
                 self.index = head.index;
+                self.clock_ms = head.clock_ms;
                 self.kv_gone.restore_floor(head.kv_floor);
                 self.indexes.gone.restore_floor(head.topic_floor);
             }
@@ -183,8 +196,9 @@ impl Catalog {
                 if faults::has(Bug::SnapshotForgetsIndex) {
                     row.modify_index = self.index;
                 }
-                self.kv.insert(Arc::from(&*row.key), Arc::new(row));
+                self.put_kv(Arc::from(&*row.key), Arc::new(row));
             }
+            Kind::Session => self.put_session(Arc::new(unpack::<Row<Session>>(record)?)),
             Kind::Intention => {
                 let row: Row<Intention> = unpack(record)?;
                 self.intentions
@@ -199,7 +213,13 @@ impl Catalog {
                 self.datacenters.insert(Arc::from(&*row.name), Arc::new(row));
             }
             Kind::Ca => self.ca = Some(Arc::new(unpack::<Row<CaState>>(record)?)),
-            Kind::KvGone | Kind::RevokedSerial | Kind::RevokedId | Kind::Topic | Kind::TopicGone | Kind::End => {
+            Kind::KvGone
+            | Kind::LockDelay
+            | Kind::RevokedSerial
+            | Kind::RevokedId
+            | Kind::Topic
+            | Kind::TopicGone
+            | Kind::End => {
                 self.restore_index(kind, record)?;
             }
         }
@@ -212,6 +232,11 @@ impl Catalog {
             Kind::KvGone => {
                 let (key, index): (String, Index) = unpack(record)?;
                 self.kv_gone.bury(Arc::from(key), index);
+            }
+            Kind::LockDelay if faults::has(Bug::LockDelayForgotten) => {}
+            Kind::LockDelay => {
+                let (key, until_ms): (String, u64) = unpack(record)?;
+                self.lock_delays.set(Arc::from(key), until_ms);
             }
             Kind::RevokedSerial => {
                 let (name, until): (String, u64) = unpack(record)?;
@@ -234,6 +259,7 @@ impl Catalog {
             | Kind::Instance
             | Kind::Check
             | Kind::Kv
+            | Kind::Session
             | Kind::Intention
             | Kind::ConfigEntry
             | Kind::Datacenter

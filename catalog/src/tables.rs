@@ -2,12 +2,13 @@
 
 use crate::command::CaState;
 use crate::indexes::Indexes;
-use crate::key::{At, Key, folded, under};
+use crate::key::{At, Key, folded, folded_arc, under};
+use crate::lock_delays::LockDelays;
 use crate::tombstones::Tombstones;
 use imbl::OrdMap;
 use model::config_entry::ConfigEntry;
 use model::datacenter::Datacenter;
-use model::{Check, Index, Intention, KvEntry, Node, ServiceInstance, ServiceKind};
+use model::{Check, Index, Intention, KvEntry, Node, ServiceInstance, ServiceKind, Session};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
@@ -15,6 +16,8 @@ use std::sync::Arc;
 #[derive(Debug, Clone, PartialEq)]
 pub struct Catalog {
     pub(crate) index: Index,
+    /// The highest time that a command was stamped with, in milliseconds of the leaders' clock.
+    pub(crate) clock_ms: u64,
     pub(crate) indexes: Indexes,
     /// By lower-case name.
     pub(crate) nodes: OrdMap<Arc<str>, Arc<Row<Node>>>,
@@ -34,6 +37,15 @@ pub struct Catalog {
     pub(crate) check_owners: OrdMap<Key<2>, Arc<str>>,
     pub(crate) kv: OrdMap<Arc<str>, Arc<Row<KvEntry>>>,
     pub(crate) kv_gone: Tombstones<Arc<str>>,
+    /// By id.
+    pub(crate) sessions: OrdMap<Arc<str>, Arc<Row<Session>>>,
+    /// (node, session id).
+    pub(crate) node_sessions: OrdMap<Key<2>, ()>,
+    /// (node, check id, session id).
+    pub(crate) check_sessions: OrdMap<Key<3>, ()>,
+    /// (session id, key that it holds).
+    pub(crate) session_keys: OrdMap<Key<2>, ()>,
+    pub(crate) lock_delays: LockDelays,
     /// By (destination, source).
     pub(crate) intentions: OrdMap<Key<2>, Arc<Row<Intention>>>,
     /// By (kind, name).
@@ -86,6 +98,7 @@ impl Catalog {
     pub fn new() -> Self {
         Catalog {
             index: Self::FIRST_INDEX,
+            clock_ms: 0,
             indexes: Indexes::default(),
             nodes: OrdMap::new(),
             node_ids: OrdMap::new(),
@@ -97,6 +110,11 @@ impl Catalog {
             check_owners: OrdMap::new(),
             kv: OrdMap::new(),
             kv_gone: Tombstones::default(),
+            sessions: OrdMap::new(),
+            node_sessions: OrdMap::new(),
+            check_sessions: OrdMap::new(),
+            session_keys: OrdMap::new(),
+            lock_delays: LockDelays::default(),
             intentions: OrdMap::new(),
             config_entries: OrdMap::new(),
             datacenters: OrdMap::new(),
@@ -109,6 +127,11 @@ impl Catalog {
     /// The number of commands that were applied, plus [`Catalog::FIRST_INDEX`].
     pub fn index(&self) -> Index {
         self.index
+    }
+
+    /// The leaders' clock: how many milliseconds leaders have counted up to the last command.
+    pub fn clock_ms(&self) -> u64 {
+        self.clock_ms
     }
 
     /// Puts a node, and its id into the index of ids.
@@ -177,6 +200,48 @@ impl Catalog {
     pub(crate) fn remove_check(&mut self, key: &Key<3>) -> Option<Arc<Row<Check>>> {
         self.check_owners.remove(&At([&key.0[0], &key.0[2]]));
         self.checks.remove(key)
+    }
+
+    /// Puts a key into its table, and under the session that holds it.
+    pub(crate) fn put_kv(&mut self, key: Arc<str>, row: Arc<Row<KvEntry>>) {
+        let holder = row.session.as_deref().map(Arc::from);
+        let old = self.kv.insert(key.clone(), row);
+        if let Some(old_holder) = old.as_ref().and_then(|old| old.session.as_deref()) {
+            self.session_keys.remove(&At([old_holder, &key]));
+        }
+        if let Some(holder) = holder {
+            self.session_keys.insert(Key([holder, key]), ());
+        }
+    }
+
+    /// Removes a key from its table, and from the session that holds it. Returns it, shared.
+    pub(crate) fn remove_kv(&mut self, key: &str) -> Option<Arc<str>> {
+        let (key, old) = self.kv.remove_with_key(key)?;
+        if let Some(holder) = &old.session {
+            self.session_keys.remove(&At([holder, &key]));
+        }
+        Some(key)
+    }
+
+    /// Puts a session into its table, and under its node and checks.
+    pub(crate) fn put_session(&mut self, row: Arc<Row<Session>>) {
+        let (node, id) = (folded_arc(&row.node), Arc::from(&*row.id));
+        for check in row.check_ids() {
+            self.check_sessions.insert(Key([node.clone(), Arc::from(check), Arc::clone(&id)]), ());
+        }
+        self.node_sessions.insert(Key([node, Arc::clone(&id)]), ());
+        self.sessions.insert(id, row);
+    }
+
+    /// Removes a session from its table, and from its node and checks. What it holds is not looked at.
+    pub(crate) fn remove_session(&mut self, id: &str) -> Option<Arc<Row<Session>>> {
+        let row = self.sessions.remove(id)?;
+        let node = folded(&row.node);
+        for check in row.check_ids() {
+            self.check_sessions.remove(&At([&*node, check, id]));
+        }
+        self.node_sessions.remove(&At([&*node, id]));
+        Some(row)
     }
 
     /// A check by its node and id.

@@ -41,6 +41,12 @@ pub enum Topic {
     Kv(Arc<str>),
     /// All keys of a directory: a prefix that is empty or ends with `/`, at most [`Topic::KV_DEPTH_MAX`] levels deep.
     KvUnder(Arc<str>),
+    /// Every session.
+    Sessions,
+    /// One session.
+    Session(Arc<str>),
+    /// The sessions of one node.
+    NodeSessions(Arc<str>),
     /// Every intention.
     Intentions,
     /// The intentions for one destination (or `*`).

@@ -88,6 +88,18 @@ named! {
         StatusNotTold = "status-not-told",
         /// Instances with a critical check are among those that pass.
         CriticalPasses = "critical-passes",
+        /// A lock delay is not in snapshots.
+        LockDelayForgotten = "lock-delay-forgotten",
+        /// A session that ends keeps its keys.
+        SessionKeepsKeys = "session-keeps-keys",
+        /// A session ends after half of its time to live.
+        SessionEndsEarly = "session-ends-early",
+        /// A new leader does not know of the time to live of sessions.
+        SessionNeverEnds = "session-never-ends",
+        /// Who asks for a lock gets it, whoever has it.
+        LockStolen = "lock-stolen",
+        /// Of a transaction that fails, what came before stays.
+        TransactionHalfDone = "transaction-half-done",
     }
 }
 

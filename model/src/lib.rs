@@ -20,6 +20,7 @@ pub mod node;
 pub mod proxy_config;
 pub mod registration;
 pub mod service;
+pub mod session;
 pub mod spiffe;
 
 pub use agent_check::AgentCheck;
@@ -32,6 +33,7 @@ pub use node::Node;
 pub use proxy_config::ProxyConfig;
 pub use registration::AgentServiceRegistration;
 pub use service::{ServiceInstance, ServiceKind};
+pub use session::Session;
 pub use spiffe::SpiffeId;
 
 /// A version of the catalog: the number of commands that it has applied. Never 0 on the wire.

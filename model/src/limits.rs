@@ -16,6 +16,8 @@ pub const META_VALUE_BYTES_MAX: usize = 512;
 pub const CHECK_OUTPUT_BYTES_MAX: usize = 4096;
 /// Most operations in one transaction (Consul: 128).
 pub const TXN_OPS_MAX: usize = 128;
+/// Largest body of a transaction, in bytes (Consul: `txn_max_req_len`).
+pub const TXN_BYTES_MAX: usize = 512 * 1024;
 /// Most tags of one service instance.
 pub const TAGS_MAX: usize = 256;
 /// Longest `filter=` expression, in bytes.

@@ -48,6 +48,8 @@ pub struct ServerConfig {
     pub hold_timeout: Duration,
     /// Nodes that have failed for so long are removed.
     pub reap_after: Duration,
+    /// The shortest time to live of a session (Consul: `session_ttl_min`).
+    pub session_ttl_min: Duration,
     /// Connections on the RPC port.
     pub rpc_limits: api::transport::AcceptLimits,
     /// The version that this server says it has.
@@ -104,6 +106,7 @@ impl ServerConfig {
             timing: RaftTiming::default(),
             hold_timeout: Duration::from_secs(7),
             reap_after: Duration::from_secs(72 * 3600),
+            session_ttl_min: model::session::TTL_MIN,
             rpc_limits: api::transport::AcceptLimits::default(),
             version: env!("CARGO_PKG_VERSION").into(),
         }

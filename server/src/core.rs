@@ -11,6 +11,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::bootstrap::Acquaintances;
 use crate::config::ServerConfig;
+use crate::leader::leases::Leases;
 use crate::local_sessions::LocalSessions;
 use crate::machine::Machine;
 use crate::members::Members;
@@ -33,6 +34,8 @@ pub(crate) struct Core {
     pub(crate) reads: Reads,
     pub(crate) members: Members,
     pub(crate) sessions: LocalSessions,
+    /// Renewals of sessions that hold locks, while this server leads.
+    pub(crate) leases: Leases,
     pub(crate) acquaintances: Mutex<Acquaintances>,
     /// The servers of this datacenter, as agents are told.
     pub(crate) servers: tokio::sync::watch::Sender<Servers>,

@@ -16,7 +16,9 @@ mod near;
 mod operator;
 pub(crate) mod read;
 mod serve;
+mod session;
 mod status;
+mod txn;
 mod write;
 
 use std::sync::Arc;
@@ -62,6 +64,7 @@ pub(crate) fn router(core: Shared) -> Router {
         .merge(catalog_and_health())
         .merge(without_name())
         .merge(kv_and_config())
+        .merge(sessions(&core))
         .merge(connect_routes())
         .merge(operations(&core))
         .method_not_allowed_fallback(method_not_allowed)
@@ -105,6 +108,8 @@ fn without_name() -> Router<Shared> {
         ("/v1/health/service/", "service name"),
         ("/v1/health/connect/", "service name"),
         ("/v1/health/ingress/", "service name"),
+        ("/v1/session/info/", "session"),
+        ("/v1/session/node/", "node name"),
     ];
     paths.into_iter().fold(Router::new(), |router, (path, what)| router.route(path, missing(what)))
 }
@@ -114,9 +119,24 @@ fn kv_and_config() -> Router<Shared> {
         .route("/v1/kv", get(kv::get).put(kv::put).delete(kv::delete))
         .route("/v1/kv/", get(kv::get).put(kv::put).delete(kv::delete))
         .route("/v1/kv/{*key}", get(kv::get).put(kv::put).delete(kv::delete))
+        .route("/v1/txn", put(txn::run))
         .route("/v1/config", put(config::apply))
         .route("/v1/config/{kind}", get(config::all))
         .route("/v1/config/{kind}/{name}", get(config::one).delete(config::delete))
+}
+
+fn sessions(core: &Shared) -> Router<Shared> {
+    let leaders = Router::new()
+        .route("/v1/session/renew/", put(session::renew))
+        .route("/v1/session/renew/{*id}", put(session::renew))
+        .route_layer(middleware::from_fn_with_state(core.clone(), forward::to_leader));
+    leaders
+        .route("/v1/session/create", put(session::create))
+        .route("/v1/session/destroy/", put(session::destroy))
+        .route("/v1/session/destroy/{*id}", put(session::destroy))
+        .route("/v1/session/info/{*id}", get(session::info))
+        .route("/v1/session/node/{*name}", get(session::of_node))
+        .route("/v1/session/list", get(session::all))
 }
 
 fn connect_routes() -> Router<Shared> {
@@ -145,6 +165,7 @@ fn operations(core: &Shared) -> Router<Shared> {
         .route("/v1/status/leader", get(status::leader))
         .route("/v1/status/peers", get(status::peers))
         .route("/v1/operator/raft/configuration", get(operator::configuration))
+        .route("/v1/operator/state-hash", get(operator::state_hash))
         .route("/v1/operator/autopilot/health", get(operator::autopilot_health))
         .route("/v1/coordinate/datacenters", get(coordinate::datacenters))
         .route("/v1/coordinate/nodes", get(coordinate::nodes))

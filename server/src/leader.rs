@@ -2,6 +2,7 @@
 
 mod authority;
 pub(crate) mod federation;
+pub(crate) mod leases;
 mod nodes;
 mod reap;
 pub(crate) mod sessions;
@@ -32,6 +33,7 @@ pub(crate) async fn run(core: Arc<Core>) {
                 () = core.closing.cancelled() => return,
             }
             core.sessions.set_judge(None);
+            core.leases.stop();
             continue;
         }
         tokio::select! {
@@ -58,6 +60,7 @@ async fn duties(core: &Arc<Core>) {
         tokio::time::sleep(RETRY).await;
     }
     faults::pass(faults::Point::LeaderBegins);
+    core.proposer.start_clock();
     tokio::join!(
         authority::keep(core),
         nodes::judge(core),
@@ -66,6 +69,7 @@ async fn duties(core: &Arc<Core>) {
         federation::exchange(core),
         federation::replicate(core),
         reap::remove_failed(core),
+        leases::expire(core),
     );
 }
 

@@ -6,6 +6,7 @@
 
 mod bootstrap;
 mod ca;
+mod clock;
 mod config;
 mod core;
 mod http;

@@ -18,6 +18,7 @@ use raft::{ProposeError, Raft};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
+use crate::clock::LeaderClock;
 use crate::machine::Machine;
 use crate::rpc::dial::Peers;
 use crate::watch::Watch;
@@ -49,6 +50,8 @@ enum Attempt {
 #[derive(Clone)]
 pub(crate) struct Proposer {
     raft: Raft<Machine>,
+    watch: Arc<Watch>,
+    clock: Arc<LeaderClock>,
     hold_timeout: Duration,
     queue: mpsc::Sender<Waiting>,
 }
@@ -62,8 +65,8 @@ impl Proposer {
     /// Starts the task that sends commands to the leader; it ends with the last handle.
     pub(crate) fn start(raft: Raft<Machine>, peers: Peers, watch: Arc<Watch>, hold_timeout: Duration) -> Self {
         let (queue, waiting) = mpsc::channel(WAITING_MAX);
-        tokio::spawn(Forwarder { raft: raft.clone(), peers, watch }.run(waiting));
-        Proposer { raft, hold_timeout, queue }
+        tokio::spawn(Forwarder { raft: raft.clone(), peers, watch: watch.clone() }.run(waiting));
+        Proposer { raft, watch, clock: Arc::default(), hold_timeout, queue }
     }
 
     /// Has a command agreed on and applied, here too, and returns what the catalog answered.
@@ -87,7 +90,44 @@ impl Proposer {
 
     /// As [`Proposer::propose`], for the leader's own duties: here or not at all, and without waiting for an election.
     pub(crate) async fn propose_here(&self, command: &Command) -> Result<Response, ProposeError> {
-        self.raft.propose(command.encode().into()).await
+        self.propose_stamped(&command.encode()).await
+    }
+
+    /// Proposes what another server sent, all at once, and answers in the same order. Nothing if this server does not lead.
+    pub(crate) async fn propose_for_peer(&self, commands: Vec<Bytes>) -> ProposeReply {
+        let leader_address = self.raft.leader().map(|leader| leader.address).unwrap_or_default();
+        if !self.raft.is_leader() {
+            return ProposeReply { leader_address, ..ProposeReply::default() };
+        }
+        let proposals = commands.iter().map(|command| self.propose_readable(command));
+        let outcomes = futures_util::future::join_all(proposals).await;
+        faults::pass(Point::ForwardAfter);
+        ProposeReply { outcomes, leader_address, index: self.watch.current().index() }
+    }
+
+    /// Begins to count this server's reign.
+    pub(crate) fn start_clock(&self) {
+        self.now_ms();
+    }
+
+    /// What this server could not apply must not get into the log: every server that cannot read it would stop at it.
+    async fn propose_readable(&self, command: &[u8]) -> Outcome {
+        match Command::decode(command) {
+            Ok(_) => outcome(self.propose_stamped(command).await),
+            Err(error) => {
+                Outcome { outcome: Some(Kind::Refused(format!("the leader cannot read this change: {error}"))) }
+            }
+        }
+    }
+
+    /// Here every command gets its time, and nowhere else.
+    async fn propose_stamped(&self, command: &[u8]) -> Result<Response, ProposeError> {
+        self.raft.propose(Command::stamp(command, self.now_ms()).into()).await
+    }
+
+    fn now_ms(&self) -> u64 {
+        let term = self.raft.watch().borrow().term;
+        self.clock.now_ms(term, self.watch.current().clock_ms(), std::time::Instant::now())
     }
 
     async fn attempt(&self, command: Bytes) -> Attempt {
@@ -99,12 +139,12 @@ impl Proposer {
 
     async fn attempt_once(&self, command: Bytes) -> Attempt {
         if faults::has(Bug::AckBeforeAgreement) && self.raft.is_leader() {
-            let raft = self.raft.clone();
-            tokio::spawn(async move { raft.propose(command).await });
+            let proposer = self.clone();
+            tokio::spawn(async move { proposer.propose_stamped(&command).await });
             return Attempt::Done(Response::Done);
         }
         if self.raft.is_leader() {
-            return here(self.raft.propose(command).await);
+            return here(self.propose_stamped(&command).await);
         }
         if self.raft.leader().is_none() {
             return Attempt::NotSent;
@@ -127,26 +167,6 @@ fn here(outcome: Result<Response, ProposeError>) -> Attempt {
         Err(error @ (ProposeError::TooLarge { .. } | ProposeError::DiskFull | ProposeError::Stopped)) => {
             Attempt::Refused(error.to_string())
         }
-    }
-}
-
-/// Proposes what another server sent, all at once, and answers in the same order. Nothing if this server does not lead.
-pub(crate) async fn propose_for_peer(raft: &Raft<Machine>, watch: &Watch, commands: Vec<Bytes>) -> ProposeReply {
-    let leader_address = raft.leader().map(|leader| leader.address).unwrap_or_default();
-    if !raft.is_leader() {
-        return ProposeReply { leader_address, ..ProposeReply::default() };
-    }
-    let proposals = commands.into_iter().map(|command| propose_readable(raft, command));
-    let outcomes = futures_util::future::join_all(proposals).await;
-    faults::pass(Point::ForwardAfter);
-    ProposeReply { outcomes, leader_address, index: watch.current().index() }
-}
-
-/// What this server could not apply must not get into the log: every server that cannot read it would stop at it.
-async fn propose_readable(raft: &Raft<Machine>, command: Bytes) -> Outcome {
-    match Command::decode(&command) {
-        Ok(_) => outcome(raft.propose(command).await),
-        Err(error) => Outcome { outcome: Some(Kind::Refused(format!("the leader cannot read this change: {error}"))) },
     }
 }
 

@@ -14,6 +14,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::config::{ServerConfig, StartError};
 use crate::core::Core;
+use crate::leader::leases::Leases;
 use crate::local_sessions::LocalSessions;
 use crate::lookup::ServerLookup;
 use crate::machine::Machine;
@@ -78,6 +79,7 @@ impl Server {
             ),
             members: Members::new(raft.clone(), &config.datacenter),
             sessions: LocalSessions::default(),
+            leases: Leases::default(),
             acquaintances: Mutex::default(),
             servers: tokio::sync::watch::Sender::default(),
             closing: CancellationToken::new(),

@@ -6,7 +6,7 @@ use crate::key::{At, Key, folded, folded_arc, under};
 use crate::tables::Row;
 use crate::topic::Topic;
 use model::check::bound_output;
-use model::{Check, ServiceInstance};
+use model::{Check, CheckStatus, ServiceInstance};
 use std::sync::Arc;
 
 impl Step<'_> {
@@ -66,7 +66,11 @@ impl Step<'_> {
         let key = Key([node.clone(), owner, id]);
         let row = Row::after(old.as_ref().map(|(_, row)| &**row), self.index, check);
         self.touch_check(&key, &row);
-        self.catalog.put_check(key, row);
+        let is_critical = row.status == CheckStatus::Critical;
+        self.catalog.put_check(key.clone(), row);
+        if is_critical {
+            self.end_sessions_of_check(&key);
+        }
     }
 
     /// Removes a check by its id.
@@ -81,6 +85,7 @@ impl Step<'_> {
     pub(super) fn remove_check_at(&mut self, key: &Key<3>) {
         if let Some(old) = self.catalog.remove_check(key) {
             self.touch_check(key, &old);
+            self.end_sessions_of_check(key);
         }
     }
 

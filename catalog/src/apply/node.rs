@@ -180,9 +180,11 @@ impl Step<'_> {
         for check in checks {
             self.remove_check_at(&check);
         }
+        self.end_sessions_of_node(&key);
         self.catalog.remove_node(&key);
         self.touch(Topic::Nodes);
         self.touch(Topic::Node(key.clone()));
+        self.touch(Topic::NodeSessions(key.clone()));
         self.touch(Topic::NodeServices(key.clone()));
         self.touch(Topic::NodeChecks(key));
     }

@@ -2,7 +2,7 @@
 //!
 //! A file is a list of cases, each a line, `----`, and what came of it. `UPDATE_EXPECT=1` writes what comes of it now.
 
-use crate::language::{command, read, show_topic};
+use crate::language::{apply, read, show_outcome, show_topic};
 use catalog::{Catalog, Response, View};
 use expect_test::expect_file;
 
@@ -35,9 +35,10 @@ fn answer(catalog: &mut Catalog, line: &str) -> String {
         let topics: Vec<String> = view.topics().iter().map(show_topic).collect();
         return format!("{value}\n@{} of {}", view.index(), topics.join(" "));
     }
-    let (response, changes) = catalog.apply(command(line));
+    let (response, changes) = apply(catalog, line);
     let response = match response {
         Response::Refused(refusal) => format!("Refused: {refusal}"),
+        Response::Txn(outcome) => show_outcome(&outcome),
         other => format!("{other:?}"),
     };
     let topics: Vec<String> = changes.topics.iter().map(show_topic).collect();
@@ -74,6 +75,16 @@ fn syncs() {
 #[test]
 fn kv() {
     check("kv.txt");
+}
+
+#[test]
+fn sessions_and_locks() {
+    check("sessions.txt");
+}
+
+#[test]
+fn transactions() {
+    check("txn.txt");
 }
 
 #[test]

@@ -31,6 +31,7 @@ fn responses_survive_the_wire() {
     for response in [
         Response::Done,
         Response::CasFailed,
+        Response::LockFailed,
         Response::Synced(vec![]),
         Response::Synced(vec![error]),
         Response::Refused(refusal),
@@ -44,7 +45,8 @@ fn responses_survive_the_wire() {
 fn what_is_no_command_is_refused() {
     assert!(matches!(Command::decode(&[]), Err(DecodeError::Malformed(_))));
     assert!(matches!(Command::decode(&[1, 0xc1]), Err(DecodeError::Malformed(_))));
-    assert!(matches!(Command::decode(&[2, 0x80]), Err(DecodeError::Newer { found: 2, known: 1 })));
+    assert!(matches!(Command::decode(&[2, 0, 0x80]), Err(DecodeError::Malformed(_))));
+    assert!(matches!(Command::decode(&[3, 0x80]), Err(DecodeError::Newer { found: 3, known: 2 })));
 }
 
 fn hex(bytes: &[u8]) -> String {
@@ -55,9 +57,9 @@ fn unhex(text: &str) -> Vec<u8> {
     (0..text.len() / 2).map(|at| u8::from_str_radix(&text[2 * at..2 * at + 2], 16).expect("hex")).collect()
 }
 
-/// Bytes that a release has written into logs must be read for ever. A change here is a change of the format.
+/// Bytes that a release has written into logs must be read for ever. What comes after the head is still the same.
 #[test]
-fn the_format_is_that_of_the_first_release() {
+fn the_format_is_that_of_the_first_release_but_for_its_head() {
     let cases = [
         ("kv set a/b 1 flags=7", expect!["0181a24b7681a353657483a36b6579a3612f62a576616c7565c40131a5666c61677307"]),
         ("kv delete-cas a index=9", expect!["0181a24b7681a944656c65746543617382a36b6579a161a363617309"]),
@@ -74,8 +76,64 @@ fn the_format_is_that_of_the_first_release() {
         ("forget 9", expect!["0181ad466f726765745265766f6b656481ab6265666f72655f7365637309"]),
     ];
     for (line, golden) in cases {
-        golden.assert_eq(&hex(&command(line).encode()));
+        let encoded = command(line).encode();
+        assert_eq!(encoded[..9], [2, 0, 0, 0, 0, 0, 0, 0, 0], "{line}");
+        golden.assert_eq(&format!("01{}", hex(&encoded[9..])));
         assert_eq!(Command::decode(&unhex(golden.data())).expect("decodes"), command(line), "{line}");
+    }
+}
+
+/// The second format: the leader's time stands before the command. A change here is a change of the format.
+#[test]
+fn the_second_format_has_a_time() {
+    let cases = [
+        (
+            "kv lock a 1 flags=7 session=s1",
+            expect![
+                "02000000000102030481a24b7681a44c6f636b84a36b6579a161a576616c7565c40131a5666c61677307a773657373696f6ea27331"
+            ],
+        ),
+        (
+            "kv unlock a 1 session=s1",
+            expect![
+                "02000000000102030481a24b7681a6556e6c6f636b84a36b6579a161a576616c7565c40131a5666c61677300a773657373696f6ea27331"
+            ],
+        ),
+        (
+            "session s1 n1 checks=serfHealth service-checks=c delay=5s ttl=10s behavior=delete",
+            expect![
+                "02000000000102030481ad43726561746553657373696f6e88a24944a27331a44e616d65a0a44e6f6465a26e31a94c6f636b44656c6179cf000000012a05f200a84265686176696f72a664656c657465a354544ca3313073aa4e6f6465436865636b7391aa736572664865616c7468ad53657276696365436865636b739182a24944a163a94e616d657370616365a0"
+            ],
+        ),
+        (
+            "txn kv set a 1 ; kv check-index b index=7 ; node delete n1",
+            expect![
+                "02000000000102030481a354786e9381a24b7686a476657262a3736574a36b6579a161a576616c7565c40131a5666c61677300a5696e64657800a773657373696f6ea081a24b7686a476657262ab636865636b2d696e646578a36b6579a162a576616c7565c400a5666c61677300a5696e64657807a773657373696f6ea081a44e6f646583a476657262a664656c657465a46e6f646586a24944a0a44e6f6465a26e31a741646472657373a0aa4461746163656e746572a3646331af54616767656441646472657373657380a44d65746180a5696e64657800"
+            ],
+        ),
+        ("unsession s1", expect!["02000000000102030481ae44657374726f7953657373696f6e81a26964a27331"]),
+    ];
+    for (line, golden) in cases {
+        let stamped = Command::stamp(&command(line).encode(), 0x0102_0304);
+        golden.assert_eq(&hex(&stamped));
+        assert_eq!(Command::decode(&unhex(golden.data())).expect("decodes"), command(line), "{line}");
+        assert_eq!(Command::time_ms(&unhex(golden.data())), 0x0102_0304);
+    }
+}
+
+#[test]
+fn a_command_is_stamped_once_also_one_of_the_first_format() {
+    let plain = command("kv set a/b 1 flags=7");
+    // As the first release wrote it.
+    let first = unhex("0181a24b7681a353657483a36b6579a3612f62a576616c7565c40131a5666c61677307");
+    for bytes in [plain.encode(), first, Command::stamp(&plain.encode(), 5)] {
+        let stamped = Command::stamp(&bytes, 77);
+        assert_eq!(Command::time_ms(&stamped), 77);
+        assert_eq!(Command::decode(&stamped).expect("decodes"), plain);
+    }
+    for none in [&[][..], &[1, 0xc1], &[200, 1, 2]] {
+        assert!(Command::decode(&Command::stamp(none, 1)).is_err());
+        assert_eq!(Command::time_ms(none), 0);
     }
 }
 

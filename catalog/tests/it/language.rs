@@ -4,15 +4,16 @@
 
 use catalog::query::{self, HealthEntry, Placed, Selection};
 use catalog::{
-    CaState, Catalog, Command, Deregistration, KvCommand, Registration, Response, Revocation, Row, SyncPush, Topic,
-    View,
+    CaState, Catalog, Changes, Command, Deregistration, KvCommand, Registration, Response, Revocation, Row, SyncPush,
+    Topic, TxnKv, TxnOp, TxnOutcome, TxnResult, TxnVerb, View,
 };
 use model::ca::CaRoot;
 use model::config_entry::ConfigEntry;
 use model::datacenter::Datacenter;
 use model::intention::Action;
 use model::service::{Connect, Upstream};
-use model::{Check, CheckStatus, Intention, KvEntry, Meta, Node, ServiceInstance, ServiceKind};
+use model::session::{LockDelay, SessionCheck};
+use model::{Check, CheckStatus, GoDuration, Intention, KvEntry, Meta, Node, ServiceInstance, ServiceKind, Session};
 use std::collections::BTreeMap;
 
 /// The words of a line: what stands alone, and what has a name.
@@ -56,6 +57,16 @@ impl<'t> Words<'t> {
     }
 }
 
+/// What a line's command does at the line's time (`at=`, in milliseconds).
+pub(crate) fn apply(catalog: &mut Catalog, line: &str) -> (Response, Changes) {
+    catalog.apply_at(time_ms(line), command(line))
+}
+
+/// When a line's command comes; 0 if the line does not say.
+pub(crate) fn time_ms(line: &str) -> u64 {
+    Words::new(line).number("at")
+}
+
 /// A command from a line.
 pub(crate) fn command(line: &str) -> Command {
     let words = Words::new(line);
@@ -73,6 +84,9 @@ pub(crate) fn command(line: &str) -> Command {
         "remove" => Command::RemoveNode { node: words.at(1).into(), id: words.text("id") },
         "sync" => Command::Sync(Box::new(sync(&words))),
         "kv" => Command::Kv(kv(&words)),
+        "txn" => Command::Txn(rest(1).split(" ; ").map(txn_op).collect()),
+        "session" => Command::CreateSession(Box::new(session(&words))),
+        "unsession" => Command::DestroySession { id: words.at(1).into() },
         "intention" => Command::SetIntention(Box::new(intention(&words))),
         "unintention" => Command::DeleteIntention { source: words.at(1).into(), destination: words.at(2).into() },
         "config" => Command::SetConfigEntry { entry: Box::new(entry(&rest(1))), cas: None },
@@ -208,8 +222,80 @@ fn kv(words: &Words<'_>) -> KvCommand {
         "delete" => KvCommand::Delete { key },
         "delete-cas" => KvCommand::DeleteCas { key, cas: words.number("index") },
         "delete-tree" => KvCommand::DeleteTree { prefix: key },
-        "put" => KvCommand::Put(KvEntry { key, value, flags: words.number("flags"), lock_index: 1, session: None }),
+        "put" => {
+            let session = Some(words.text("session")).filter(|id| !id.is_empty());
+            KvCommand::Put(KvEntry { key, value, flags: words.number("flags"), lock_index: 1, session })
+        }
+        "lock" => KvCommand::Lock { key, value, flags: words.number("flags"), session: words.text("session") },
+        "unlock" => KvCommand::Unlock { key, value, flags: words.number("flags"), session: words.text("session") },
         other => panic!("no such kv command: {other}"),
+    }
+}
+
+/// `kv set a 1`, `node set n1 address=…`, `service cas n1 id name index=5`, `check delete n1 c`
+fn txn_op(line: &str) -> TxnOp {
+    let (noun, verb_and_rest) = line.split_once(' ').expect("a verb");
+    let (verb, after) = verb_and_rest.split_once(' ').unwrap_or((verb_and_rest, ""));
+    // The parsers of nouns expect a word in front of the name.
+    let rest = format!("{noun} {after}");
+    let words = Words::new(&rest);
+    let index = words.number("index");
+    match noun {
+        "kv" => TxnOp::Kv(TxnKv {
+            verb: serde_json::from_value(verb.into()).expect("a verb"),
+            key: words.at(1).into(),
+            value: words.at(2).to_string().into(),
+            flags: words.number("flags"),
+            index,
+            session: words.text("session"),
+        }),
+        "node" => TxnOp::Node { verb: txn_verb(verb), node: Box::new(node(&words)), index },
+        "service" => {
+            TxnOp::Service { verb: txn_verb(verb), node: words.at(1).into(), service: Box::new(service(&words)), index }
+        }
+        "check" => {
+            let mut check = if words.at(3).is_empty() {
+                Check { check_id: words.at(2).into(), ..Check::default() }
+            } else {
+                check(&words)
+            };
+            check.node = words.at(1).into();
+            TxnOp::Check { verb: txn_verb(verb), check: Box::new(check), index }
+        }
+        other => panic!("no such operation: {other}"),
+    }
+}
+
+fn txn_verb(verb: &str) -> TxnVerb {
+    serde_json::from_value(verb.into()).expect("a verb")
+}
+
+/// What became of a transaction, one line each.
+pub(crate) fn show_outcome(outcome: &TxnOutcome) -> String {
+    let result = |result: &TxnResult| match result {
+        TxnResult::Kv(row) => show_kv(row),
+        TxnResult::Node(row) => show_node(row),
+        TxnResult::Service(row) => show_service(row),
+        TxnResult::Check(row) => show_check(row),
+    };
+    let results = outcome.results.iter().map(result);
+    let errors = outcome.errors.iter().map(|error| format!("error {}: {}", error.op_index, error.what));
+    lines(results.chain(errors), |line| line)
+}
+
+/// `session s1 n1 checks=serfHealth service-checks=c1 delay=5s ttl=10s behavior=delete`
+fn session(words: &Words<'_>) -> Session {
+    let service_checks = words.list("service-checks").into_iter();
+    let delay: GoDuration = words.text("delay").parse().unwrap_or(GoDuration::from_secs(15));
+    Session {
+        id: words.at(1).into(),
+        node: words.at(2).into(),
+        lock_delay: LockDelay(delay.0),
+        behavior: words.text("behavior").parse().expect("a behaviour"),
+        ttl: words.text("ttl"),
+        node_checks: words.list("checks"),
+        service_checks: service_checks.map(|id| SessionCheck { id, ..SessionCheck::default() }).collect(),
+        ..Session::default()
     }
 }
 
@@ -269,6 +355,13 @@ pub(crate) fn read(view: &View<'_>, line: &str) -> String {
         "kv" => lines(query::kv::get(view, name), show_kv),
         "list" => lines(query::kv::list(view, name), show_kv),
         "keys" => lines(query::kv::keys(view, name, words.at(2)), str::to_string),
+        "txn" => {
+            let ops: Vec<TxnOp> = line["txn ".len()..].split(" ; ").map(txn_op).collect();
+            show_outcome(&query::txn::read(view, &ops))
+        }
+        "sessions" => lines(query::session::list(view), show_session),
+        "session" => lines(query::session::session(view, name), show_session),
+        "node-sessions" => lines(query::session::of_node(view, name), show_session),
         "intentions" => lines(query::intention::list(view), show_intention),
         "exact" => lines(query::intention::exact(view, name, words.at(2)), show_intention),
         "intention-id" => lines(query::intention::by_id(view, name), show_intention),
@@ -338,6 +431,14 @@ fn show_kv(row: &Row<KvEntry>) -> String {
     format!("{}={:?} flags={} @{}/{}", row.key, row.value, row.flags, row.create_index, row.modify_index)
 }
 
+fn show_session(row: &Row<Session>) -> String {
+    let checks: Vec<&str> = row.check_ids().collect();
+    format!(
+        "{} on {} checks={checks:?} delay={:?} {:?} ttl={:?} @{}/{}",
+        row.id, row.node, row.lock_delay.0, row.behavior, row.ttl, row.create_index, row.modify_index
+    )
+}
+
 fn show_intention(row: &Row<Intention>) -> String {
     format!(
         "{}->{} {:?} {} id={:?} @{}/{}",
@@ -349,7 +450,7 @@ fn show_intention(row: &Row<Intention>) -> String {
 pub(crate) fn catalog_after(commands: &str) -> Catalog {
     let mut catalog = Catalog::new();
     for line in commands.lines().map(str::trim).filter(|line| !line.is_empty()) {
-        let (response, _) = catalog.apply(command(line));
+        let (response, _) = apply(&mut catalog, line);
         assert!(matches!(response, Response::Done | Response::Synced(_)), "{line}: {response:?}");
     }
     assert_eq!(catalog.violations(), [""; 0]);

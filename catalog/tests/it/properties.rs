@@ -1,6 +1,6 @@
 //! What holds for all commands and all reads.
 
-use crate::language::{command, read};
+use crate::language::{apply, command, read, time_ms};
 use crate::random::{self, READS};
 use catalog::{Catalog, Command, Response, Topic, View};
 use proptest::prelude::*;
@@ -35,7 +35,7 @@ proptest! {
         let mut catalog = Catalog::new();
         let mut answers = ask_all(&catalog);
         for line in &lines {
-            let (_, changes) = catalog.apply(command(line));
+            let (_, changes) = apply(&mut catalog, line);
             let now = ask_all(&catalog);
             for ((question, before), after) in READS.iter().zip(&answers).zip(&now) {
                 let told = before.topics.iter().any(|topic| changes.topics.contains(topic));
@@ -59,11 +59,12 @@ proptest! {
         let mut catalog = Catalog::new();
         for line in &lines {
             let before = catalog.clone();
-            let (response, changes) = catalog.apply(command(line));
+            let (response, changes) = apply(&mut catalog, line);
             prop_assert_eq!(catalog.violations(), Vec::<String>::new(), "{}", line);
             prop_assert_eq!(catalog.index(), before.index() + 1);
             prop_assert!(changes.topics.is_sorted_by(|a, b| a < b), "{line}: a topic is named twice");
-            if matches!(response, Response::Refused(_) | Response::CasFailed) {
+            let failed = matches!(&response, Response::Txn(outcome) if !outcome.errors.is_empty());
+            if failed || matches!(response, Response::Refused(_) | Response::CasFailed | Response::LockFailed) {
                 prop_assert!(changes.is_empty(), "{line} was refused but changed {changes:?}");
             }
         }
@@ -73,10 +74,10 @@ proptest! {
     fn the_same_command_again_wakes_nobody(lines in commands(40)) {
         let mut catalog = Catalog::new();
         for line in &lines {
-            catalog.apply(command(line));
-            let (_, changes) = catalog.apply(command(line));
+            apply(&mut catalog, line);
+            let (_, changes) = apply(&mut catalog, line);
             // A key that is written is written, as in Consul. Compare-and-set names an index that is past.
-            let is_write = line.starts_with("kv") || line.starts_with("intention") || line.starts_with("ca ");
+            let is_write = line.starts_with("kv") || line.starts_with("txn") || line.starts_with("intention") || line.starts_with("ca ");
             prop_assert!(is_write || changes.is_empty(), "{line}: {changes:?}");
         }
     }
@@ -91,8 +92,9 @@ proptest! {
                 second = Catalog::read_snapshot(snapshot.as_slice()).expect("reads");
             }
             // One gets the command as it is, the other from the log.
-            let logged = Command::decode(&command(line).encode()).expect("decodes");
-            let (first_answer, second_answer) = (first.apply(command(line)), second.apply(logged));
+            let logged = Command::stamp(&command(line).encode(), time_ms(line));
+            let again = second.apply_at(Command::time_ms(&logged), Command::decode(&logged).expect("decodes"));
+            let (first_answer, second_answer) = (apply(&mut first, line), again);
             prop_assert_eq!(first_answer, second_answer, "{}", line);
         }
         prop_assert_eq!(first.state_hash(), second.state_hash());
@@ -104,7 +106,7 @@ proptest! {
     fn catalog_and_health_list_instances_in_the_same_order(lines in commands(60)) {
         let mut catalog = Catalog::new();
         for line in &lines {
-            catalog.apply(command(line));
+            apply(&mut catalog, line);
         }
         let view = View::new(&catalog);
         for service in ["web", "db"] {

@@ -11,6 +11,8 @@ pub(crate) fn command() -> impl Strategy<Value = String> {
         2 => removal(),
         1 => sync(),
         4 => kv(),
+        3 => session(),
+        3 => txn(),
         1 => intention(),
         1 => config(),
         1 => authority(),
@@ -100,7 +102,41 @@ fn kv() -> impl Strategy<Value = String> {
         2 => key().prop_map(|key| format!("kv delete {key}")),
         1 => (key(), 0..40u8).prop_map(|(key, index)| format!("kv delete-cas {key} index={index}")),
         1 => pick(&["a", "a/", "x", "é"]).prop_map(|prefix| format!("kv delete-tree {prefix}")),
-        1 => key().prop_map(|key| format!("kv put {key} locked flags=7")),
+        1 => (key(), pick(&["", "s1"])).prop_map(|(key, id)| format!("kv put {key} locked flags=7 session={id}")),
+        4 => (key(), session_id(), 0..60u16).prop_map(|(key, id, at)| format!("kv lock {key} mine session={id} at={at}000")),
+        2 => (key(), session_id()).prop_map(|(key, id)| format!("kv unlock {key} free session={id}")),
+    ]
+}
+
+fn txn() -> impl Strategy<Value = String> {
+    let op = prop_oneof![
+        3 => (pick(&["set", "delete", "delete-tree", "get-or-empty"]), key()).prop_map(|(verb, key)| format!("kv {verb} {key} t")),
+        1 => (pick(&["cas", "delete-cas", "check-index"]), key(), 0..40u8)
+            .prop_map(|(verb, key, index)| format!("kv {verb} {key} t index={index}")),
+        1 => (pick(&["lock", "unlock", "check-session"]), key(), session_id())
+            .prop_map(|(verb, key, id)| format!("kv {verb} {key} t session={id}")),
+        1 => (pick(&["set", "delete", "get"]), node(), 1..3u8).prop_map(|(verb, node, last)| format!("node {verb} {node} address=10.0.0.{last}")),
+        1 => (pick(&["set", "cas", "delete"]), node(), instance_id(), service_name(), 0..40u8)
+            .prop_map(|(verb, node, id, name, index)| format!("service {verb} {node} {id} {name} index={index}")),
+        1 => (pick(&["set", "delete", "delete-cas"]), node(), check_id(), status(), 0..40u8)
+            .prop_map(|(verb, node, id, status, index)| format!("check {verb} {node} {id} {status} index={index}")),
+    ];
+    prop::collection::vec(op, 1..4).prop_map(|ops| format!("txn {}", ops.join(" ; ")))
+}
+
+fn session_id() -> impl Strategy<Value = &'static str> {
+    pick(&["s1", "s2", "s3"])
+}
+
+fn session() -> impl Strategy<Value = String> {
+    let checks = pick(&["", "", "checks=c1", "checks=c1,c1 service-checks=c2", "checks=serfHealth"]);
+    let behavior = pick(&["", "behavior=delete"]);
+    let delay = pick(&["delay=0s", "delay=5s", "delay=2m"]);
+    prop_oneof![
+        3 => (session_id(), node(), checks, behavior, delay).prop_map(|(id, node, checks, behavior, delay)| {
+            format!("session {id} {node} {checks} {behavior} {delay} ttl=10s")
+        }),
+        1 => (session_id(), 0..60u16).prop_map(|(id, at)| format!("unsession {id} at={at}000")),
     ]
 }
 
@@ -193,6 +229,11 @@ pub(crate) const READS: &[&str] = &[
     "keys",
     "keys a/ /",
     "keys /",
+    "sessions",
+    "session s1",
+    "session nope",
+    "node-sessions n1",
+    "node-sessions nope",
     "intentions",
     "exact web db",
     "exact * *",

@@ -1,6 +1,6 @@
 //! Snapshots: the way back, and what is refused.
 
-use crate::language::{catalog_after, read};
+use crate::language::{apply, catalog_after, read};
 use catalog::{Catalog, SnapshotError, View};
 use expect_test::expect;
 
@@ -20,6 +20,11 @@ const SOME: &str = "
     revoke serials=0a ids=x until=100
     service n1 gone gone
     deregister n1 service=gone
+    session s1 n1 checks=serfHealth service-checks=c1 ttl=10s
+    kv lock held mine session=s1
+    session s2 n1 behavior=delete delay=5s
+    kv lock was-held mine session=s2
+    unsession s2 at=1000
 ";
 
 fn bytes(catalog: &Catalog) -> Vec<u8> {
@@ -36,6 +41,24 @@ fn the_way_back_leads_to_the_same_catalog() {
         assert_eq!(back.state_hash(), catalog.state_hash());
         assert_eq!(back.violations(), [""; 0]);
     }
+}
+
+#[test]
+fn what_is_restored_goes_on_as_the_original() {
+    let mut catalog = catalog_after(SOME);
+    let mut back = Catalog::read_snapshot(bytes(&catalog).as_slice()).expect("reads");
+    for line in [
+        "session s3 n1",
+        "kv lock was-held mine session=s3 at=5999",
+        "kv lock was-held mine session=s3 at=6000",
+        "kv lock held mine session=s3",
+        "deregister n1 check=c1",
+        "health n1 dead at=7000",
+    ] {
+        assert_eq!(apply(&mut back, line), apply(&mut catalog, line), "{line}");
+        assert_eq!(back.state_hash(), catalog.state_hash(), "{line}");
+    }
+    assert_eq!(back.violations(), [""; 0]);
 }
 
 /// What the first release wrote, as hex in a file, must be read for ever, and mean the same.
@@ -100,7 +123,7 @@ fn newer_formats_are_refused_by_name() {
     let mut newer = bytes(&Catalog::new());
     newer[0] = 99;
     let error = Catalog::read_snapshot(newer.as_slice()).expect_err("newer").to_string();
-    assert_eq!(error, "snapshot format 99 is newer than this release reads (1): upgrade this server");
+    assert_eq!(error, "snapshot format 99 is newer than this release reads (2): upgrade this server");
     let mut unknown = bytes(&Catalog::new());
     unknown[1] = 77;
     let error = Catalog::read_snapshot(unknown.as_slice()).expect_err("unknown").to_string();

@@ -2,11 +2,13 @@
 
 use std::convert::Infallible;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use api::transport::{ForwardError, forward};
 use axum::body::Body;
 use axum::extract::{Request, State};
-use axum::http::Uri;
+use axum::http::request::Parts;
+use axum::http::{Method, Uri};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
@@ -14,6 +16,7 @@ use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, Either};
 use http_body_util::{BodyExt, Limited};
 use model::limits::BODY_BYTES_MAX;
+use tokio::time::Instant;
 use tower::Service;
 
 use super::{Refusal, Shared};
@@ -59,25 +62,55 @@ where
     }
 }
 
-/// What only the leader can do goes to the leader.
+/// Marks a request from a server that took this one for the leader: it must not go to a third.
+const TO_LEADER: &str = "x-tribune-to-leader";
+
+/// How long the leader may take to answer one of these requests.
+const LEADER_TIMEOUT: Duration = Duration::from_secs(5);
+const RETRY_PAUSE: Duration = Duration::from_millis(20);
+
+/// What only the leader can do goes to the leader; an election is waited out. None of these requests has a body, and what is
+/// put or deleted may be so twice.
 pub(super) async fn to_leader(State(core): State<Shared>, request: Request, next: Next) -> Response {
-    let leader = core.raft.leader().filter(|leader| leader.id != core.raft.id());
-    let Some(leader) = leader.filter(|_| !request.headers().contains_key(FORWARDED)) else {
-        return next.run(request).await;
-    };
-    let sent = match core.peers.local(&leader.address) {
-        Ok(channel) => forward(&channel, mark(request)).await.map_err(|error| error.to_string()),
-        Err(error) => Err(error.to_string()),
-    };
-    match sent {
-        Ok(response) => response.map(Body::new),
-        Err(reason) => Refusal(api::Error::internal(format!("rpc error making call: {reason}"))).into_response(),
+    let (mut head, _) = request.into_parts();
+    if head.headers.contains_key(TO_LEADER) {
+        return next.run(Request::from_parts(head, Body::empty())).await;
+    }
+    let is_repeatable = matches!(head.method, Method::PUT | Method::DELETE);
+    let deadline = Instant::now() + core.config.hold_timeout;
+    loop {
+        let failure = match core.raft.leader() {
+            Some(leader) if leader.id == core.raft.id() => {
+                return next.run(Request::from_parts(head, Body::empty())).await;
+            }
+            Some(leader) => {
+                head.headers.insert(TO_LEADER, http::HeaderValue::from_static("1"));
+                match send_to(&core, &leader.address, head.clone()).await {
+                    Ok(response) => return response,
+                    Err(ForwardError::Broken(reason)) if !is_repeatable => return unanswered(&reason),
+                    Err(ForwardError::Broken(reason) | ForwardError::Unsent(reason)) => unanswered(&reason),
+                }
+            }
+            None => Refusal(api::Error::no_leader()).into_response(),
+        };
+        if Instant::now() >= deadline {
+            return failure;
+        }
+        tokio::time::sleep(RETRY_PAUSE).await;
     }
 }
 
-fn mark(mut request: Request) -> Request {
-    request.headers_mut().insert(FORWARDED, http::HeaderValue::from_static("1"));
-    request
+async fn send_to(core: &Shared, address: &str, head: Parts) -> Result<Response, ForwardError> {
+    let channel = core.peers.local(address).map_err(|error| ForwardError::Unsent(error.to_string()))?;
+    let sent = forward(&channel, Request::from_parts(head, Body::empty()));
+    match tokio::time::timeout(LEADER_TIMEOUT, sent).await {
+        Ok(answer) => answer.map(|response| response.map(Body::new)),
+        Err(_) => Err(ForwardError::Broken("the leader did not answer in time".into())),
+    }
+}
+
+fn unanswered(reason: &str) -> Response {
+    Refusal(api::Error::internal(format!("rpc error making call: {reason}"))).into_response()
 }
 
 /// The datacenter that is asked for, if one is. Most requests name none and must not pay for it.

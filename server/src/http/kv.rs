@@ -62,16 +62,18 @@ fn pair(row: &Row<KvEntry>) -> KvPair<'_> {
 pub(super) async fn put(mut write: Write) -> Reply {
     let key = key_of(&write)?;
     check_flags(&write.query, &["cas", "acquire", "release"])?;
-    refuse_sessions(&write.query)?;
     let flags = number(&write.query, "flags")?.unwrap_or(0);
     let cas = number(&write.query, "cas")?;
     let value: Bytes = write.take_body(KV_VALUE_BYTES_MAX).await?;
-    let command = match cas {
-        None => KvCommand::Set { key, value, flags },
-        Some(cas) if faults::has(Bug::CasBeforeLog) && cas == modified_here(&write, &key) => {
+    let session = |flag: &str| write.query.get(flag).map(str::to_string);
+    let command = match (cas, session("acquire"), session("release")) {
+        (Some(cas), _, _) if faults::has(Bug::CasBeforeLog) && cas == modified_here(&write, &key) => {
             KvCommand::Set { key, value, flags }
         }
-        Some(cas) => KvCommand::Cas { key, value, flags, cas },
+        (Some(cas), _, _) => KvCommand::Cas { key, value, flags, cas },
+        (None, Some(session), _) => KvCommand::Lock { key, value, flags, session },
+        (None, None, Some(session)) => KvCommand::Unlock { key, value, flags, session },
+        (None, None, None) => KvCommand::Set { key, value, flags },
     };
     write.done(&Command::Kv(command)).await
 }
@@ -110,14 +112,6 @@ fn check_flags(query: &Query, exclusive: &[&str]) -> Result<(), Refusal> {
     match given.len() {
         0 | 1 => Ok(()),
         _ => Err(Error::bad_request(format!("Conflicting flags: {}", given.join(", "))).into()),
-    }
-}
-
-/// There are no sessions yet, so whichever is named is not valid.
-fn refuse_sessions(query: &Query) -> Result<(), Refusal> {
-    match query.get("acquire").or_else(|| query.get("release")) {
-        Some(session) => Err(Error::internal(format!("invalid session {session:?}")).into()),
-        None => Ok(()),
     }
 }
 

@@ -7,6 +7,7 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use raft::{Member, Status};
 use serde_json::json as value;
+use tokio::sync::Semaphore;
 
 use super::read::{Read, plain_json};
 use super::write::Write;
@@ -36,6 +37,19 @@ fn last_index(status: &Status, id: u64) -> u64 {
     let matched = status.matched.iter().find(|(member, _)| *member == id).map(|(_, index)| *index);
     matched.unwrap_or(if status.id == id { status.last_log } else { 0 })
 }
+
+/// What this server has applied, as a number that servers share if (but for luck) their catalogs are equal at the same index.
+/// Every server answers for itself.
+pub(super) async fn state_hash(State(core): State<Shared>, read: Read) -> Reply {
+    // One at a time: it walks the whole catalog.
+    let _turn = HASHING.acquire().await.map_err(|_| Error::internal("this server is shutting down"))?;
+    let catalog = core.watch.current();
+    let hashed = tokio::task::spawn_blocking(move || (catalog.index(), catalog.state_hash())).await;
+    let (index, hash) = hashed.map_err(|_| Error::internal("this server is shutting down"))?;
+    Ok(plain_json(&value!({ "Index": index, "Hash": format!("{hash:016x}") }), read.options.pretty))
+}
+
+static HASHING: Semaphore = Semaphore::const_new(1);
 
 /// Hands the leadership to `?id=`, or to the server that is furthest.
 pub(super) async fn transfer_leader(State(core): State<Shared>, write: Write) -> Reply {

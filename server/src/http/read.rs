@@ -142,7 +142,7 @@ static LAST_CONTACT: HeaderName = HeaderName::from_static("x-consul-lastcontact"
 static CONSISTENCY: HeaderName = HeaderName::from_static("x-consul-effective-consistency");
 static ACL_POLICY: HeaderName = HeaderName::from_static("x-consul-default-acl-policy");
 
-fn put_freshness(headers: &mut HeaderMap, index: Index, freshness: Freshness) {
+pub(super) fn put_freshness(headers: &mut HeaderMap, index: Index, freshness: Freshness) {
     let consistency = match freshness.consistency {
         Consistency::Default => "leader",
         Consistency::Consistent => "consistent",

@@ -89,15 +89,19 @@ impl Write {
                 Answered::Refused(refusal) => {
                     Err(Error::new(StatusCode::INTERNAL_SERVER_ERROR, refusal.to_string()).into())
                 }
-                answered @ (Answered::Done | Answered::CasFailed | Answered::Synced(_)) => Ok(answered),
+                answered @ (Answered::Done
+                | Answered::CasFailed
+                | Answered::LockFailed
+                | Answered::Txn(_)
+                | Answered::Synced(_)) => Ok(answered),
             }
         }
     }
 
-    /// Proposes a command and answers `true`, or `false` if somebody was faster.
+    /// Proposes a command and answers `true`, or `false` if somebody was faster or holds the lock.
     pub(crate) async fn done(self, command: &Command) -> Reply {
         let answered = self.propose(command).await?;
-        Ok(bool_json(answered != Answered::CasFailed, self.pretty()))
+        Ok(bool_json(!matches!(answered, Answered::CasFailed | Answered::LockFailed), self.pretty()))
     }
 }
 

@@ -12,13 +12,12 @@ use identity::Peer;
 use tonic::{Request, Response, Status};
 
 use super::{Rpc, caller};
-use crate::propose::propose_for_peer;
 
 #[tonic::async_trait]
 impl PeerService for Rpc {
     async fn propose(&self, request: Request<ProposeRequest>) -> Result<Response<ProposeReply>, Status> {
         let commands = request.into_inner().commands;
-        Ok(Response::new(propose_for_peer(&self.core.raft, &self.core.watch, commands).await))
+        Ok(Response::new(self.core.proposer.propose_for_peer(commands).await))
     }
 
     async fn read_index(&self, request: Request<ReadIndexRequest>) -> Result<Response<ReadIndexReply>, Status> {

@@ -27,7 +27,7 @@ impl SyncService for Rpc {
                 errors.into_iter().map(|error| ItemError { id: error.id, message: error.message }).collect()
             }
             Answered::Refused(refusal) => return Err(Status::invalid_argument(refusal.to_string())),
-            Answered::Done | Answered::CasFailed => Vec::new(),
+            Answered::Done | Answered::CasFailed | Answered::LockFailed | Answered::Txn(_) => Vec::new(),
         };
         Ok(Response::new(PushReply { index: self.core.watch.current().index(), errors }))
     }

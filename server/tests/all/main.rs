@@ -4,6 +4,7 @@ mod agent;
 mod cases;
 mod cluster;
 mod federation;
+mod locks;
 mod mesh;
 mod sessions;
 mod single;
