@@ -8,10 +8,10 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::cluster::{Cluster, READY_TIMEOUT, SERVERS};
-use crate::history::{Call, Operation, Outcome, save};
 use crate::kv::{self, Entry, KvError};
-use crate::rng::Rng;
-use crate::verdict::Verdict;
+use jlt_core::history::{Call, Operation, Outcome, save};
+use jlt_core::rng::Rng;
+use jlt_core::verdict::Verdict;
 
 const WRITERS: usize = 4;
 
@@ -56,12 +56,8 @@ pub(crate) fn run(binary: &Path, rounds: u32, seed: u64) -> Result<(Verdict, Clu
     .inspect_err(|_| cluster.keep())?;
     cluster.heal().inspect_err(|_| cluster.keep())?;
 
-    let history = run
-        .history
-        .into_inner()
-        .unwrap_or_else(PoisonError::into_inner);
-    save(&history, &cluster.folder().join("history.jsonl"))
-        .map_err(|error| format!("the history: {error}"))?;
+    let history = run.history.into_inner().unwrap_or_else(PoisonError::into_inner);
+    save(&history, &cluster.folder().join("history.jsonl")).map_err(|error| format!("the history: {error}"))?;
     let kept = kv::read_below(run.servers[0], PREFIX)
         .map_err(|error| format!("the healed cluster does not answer the final read: {error:?}"))?;
     Ok((judge(seed, &history, &kept, kills, rounds), cluster))
@@ -85,18 +81,8 @@ impl Run {
                 Err(KvError::Unknown(_)) => Outcome::Unknown,
             };
             let end_ns = elapsed_ns(self.started);
-            let operation = Operation {
-                client: writer,
-                key,
-                call: Call::Write(number),
-                outcome,
-                start_ns,
-                end_ns,
-            };
-            self.history
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .push(operation);
+            let operation = Operation { client: writer, key, call: Call::Write(number), outcome, start_ns, end_ns };
+            self.history.lock().unwrap_or_else(PoisonError::into_inner).push(operation);
             if outcome == Outcome::Done {
                 self.acknowledged.fetch_add(1, Ordering::Relaxed);
             } else {
@@ -111,11 +97,7 @@ impl Run {
         for round in 1..=rounds {
             self.wait_progress(round)?;
             std::thread::sleep(rng.between_ms(0, 300));
-            let victims = if round % ALL_AT_ONCE_EVERY == 0 {
-                0..SERVERS
-            } else {
-                one(rng.below(SERVERS))
-            };
+            let victims = if round % ALL_AT_ONCE_EVERY == 0 { 0..SERVERS } else { one(rng.below(SERVERS)) };
             for victim in victims.clone() {
                 cluster.kill(victim);
             }
@@ -133,9 +115,7 @@ impl Run {
         let deadline = Instant::now() + READY_TIMEOUT;
         while self.acknowledged.load(Ordering::Relaxed) < before + WRITERS {
             if Instant::now() > deadline {
-                return Err(format!(
-                    "round {round}: no write was acknowledged for {READY_TIMEOUT:?}"
-                ));
+                return Err(format!("round {round}: no write was acknowledged for {READY_TIMEOUT:?}"));
             }
             std::thread::sleep(Duration::from_millis(5));
         }
@@ -152,13 +132,7 @@ fn elapsed_ns(started: Instant) -> u64 {
 }
 
 /// Every acknowledged key is kept with its value; no key is there whose write was proven to have failed.
-fn judge(
-    seed: u64,
-    history: &[Operation],
-    kept: &BTreeMap<String, Entry>,
-    kills: u32,
-    rounds: u32,
-) -> Verdict {
+fn judge(seed: u64, history: &[Operation], kept: &BTreeMap<String, Entry>, kills: u32, rounds: u32) -> Verdict {
     let mut verdict = Verdict::new("kill", seed, history, kept.len(), kills);
     for operation in history {
         let found = kept.get(&operation.key).map(|entry| entry.value);
@@ -167,27 +141,19 @@ fn judge(
         };
         match operation.outcome {
             Outcome::Done if found != Some(value) => {
-                verdict.violations.push(format!(
-                    "acknowledged write lost: {} is {found:?}, not {value}",
-                    operation.key
-                ));
+                verdict
+                    .violations
+                    .push(format!("acknowledged write lost: {} is {found:?}, not {value}", operation.key));
             }
             Outcome::Failed | Outcome::Refused if found.is_some() => {
-                verdict.violations.push(format!(
-                    "{} is there, though its write failed",
-                    operation.key
-                ));
+                verdict.violations.push(format!("{} is there, though its write failed", operation.key));
             }
             _ => {}
         }
     }
     let rounds = rounds as usize;
     verdict.cover("kills", kills as usize, rounds.max(1));
-    verdict.cover(
-        "writes acknowledged",
-        verdict.operations.acknowledged,
-        rounds * WRITERS,
-    );
+    verdict.cover("writes acknowledged", verdict.operations.acknowledged, rounds * WRITERS);
     verdict
 }
 
@@ -196,28 +162,11 @@ mod tests {
     use super::*;
 
     fn write(key: &str, value: u64, outcome: Outcome) -> Operation {
-        Operation {
-            client: 0,
-            key: key.to_owned(),
-            call: Call::Write(value),
-            outcome,
-            start_ns: 1,
-            end_ns: 2,
-        }
+        Operation { client: 0, key: key.to_owned(), call: Call::Write(value), outcome, start_ns: 1, end_ns: 2 }
     }
 
     fn kept(keys: &[(&str, u64)]) -> BTreeMap<String, Entry> {
-        keys.iter()
-            .map(|(key, value)| {
-                (
-                    (*key).to_owned(),
-                    Entry {
-                        value: *value,
-                        modify_index: 1,
-                    },
-                )
-            })
-            .collect()
+        keys.iter().map(|(key, value)| ((*key).to_owned(), Entry { value: *value, modify_index: 1 })).collect()
     }
 
     fn violations(history: &[Operation], keys: &[(&str, u64)]) -> usize {
@@ -235,16 +184,8 @@ mod tests {
         assert_eq!(violations(&history, &[("a", 1), ("d", 4)]), 0);
         assert_eq!(violations(&history, &[("a", 1), ("b", 2), ("d", 4)]), 0);
         assert_eq!(violations(&history, &[("a", 1)]), 1, "lost");
-        assert_eq!(
-            violations(&history, &[("a", 1), ("d", 9)]),
-            1,
-            "another value"
-        );
-        assert_eq!(
-            violations(&history, &[("a", 1), ("c", 3), ("d", 4)]),
-            1,
-            "a failed write is there"
-        );
+        assert_eq!(violations(&history, &[("a", 1), ("d", 9)]), 1, "another value");
+        assert_eq!(violations(&history, &[("a", 1), ("c", 3), ("d", 4)]), 1, "a failed write is there");
     }
 
     #[test]

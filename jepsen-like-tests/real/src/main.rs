@@ -3,15 +3,11 @@
 //! It knows nothing of the product's crates: only the binary, its command line and the HTTP API. A run prints one JSON verdict
 //! and exits with 0 when nothing was wrong, 1 when a guarantee was broken or the run proved too little, 2 when it could not run at all.
 
-mod checker;
 mod cluster;
-mod history;
 mod http;
 mod kill;
 mod kv;
-mod register;
-mod rng;
-mod verdict;
+mod smoke;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -19,7 +15,8 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::verdict::{Verdict, seal};
+use crate::cluster::seal;
+use jlt_core::verdict::Verdict;
 
 /// Jepsen-like tests of Tribune.
 #[derive(Parser)]
@@ -66,10 +63,7 @@ struct Common {
 
 fn main() -> ExitCode {
     let (verdict, keep) = match Cli::parse().mode {
-        Mode::Smoke { duration, common } => (
-            register::run(&common.bin, duration, common.seed),
-            common.keep,
-        ),
+        Mode::Smoke { duration, common } => (smoke::run(&common.bin, duration, common.seed), common.keep),
         Mode::Kill { rounds, common } => (kill::run(&common.bin, rounds, common.seed), common.keep),
     };
     match verdict.map(|(verdict, cluster)| seal(verdict, cluster, keep)) {
@@ -83,19 +77,13 @@ fn main() -> ExitCode {
 
 fn print_verdict(verdict: &Verdict) -> ExitCode {
     println!("{}", verdict.to_json());
-    if verdict.passed() {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    }
+    if verdict.passed() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 /// Parses `20s`, `5m` or `1h`.
 fn parse_duration(text: &str) -> Result<Duration, String> {
     let form = || format!("{text:?} is no duration: write 20s, 5m or 1h");
-    let (number, unit) = text
-        .split_at_checked(text.len().saturating_sub(1))
-        .ok_or_else(form)?;
+    let (number, unit) = text.split_at_checked(text.len().saturating_sub(1)).ok_or_else(form)?;
     let seconds = match unit {
         "s" => 1,
         "m" => 60,
@@ -103,9 +91,7 @@ fn parse_duration(text: &str) -> Result<Duration, String> {
         _ => return Err(form()),
     };
     let number: u64 = number.parse().map_err(|_| form())?;
-    Ok(Duration::from_secs(
-        number.checked_mul(seconds).ok_or_else(form)?,
-    ))
+    Ok(Duration::from_secs(number.checked_mul(seconds).ok_or_else(form)?))
 }
 
 #[cfg(test)]
@@ -116,16 +102,7 @@ mod tests {
     fn durations_have_a_unit() {
         assert_eq!(parse_duration("20s"), Ok(Duration::from_secs(20)));
         assert_eq!(parse_duration("5m"), Ok(Duration::from_secs(300)));
-        for bad in [
-            "",
-            "s",
-            "20",
-            "2x",
-            "1.5s",
-            "-1s",
-            "é",
-            "99999999999999999999h",
-        ] {
+        for bad in ["", "s", "20", "2x", "1.5s", "-1s", "é", "99999999999999999999h"] {
             assert!(parse_duration(bad).is_err(), "{bad}");
         }
     }
