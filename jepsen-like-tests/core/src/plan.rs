@@ -248,7 +248,8 @@ mod tests {
             for kind in Fault::ALL {
                 assert!(plan.faults.iter().any(|fault| fault.fault == kind), "{seed}: {kind:?}");
             }
-            let is_quiet = |ms: u64| plan.faults.iter().all(|fault| !(fault.at_ms..fault.at_ms + fault.for_ms).contains(&ms));
+            let is_quiet =
+                |ms: u64| plan.faults.iter().all(|fault| !(fault.at_ms..fault.at_ms + fault.for_ms).contains(&ms));
             let quiet = (0..60_000).step_by(100).filter(|ms| is_quiet(*ms)).count();
             assert!(quiet >= 120 - 3, "{seed}: {quiet} of 600");
         }

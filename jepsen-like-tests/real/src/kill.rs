@@ -1,4 +1,4 @@
-//! `jlt kill`: writers put fresh keys while servers are killed at random moments, sometimes all at once; at the end every acknowledged key is there.
+//! `jlt kill` and `jlt power`: writers put fresh keys while servers are killed, or lose their power, at random moments, sometimes all at once; at the end every acknowledged key is there.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -7,11 +7,12 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::cluster::{Cluster, READY_TIMEOUT, SERVERS};
+use crate::cluster::{Cluster, READY_TIMEOUT, SERVERS, World};
 use crate::kv::{self, Entry, KvError};
 use jlt_core::history::{Call, Operation, Outcome, save};
 use jlt_core::rng::Rng;
 use jlt_core::verdict::Verdict;
+use jlt_fs::{Lost, Survivors};
 
 const WRITERS: usize = 4;
 
@@ -23,8 +24,43 @@ const BACK_OFF: Duration = Duration::from_millis(50);
 
 const PREFIX: &str = "jlt/kill/";
 
+/// A line of progress every so many rounds.
+const TELL_EVERY: u32 = 25;
+
+/// What may survive a power cut beside what was synced.
+const SURVIVORS: [Survivors; 4] = [Survivors::Nothing, Survivors::Some, Survivors::Torn(512), Survivors::Torn(4096)];
+
+/// What happens to a server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum How {
+    /// SIGKILL.
+    Kill,
+    /// SIGKILL, and its disk loses what was not synced.
+    Power,
+}
+
+impl How {
+    fn mode(self) -> &'static str {
+        match self {
+            How::Kill => "kill",
+            How::Power => "power",
+        }
+    }
+
+    fn start(self, binary: &Path, seed: u64) -> Result<Cluster, String> {
+        if self == How::Kill {
+            return Cluster::start(binary);
+        }
+        jlt_fs::apart().map_err(|error| format!("mounts of our own (needs root): {error}"))?;
+        Cluster::start_in(binary, World { disks: Some(seed), ..World::default() })
+    }
+}
+
 /// What the writers share.
 struct Run {
+    how: How,
+    /// What power cuts took.
+    lost: Mutex<Lost>,
     started: Instant,
     servers: Vec<SocketAddr>,
     seed: u64,
@@ -34,9 +70,11 @@ struct Run {
 }
 
 /// Runs the test. `Err` when it could not be run; what was found is in the verdict. The cluster still holds the evidence.
-pub(crate) fn run(binary: &Path, rounds: u32, seed: u64) -> Result<(Verdict, Cluster), String> {
-    let mut cluster = Cluster::start(binary)?;
+pub(crate) fn run(binary: &Path, rounds: u32, seed: u64, how: How) -> Result<(Verdict, Cluster), String> {
+    let mut cluster = how.start(binary, seed)?;
     let run = Run {
+        how,
+        lost: Mutex::default(),
         started: Instant::now(),
         servers: cluster.http_addresses(),
         seed,
@@ -60,7 +98,16 @@ pub(crate) fn run(binary: &Path, rounds: u32, seed: u64) -> Result<(Verdict, Clu
     save(&history, &cluster.folder().join("history.jsonl")).map_err(|error| format!("the history: {error}"))?;
     let kept = kv::read_below(run.servers[0], PREFIX)
         .map_err(|error| format!("the healed cluster does not answer the final read: {error:?}"))?;
-    Ok((judge(seed, &history, &kept, kills, rounds), cluster))
+    let lost = *run.lost.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut verdict = judge(run.how.mode(), seed, &history, &kept, kills, rounds);
+    if run.how == How::Power {
+        eprintln!("{} unsynced bytes and {} names lost, {} torn bytes kept", lost.bytes, lost.names, lost.torn_bytes);
+        verdict.cover("unsynced bytes lost", usize::try_from(lost.bytes).unwrap_or(usize::MAX), 1);
+        if !verdict.passed() {
+            cluster.save_disks()?;
+        }
+    }
+    Ok((verdict, cluster))
 }
 
 impl Run {
@@ -96,10 +143,18 @@ impl Run {
         let mut rng = Rng::new(self.seed, 0);
         for round in 1..=rounds {
             self.wait_progress(round)?;
+            if round % TELL_EVERY == 0 {
+                let writes = self.acknowledged.load(Ordering::Relaxed);
+                eprintln!("{round} of {rounds} rounds, {writes} writes acknowledged");
+            }
             std::thread::sleep(rng.between_ms(0, 300));
             let victims = if round % ALL_AT_ONCE_EVERY == 0 { 0..SERVERS } else { one(rng.below(SERVERS)) };
             for victim in victims.clone() {
                 cluster.kill(victim);
+            }
+            if self.how == How::Power {
+                let survivors = *rng.pick(&SURVIVORS);
+                victims.clone().for_each(|victim| self.note(cluster.cut_power(victim, survivors)));
             }
             std::thread::sleep(rng.between_ms(0, 100));
             for victim in victims {
@@ -107,6 +162,13 @@ impl Run {
             }
         }
         Ok(rounds)
+    }
+
+    fn note(&self, lost: Lost) {
+        let mut all = self.lost.lock().unwrap_or_else(PoisonError::into_inner);
+        all.bytes += lost.bytes;
+        all.names += lost.names;
+        all.torn_bytes += lost.torn_bytes;
     }
 
     /// A kill proves something only if writes went on after the last one.
@@ -132,8 +194,15 @@ fn elapsed_ns(started: Instant) -> u64 {
 }
 
 /// Every acknowledged key is kept with its value; no key is there whose write was proven to have failed.
-fn judge(seed: u64, history: &[Operation], kept: &BTreeMap<String, Entry>, kills: u32, rounds: u32) -> Verdict {
-    let mut verdict = Verdict::new("kill", seed, history, kept.len(), kills);
+fn judge(
+    mode: &'static str,
+    seed: u64,
+    history: &[Operation],
+    kept: &BTreeMap<String, Entry>,
+    kills: u32,
+    rounds: u32,
+) -> Verdict {
+    let mut verdict = Verdict::new(mode, seed, history, kept.len(), kills);
     for operation in history {
         let found = kept.get(&operation.key).map(|entry| entry.value);
         let Call::Write(value) = operation.call else {
@@ -170,7 +239,7 @@ mod tests {
     }
 
     fn violations(history: &[Operation], keys: &[(&str, u64)]) -> usize {
-        judge(1, history, &kept(keys), 1, 1).violations.len()
+        judge("kill", 1, history, &kept(keys), 1, 1).violations.len()
     }
 
     #[test]
@@ -191,8 +260,8 @@ mod tests {
     #[test]
     fn a_run_that_did_little_fails() {
         let history = vec![write("a", 1, Outcome::Done); 40];
-        assert!(judge(1, &history, &kept(&[("a", 1)]), 10, 10).passed());
-        assert!(!judge(1, &history[..39], &kept(&[("a", 1)]), 10, 10).passed());
-        assert!(!judge(1, &history, &kept(&[("a", 1)]), 9, 10).passed());
+        assert!(judge("kill", 1, &history, &kept(&[("a", 1)]), 10, 10).passed());
+        assert!(!judge("kill", 1, &history[..39], &kept(&[("a", 1)]), 10, 10).passed());
+        assert!(!judge("kill", 1, &history, &kept(&[("a", 1)]), 9, 10).passed());
     }
 }

@@ -207,7 +207,10 @@ mod tests {
     fn keys_read() {
         let found = "HTTP/1.1 200 OK\r\nX-Consul-Index: 7\r\nContent-Length: 63\r\n\r\n[{\"Key\":\"k\",\"Value\":\"MTI=\",\"ModifyIndex\":7,\"Flags\":0,\"More\":1}]";
         assert_eq!(read(serve(found), "k"), Ok(Some(Entry { value: 12, modify_index: 7 })));
-        assert_eq!(read(serve("HTTP/1.1 404 Not Found\r\nX-Consul-Index: 1\r\nContent-Length: 0\r\n\r\n"), "k"), Ok(None));
+        assert_eq!(
+            read(serve("HTTP/1.1 404 Not Found\r\nX-Consul-Index: 1\r\nContent-Length: 0\r\n\r\n"), "k"),
+            Ok(None)
+        );
         let other = "HTTP/1.1 404 Not Found\r\nContent-Length: 7\r\n\r\nInvalid";
         assert!(matches!(read(serve(other), "k"), Err(KvError::Failed(_))));
         assert!(matches!(read(serve("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"), "k"), Err(KvError::Unknown(_))));

@@ -7,15 +7,22 @@ mod cluster;
 mod http;
 mod kill;
 mod kv;
+mod nemesis;
+mod report;
+mod run;
 mod smoke;
+mod workload;
+mod workloads;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
 use crate::cluster::seal;
+use crate::kill::How;
+use jlt_core::plan::{Fault, Plan};
 use jlt_core::verdict::Verdict;
 
 /// Jepsen-like tests of Tribune.
@@ -34,6 +41,44 @@ enum Mode {
         /// How long the faults last, for example `20s` or `5m`.
         #[arg(long = "for", default_value = "20s", value_parser = parse_duration)]
         duration: Duration,
+        #[command(flatten)]
+        common: Common,
+    },
+    /// All workloads on machines, wires and disks of our own, while faults come one by one and together. Needs root.
+    Real {
+        /// How long faults begin, for example `45s` or `5m`.
+        #[arg(long = "for", default_value = "45s", value_parser = parse_duration)]
+        duration: Duration,
+        /// Faults, with commas; `all` for all but skew.
+        #[arg(long, default_value = "partition,kill")]
+        faults: String,
+        /// Workloads, with commas.
+        #[arg(long, default_value = "register,set,watch,catalog", value_delimiter = ',')]
+        workloads: Vec<String>,
+        /// Where everything is written; `jlt-runs/SEED-FAULTS` if it is not said.
+        #[arg(long)]
+        out: Option<PathBuf>,
+        #[command(flatten)]
+        common: Common,
+    },
+    /// Runs the plan of an earlier run of `real` again: the same faults at the same times.
+    Replay {
+        /// The folder of that run.
+        run: PathBuf,
+        /// The `tribune` binary.
+        #[arg(long, env = "TRIBUNE_BIN", default_value = "../target/debug/tribune")]
+        bin: PathBuf,
+    },
+    /// Judges the history of an earlier run of `real` again.
+    Check {
+        /// The folder of that run.
+        run: PathBuf,
+    },
+    /// Cuts the power again and again under writes: SIGKILL, and the disk loses what was not synced. Needs root.
+    Power {
+        /// How many times to cut the power.
+        #[arg(long, default_value_t = 100)]
+        rounds: u32,
         #[command(flatten)]
         common: Common,
     },
@@ -62,17 +107,64 @@ struct Common {
 }
 
 fn main() -> ExitCode {
-    let (verdict, keep) = match Cli::parse().mode {
-        Mode::Smoke { duration, common } => (smoke::run(&common.bin, duration, common.seed), common.keep),
-        Mode::Kill { rounds, common } => (kill::run(&common.bin, rounds, common.seed), common.keep),
+    let done = match Cli::parse().mode {
+        Mode::Smoke { duration, common } => smoke::run(&common.bin, duration, common.seed)
+            .map(|(verdict, cluster)| print_verdict(&seal(verdict, cluster, common.keep))),
+        Mode::Kill { rounds, common } => kill::run(&common.bin, rounds, common.seed, How::Kill)
+            .map(|(verdict, cluster)| print_verdict(&seal(verdict, cluster, common.keep))),
+        Mode::Power { rounds, common } => kill::run(&common.bin, rounds, common.seed, How::Power)
+            .map(|(verdict, cluster)| print_verdict(&seal(verdict, cluster, common.keep))),
+        Mode::Real { duration, faults, workloads, out, common } => real(duration, &faults, workloads, out, &common),
+        Mode::Replay { run, bin } => replay(&run, &bin),
+        Mode::Check { run } => check(&run),
     };
-    match verdict.map(|(verdict, cluster)| seal(verdict, cluster, keep)) {
-        Ok(verdict) => print_verdict(&verdict),
-        Err(message) => {
-            eprintln!("error: {message}");
-            ExitCode::from(2)
-        }
+    done.unwrap_or_else(|message| {
+        eprintln!("error: {message}");
+        ExitCode::from(2)
+    })
+}
+
+fn real(
+    duration: Duration,
+    faults: &str,
+    workloads: Vec<String>,
+    out: Option<PathBuf>,
+    common: &Common,
+) -> Result<ExitCode, String> {
+    let kinds: Vec<Fault> = match faults {
+        "all" => Fault::ALL.into_iter().filter(|fault| *fault != Fault::Skew).collect(),
+        list => list.split(',').map(Fault::named).collect::<Result<_, _>>()?,
+    };
+    let folder = out.unwrap_or_else(|| PathBuf::from(format!("jlt-runs/{}-{}", common.seed, faults.replace(',', "-"))));
+    let plan = Plan::new(common.seed, duration, cluster::SERVERS, workloads, &kinds);
+    let verdict = run::run(&common.bin, &plan, &folder)?;
+    Ok(print_real(&verdict))
+}
+
+fn replay(earlier: &Path, binary: &Path) -> Result<ExitCode, String> {
+    let plan = run::load_plan(earlier)?;
+    let mut folder = earlier.as_os_str().to_owned();
+    folder.push("-replay");
+    Ok(print_real(&run::run(binary, &plan, &PathBuf::from(folder))?))
+}
+
+fn check(run: &Path) -> Result<ExitCode, String> {
+    let judgement = run::check(run)?;
+    println!("{}", serde_json::to_string_pretty(&judgement).map_err(|error| error.to_string())?);
+    Ok(if judgement.word() == "pass" { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn print_real(verdict: &run::Verdict) -> ExitCode {
+    println!("{}", serde_json::to_string(verdict).unwrap_or_else(|error| format!("{{\"error\":\"{error}\"}}")));
+    let is_good = verdict.verdict == "pass";
+    if !is_good {
+        let folder = verdict.folder.display();
+        eprintln!(
+            "{}: see {folder}/index.html; `jlt replay {folder}` repeats the run, `jlt check {folder}` the judgement",
+            verdict.verdict
+        );
     }
+    if is_good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 fn print_verdict(verdict: &Verdict) -> ExitCode {
