@@ -129,7 +129,7 @@ impl Fault {
             Fault::Partition | Fault::Oneway | Fault::Delay | Fault::Loss => (1_000, 6_000),
             Fault::Kill | Fault::Power => (0, 2_000),
             Fault::Pause => (100, 5_000),
-            Fault::DiskFull => (300, 3_000),
+            Fault::DiskFull => (1_000, 6_000),
             Fault::SlowSync => (1_000, 4_000),
             Fault::Eio => (100, 1_000),
             Fault::Skew => (2_000, 8_000),

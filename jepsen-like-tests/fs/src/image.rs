@@ -385,7 +385,7 @@ mod tests {
             image.write(file, 700, &[2; 5000]);
             let lost = image.cut(Survivors::Torn(512), &mut Rng::new(seed, 1));
             let length = bytes(&mut image, file).len();
-            assert!(length == 700 || length % 512 == 0, "{length}");
+            assert!(length == 700 || length.is_multiple_of(512), "{length}");
             assert_eq!(lost.torn_bytes as usize, length - 700);
             lengths.insert(length);
         }

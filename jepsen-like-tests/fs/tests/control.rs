@@ -23,8 +23,8 @@ fn main() -> ExitCode {
 }
 
 fn judge() -> ExitCode {
-    let sled = kept("sled", |folder| count_sled(folder));
-    let store = kept("store", |folder| count_store(folder));
+    let sled = kept("sled", count_sled);
+    let store = kept("store", count_store);
     println!(
         "after a power cut sled's flush has kept {sled} of {WRITES} acknowledged writes, the product's store {store}"
     );
@@ -68,7 +68,7 @@ fn write_store(folder: &Path) {
     let store = store::Store::open(folder).unwrap();
     let tree = store.tree::<u64>("control").unwrap();
     for number in 0u64.. {
-        tree.insert(&format!("{number:08}"), &number).unwrap();
+        tree.insert(format!("{number:08}"), &number).unwrap();
         store.commit();
         println!("{number}");
     }
@@ -82,5 +82,5 @@ fn count_sled(folder: &Path) -> u64 {
 fn count_store(folder: &Path) -> u64 {
     let store = store::Store::open(folder).unwrap();
     let tree = store.tree::<u64>("control").unwrap();
-    (0..WRITES).filter(|number| tree.get(&format!("{number:08}")).unwrap() == Some(*number)).count() as u64
+    (0..WRITES).filter(|number| tree.get(format!("{number:08}")).unwrap() == Some(*number)).count() as u64
 }

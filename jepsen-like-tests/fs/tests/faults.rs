@@ -89,7 +89,7 @@ fn the_last_write_is_torn_at_a_border() {
         log.write_all(&[2; 4000]).unwrap();
         disk.cut_power(Survivors::Torn(512));
         let length = fs::read(&path).unwrap().len();
-        assert!(length == 100 || length % 512 == 0, "{length}");
+        assert!(length == 100 || length.is_multiple_of(512), "{length}");
         torn += usize::from(length > 100 && length < 4100);
         fs::remove_file(&path).unwrap();
         sync_folder(&at);

@@ -25,6 +25,12 @@ const HTTP_PORT: u16 = 8500;
 /// How long a cluster may take from a start until it accepts a write. Generous: machines are loaded.
 pub(crate) const READY_TIMEOUT: Duration = Duration::from_secs(90);
 
+/// How long syncs hang before the power is cut: longer than it takes to cut it.
+const HOLD: Duration = Duration::from_secs(5);
+
+/// Lines of a log that say how a server ended.
+const LAST_WORDS: usize = 3;
+
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The join secret of every test cluster: 32 bytes in base64. They listen on loopback only.
@@ -155,9 +161,15 @@ impl Cluster {
         kill(Pid::from_raw(process.id() as i32), signal).map_err(|error| format!("{signal} cannot be sent: {error}"))
     }
 
+    /// Lets writes pile up before the power is cut: syncs hang, so that there is something to lose, and whoever acknowledged it is caught.
+    pub(crate) fn hold_syncs(&self, index: usize) {
+        self.set_disk(index, jlt_fs::Faults { slow_sync: HOLD, ..jlt_fs::Faults::default() });
+    }
+
     /// SIGKILL, and the disk loses what was not synced, but for what survives by chance.
     pub(crate) fn cut_power(&mut self, index: usize, survivors: Survivors) -> Lost {
         self.kill(index);
+        self.set_disk(index, jlt_fs::Faults::default());
         self.servers[index].disk.as_mut().map(|disk| disk.cut_power(survivors)).unwrap_or_default()
     }
 
@@ -211,6 +223,15 @@ impl Cluster {
             }
         }
         ended
+    }
+
+    /// The end of a server's log, on one line.
+    pub(crate) fn last_words(&self, index: usize) -> String {
+        let log = std::fs::read(self.folder.join(format!("{}.log", name(index)))).unwrap_or_default();
+        let log = String::from_utf8_lossy(&log);
+        let mut lines: Vec<&str> = log.lines().rev().filter(|line| !line.trim().is_empty()).take(LAST_WORDS).collect();
+        lines.reverse();
+        lines.join(" | ")
     }
 
     /// Copies what is on the disks into ordinary folders, as evidence. Nothing to do for servers without a disk of their own.

@@ -27,6 +27,9 @@ const PREFIX: &str = "jlt/kill/";
 /// A line of progress every so many rounds.
 const TELL_EVERY: u32 = 25;
 
+/// Syncs hang so long before the power is cut.
+const HOLD_MS_MAX: u64 = 60;
+
 /// What may survive a power cut beside what was synced.
 const SURVIVORS: [Survivors; 4] = [Survivors::Nothing, Survivors::Some, Survivors::Torn(512), Survivors::Torn(4096)];
 
@@ -149,6 +152,10 @@ impl Run {
             }
             std::thread::sleep(rng.between_ms(0, 300));
             let victims = if round % ALL_AT_ONCE_EVERY == 0 { 0..SERVERS } else { one(rng.below(SERVERS)) };
+            if self.how == How::Power {
+                victims.clone().for_each(|victim| cluster.hold_syncs(victim));
+                std::thread::sleep(rng.between_ms(0, HOLD_MS_MAX));
+            }
             for victim in victims.clone() {
                 cluster.kill(victim);
             }

@@ -12,6 +12,9 @@ use jlt_core::history::Value;
 /// How long a client waits for one answer.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// A large value; Consul takes up to 512 KiB.
+const LARGE_BYTES: usize = 200_000;
+
 /// Why there is no answer, and what that proves.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum KvError {
@@ -93,16 +96,21 @@ pub(crate) fn read_below(server: SocketAddr, prefix: &str) -> Result<BTreeMap<St
 
 /// Sets a key. `Ok(false)` never comes from Consul here.
 pub(crate) fn put(server: SocketAddr, key: &str, value: Value) -> Result<bool, KvError> {
-    change(server, &format!("/v1/kv/{key}"), value)
+    change(server, &format!("/v1/kv/{key}"), &value.to_string())
+}
+
+/// Sets a key to the same number with many zeros before it.
+pub(crate) fn put_large(server: SocketAddr, key: &str, value: Value) -> Result<bool, KvError> {
+    change(server, &format!("/v1/kv/{key}"), &format!("{value:0LARGE_BYTES$}"))
 }
 
 /// Sets a key if it was last written at `modify_index`, or if there is none when that is 0. `Ok(false)` when it was refused.
 pub(crate) fn compare_and_set(server: SocketAddr, key: &str, modify_index: u64, value: Value) -> Result<bool, KvError> {
-    change(server, &format!("/v1/kv/{key}?cas={modify_index}"), value)
+    change(server, &format!("/v1/kv/{key}?cas={modify_index}"), &value.to_string())
 }
 
-fn change(server: SocketAddr, path: &str, value: Value) -> Result<bool, KvError> {
-    let reply = send(server, "PUT", path, value.to_string().as_bytes())?;
+fn change(server: SocketAddr, path: &str, value: &str) -> Result<bool, KvError> {
+    let reply = send(server, "PUT", path, value.as_bytes())?;
     match reply.body.trim_ascii() {
         b"true" => Ok(true),
         b"false" => Ok(false),

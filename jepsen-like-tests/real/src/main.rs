@@ -8,6 +8,7 @@ mod http;
 mod kill;
 mod kv;
 mod nemesis;
+mod picture;
 mod report;
 mod run;
 mod smoke;
@@ -53,7 +54,7 @@ enum Mode {
         #[arg(long, default_value = "partition,kill")]
         faults: String,
         /// Workloads, with commas.
-        #[arg(long, default_value = "register,set,watch,catalog", value_delimiter = ',')]
+        #[arg(long, default_value = "register,set,watch,catalog,bulk", value_delimiter = ',')]
         workloads: Vec<String>,
         /// Where everything is written; `jlt-runs/SEED-FAULTS` if it is not said.
         #[arg(long)]

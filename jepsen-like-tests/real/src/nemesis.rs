@@ -95,7 +95,18 @@ impl<'a> Nemesis<'a> {
             }
             std::thread::sleep(TICK);
         }
+        self.settle()?;
         Ok(self.havoc)
+    }
+
+    /// A server may still be about to end because of its disk; that is not a failure to heal.
+    fn settle(&mut self) -> Result<(), String> {
+        let calm = Instant::now() + RESTART_AFTER;
+        while Instant::now() < calm || self.revive.iter().any(Option::is_some) {
+            self.look_after()?;
+            std::thread::sleep(TICK);
+        }
+        Ok(())
     }
 
     fn now_ms(&self) -> u64 {
@@ -126,6 +137,8 @@ impl<'a> Nemesis<'a> {
             Fault::Kill => servers.iter().for_each(|server| self.cluster.kill(*server)),
             Fault::Power => {
                 let survivors = survivors(planned.degree);
+                servers.iter().for_each(|server| self.cluster.hold_syncs(*server));
+                std::thread::sleep(Duration::from_millis(u64::from(planned.degree) / 10));
                 // All lose their power before any comes back.
                 servers.iter().for_each(|server| self.cluster.kill(*server));
                 for server in &servers {
@@ -187,10 +200,11 @@ impl<'a> Nemesis<'a> {
     /// Servers that ended by themselves: excused by their disk or a finding, and started again either way.
     fn look_after(&mut self) -> Result<(), String> {
         for (server, status) in self.cluster.ended() {
-            let what = format!("{} ended by itself at {} ms ({status})", name(server), self.now_ms());
+            let words = self.cluster.last_words(server);
+            let what = format!("{} ended by itself at {} ms ({status}): {words}", name(server), self.now_ms());
             match self.excused[server].is_some_and(|until| Instant::now() < until) {
                 true => self.havoc.notes.push(what),
-                false => self.havoc.violations.push(format!("{what}; see {}.log", name(server))),
+                false => self.havoc.violations.push(what),
             }
             self.revive[server] = Some(Instant::now() + RESTART_AFTER);
         }

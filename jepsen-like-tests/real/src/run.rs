@@ -35,19 +35,19 @@ pub(crate) struct Verdict {
     mode: &'static str,
     /// `pass`, `fail` or `unknown`.
     pub(crate) verdict: &'static str,
-    seed: u64,
-    seconds: u64,
+    pub(crate) seed: u64,
+    pub(crate) seconds: u64,
     /// What repeats the run.
-    repeat: String,
-    operations: BTreeMap<String, Tally>,
+    pub(crate) repeat: String,
+    pub(crate) operations: BTreeMap<String, Tally>,
     /// How often each fault happened.
     faults: BTreeMap<&'static str, u64>,
     /// What the faults did, counted where they act.
-    effects: BTreeMap<&'static str, u64>,
+    pub(crate) effects: BTreeMap<&'static str, u64>,
     /// The longest time without an acknowledged operation.
-    longest_gap_ms: u64,
+    pub(crate) longest_gap_ms: u64,
     #[serde(flatten)]
-    judgement: Judgement,
+    pub(crate) judgement: Judgement,
     pub(crate) folder: PathBuf,
 }
 
@@ -72,12 +72,13 @@ pub(crate) fn run(binary: &Path, plan: &Plan, folder: &Path) -> Result<Verdict, 
     let (history, havoc) = run.drive(&mut cluster)?;
     record::save(&history, &folder.join("history.jsonl")).map_err(failed("history.jsonl"))?;
     std::fs::write(folder.join("faults.json"), pretty(&havoc.happened)).map_err(failed("faults.json"))?;
+    let happened = havoc.happened.clone();
     let verdict = run.judge(&history, havoc, &cluster);
     if verdict.verdict != "pass" {
         cluster.save_disks()?;
     }
     std::fs::write(folder.join("verdict.json"), pretty(&verdict)).map_err(failed("verdict.json"))?;
-    report::write(folder, plan, &history, &pretty(&verdict)).map_err(failed("the report"))?;
+    report::write(folder, plan, &history, &happened, &verdict).map_err(failed("the report"))?;
     Ok(verdict)
 }
 
@@ -252,7 +253,8 @@ fn cover_faults(
             Fault::DiskFull => Some("writes refused"),
             Fault::SlowSync => Some("syncs slow"),
             Fault::Eio => Some("syncs failed"),
-            Fault::Kill | Fault::Pause | Fault::Power | Fault::Skew => None,
+            Fault::Power => Some("unsynced bytes lost"),
+            Fault::Kill | Fault::Pause | Fault::Skew => None,
         };
         if let Some(effect) = effect {
             judgement.cover(effect, effects.get(effect).copied().unwrap_or(0), 1);
@@ -307,7 +309,7 @@ mod tests {
             judgement.word()
         };
         let one = Happened { fault: Fault::Partition, servers: vec![0], start_ms: 0, end_ms: 1, effect: String::new() };
-        assert_eq!(judged(&[one.clone()], 1), "pass");
+        assert_eq!(judged(std::slice::from_ref(&one), 1), "pass");
         assert_eq!(judged(&[one], 0), "fail");
         assert_eq!(judged(&[], 1), "fail");
     }

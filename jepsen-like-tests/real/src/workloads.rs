@@ -1,5 +1,6 @@
 //! All workloads. Room is left for `lock` (a guarded counter) and `append` (lists in transactions).
 
+mod bulk;
 mod catalog;
 mod register;
 mod set;
@@ -14,6 +15,7 @@ pub(crate) fn all() -> Vec<Box<dyn Workload>> {
         Box::new(set::Set),
         Box::new(watch::Watch),
         Box::new(catalog::Catalog),
+        Box::new(bulk::Bulk),
     ]
 }
 

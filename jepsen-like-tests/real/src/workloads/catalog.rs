@@ -159,7 +159,7 @@ fn allowed(changes: &[&Typed<Call, Answer>], start_ns: u64, end_ns: u64) -> Vec<
         Call::Read { .. } => None,
     };
     let is_done = |change: &&&Typed<Call, Answer>| matches!(change.seen, Some(Some(_))) && change.end_ns <= start_ns;
-    let last = changes.iter().rev().find(is_done).map_or(None, state);
+    let last = changes.iter().rev().find(is_done).and_then(state);
     let may_come = changes.iter().filter(|change| match change.seen {
         None => false,
         Some(None) => change.start_ns <= end_ns,
