@@ -101,7 +101,11 @@ pub(crate) fn put(server: SocketAddr, key: &str, value: Value) -> Result<bool, K
 
 /// Sets a key to the same number with many zeros before it.
 pub(crate) fn put_large(server: SocketAddr, key: &str, value: Value) -> Result<bool, KvError> {
-    change(server, &format!("/v1/kv/{key}"), &format!("{value:0LARGE_BYTES$}"))
+    change(server, &format!("/v1/kv/{key}"), &large(value))
+}
+
+fn large(value: Value) -> String {
+    "0".repeat(LARGE_BYTES) + &value.to_string()
 }
 
 /// Sets a key if it was last written at `modify_index`, or if there is none when that is 0. `Ok(false)` when it was refused.
@@ -197,6 +201,12 @@ mod tests {
         assert_eq!(decode_base64("Z*=="), None);
         assert_eq!(parse_value("MTIz"), Some(123));
         assert_eq!(parse_value("Zm9v"), None);
+    }
+
+    #[test]
+    fn a_large_value_is_still_its_number() {
+        assert!(large(12).len() > LARGE_BYTES);
+        assert_eq!(large(12).parse(), Ok(12u64));
     }
 
     #[test]
