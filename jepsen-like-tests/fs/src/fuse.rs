@@ -3,7 +3,7 @@
 use std::ffi::OsStr;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use fuser::{
     AccessFlags, BsdFileFlags, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo,
@@ -16,6 +16,9 @@ use crate::image::{Content, File, Folder, Id, Image, Node};
 
 /// The kernel asks again each time: after a power cut nothing that it remembers is true.
 const REMEMBER: Duration = Duration::ZERO;
+
+/// A slow sync notices so soon that the power was cut.
+const SLOW_STEP: Duration = Duration::from_millis(5);
 
 /// `FALLOC_FL_KEEP_SIZE`: the file stays as long as it is.
 const KEEP_SIZE: i32 = 1;
@@ -38,6 +41,11 @@ impl Fuse {
         self.0.is_alive(handle.0).then_some(()).ok_or(Errno::EIO)
     }
 
+    /// Without power nothing can be opened, made or removed.
+    fn powered(&self) -> Result<(), Errno> {
+        (!self.0.off.load(Ordering::SeqCst)).then_some(()).ok_or(Errno::EIO)
+    }
+
     fn handle(&self) -> FileHandle {
         FileHandle(self.0.epoch.load(Ordering::SeqCst))
     }
@@ -53,6 +61,7 @@ impl Fuse {
 
     fn make(&self, parent: INodeNo, name: &OsStr, content: Content, mode: u32) -> Result<FileAttr, Errno> {
         let mut image = self.image();
+        self.powered()?;
         self.room_for(&image, 0)?;
         if image.find(parent.0, name).is_some() {
             return Err(Errno::EEXIST);
@@ -63,6 +72,7 @@ impl Fuse {
 
     fn remove(&self, parent: INodeNo, name: &OsStr, is_folder: bool) -> Result<(), Errno> {
         let mut image = self.image();
+        self.powered()?;
         let id = image.find(parent.0, name).ok_or(Errno::ENOENT)?;
         match (image.node(id).map(|node| &node.content), is_folder) {
             (Some(Content::Folder(folder)), true) if !folder.now.is_empty() => return Err(Errno::ENOTEMPTY),
@@ -77,6 +87,7 @@ impl Fuse {
 
     fn move_name(&self, from: (Id, &OsStr), to: (Id, &OsStr), flags: RenameFlags) -> Result<(), Errno> {
         let mut image = self.image();
+        self.powered()?;
         let id = image.find(from.0, from.1).ok_or(Errno::ENOENT)?;
         match image.find(to.0, to.1) {
             Some(_) if flags.contains(RenameFlags::RENAME_NOREPLACE) => return Err(Errno::EEXIST),
@@ -95,6 +106,7 @@ impl Fuse {
 
     fn resize(&self, id: Id, length: u64) -> Result<(), Errno> {
         let mut image = self.image();
+        self.powered()?;
         let before = image.file(id).ok_or(Errno::EINVAL)?.now.len() as u64;
         if length > before {
             self.room_for(&image, length - before)?;
@@ -118,7 +130,9 @@ impl Fuse {
     }
 
     fn opened(&self, id: Id) -> Result<FileHandle, Errno> {
-        self.image().node_mut(id).ok_or(Errno::ENOENT)?.opens += 1;
+        let mut image = self.image();
+        self.powered()?;
+        image.node_mut(id).ok_or(Errno::ENOENT)?.opens += 1;
         Ok(self.handle())
     }
 
@@ -144,7 +158,10 @@ impl Fuse {
         let shared = Arc::clone(&self.0);
         std::thread::spawn(move || {
             shared.counts.slow.fetch_add(1, Ordering::Relaxed);
-            std::thread::sleep(delay);
+            let end = Instant::now() + delay;
+            while Instant::now() < end && shared.is_alive(handle.0) {
+                std::thread::sleep(SLOW_STEP.min(delay));
+            }
             answer(reply, sync_now(&shared, id, handle));
         });
     }

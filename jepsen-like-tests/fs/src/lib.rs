@@ -7,7 +7,8 @@
 //! - A new file that was synced in a folder that was not is gone. Many file systems are kinder; none promises to be.
 //! - A shared memory map can be written; what the kernel has not yet handed over at the cut is lost.
 //!
-//! After a cut every handle of before is dead (`EIO`), so kill its owners first, as the power would. The disk itself is in memory and needs root and `/dev/fuse`;
+//! From a cut until [`Disk::power_on`] every request fails (`EIO`), and handles of before are dead for good: that is the time to kill their owners.
+//! (A process that waits for a sync cannot be killed before the sync is answered, so killing first would let it finish.) The disk itself is in memory and needs root and `/dev/fuse`;
 //! neither libfuse nor `fusermount`. Inside [`apart`] its mounts are seen by this process and its children only, and vanish with them.
 
 mod fuse;
@@ -15,7 +16,7 @@ mod image;
 
 use std::io;
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -64,6 +65,8 @@ struct Shared {
     faults: Mutex<Faults>,
     /// How many power cuts there were; part of every handle.
     epoch: AtomicU64,
+    /// Between a power cut and the return of the power.
+    off: AtomicBool,
     counts: Counters,
 }
 
@@ -88,6 +91,7 @@ impl Disk {
             image: Mutex::new(Image::new()),
             faults: Mutex::default(),
             epoch: AtomicU64::new(0),
+            off: AtomicBool::new(false),
             counts: Counters::default(),
         });
         let mut config = Config::default();
@@ -98,11 +102,17 @@ impl Disk {
         Ok(Self { shared, rng: Rng::new(seed, 0x6673), _session: session })
     }
 
-    /// The power is gone and comes back. Kill who uses the disk first.
+    /// The power is gone: what was not synced is lost, and syncs at work fail at once. Kill who uses the disk, then call [`Disk::power_on`].
     pub fn cut_power(&mut self, survivors: Survivors) -> Lost {
         let mut image = self.shared.image.lock().unwrap_or_else(PoisonError::into_inner);
+        self.shared.off.store(true, Ordering::SeqCst);
         self.shared.epoch.fetch_add(1, Ordering::SeqCst);
         image.cut(survivors, &mut self.rng)
+    }
+
+    /// The power is back.
+    pub fn power_on(&self) {
+        self.shared.off.store(false, Ordering::SeqCst);
     }
 
     /// From now on this is wrong with the disk.

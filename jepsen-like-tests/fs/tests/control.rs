@@ -1,7 +1,7 @@
 //! The control of the power cuts: sled 0.34's `flush` as documented must lose acknowledged data, and the product's store must not.
 //! If the first half fails, the disk is kinder than it should be, and no other test on it proves anything.
 //!
-//! The writer is a process of its own (this program, called with `write STORE FOLDER`), killed before the power is cut.
+//! The writer is a process of its own (this program, called with `write STORE FOLDER`), killed with the power.
 
 use std::io::{BufRead, BufReader};
 use std::path::Path;
@@ -31,7 +31,7 @@ fn judge() -> ExitCode {
     if sled < WRITES && store >= WRITES { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-/// Lets a writer acknowledge its writes, kills it, cuts the power and counts what is left.
+/// Lets a writer acknowledge its writes, cuts the power, kills it and counts what is left.
 fn kept(store: &str, count: impl Fn(&Path) -> u64) -> u64 {
     jlt_fs::apart().unwrap();
     let at = std::env::temp_dir().join(format!("jlt-control-{}-{store}", std::process::id()));
@@ -45,9 +45,10 @@ fn kept(store: &str, count: impl Fn(&Path) -> u64) -> u64 {
         .unwrap();
     let acknowledged = BufReader::new(writer.stdout.take().unwrap()).lines().take(WRITES as usize);
     assert_eq!(acknowledged.count() as u64, WRITES, "the writer ended early");
+    disk.cut_power(Survivors::Nothing);
     writer.kill().unwrap();
     writer.wait().unwrap();
-    disk.cut_power(Survivors::Nothing);
+    disk.power_on();
     count(&at.join("data"))
 }
 

@@ -5,7 +5,7 @@ use std::io::{ErrorKind, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use jlt_fs::{Disk, Faults, Survivors};
+use jlt_fs::{Disk, Faults, Lost, Survivors};
 
 /// A disk at a folder of its own, in mounts of the test's own.
 fn disk(name: &str) -> (Disk, PathBuf) {
@@ -17,6 +17,12 @@ fn disk(name: &str) -> (Disk, PathBuf) {
 
 fn sync_folder(path: &Path) {
     File::open(path).unwrap().sync_all().unwrap();
+}
+
+fn cut(disk: &mut Disk, survivors: Survivors) -> Lost {
+    let lost = disk.cut_power(survivors);
+    disk.power_on();
+    lost
 }
 
 /// A file that is kept with these bytes.
@@ -36,7 +42,7 @@ fn a_power_cut_takes_what_was_not_synced() {
     log.write_all(b" two").unwrap();
     fs::write(at.join("other"), "never synced").unwrap();
     assert_eq!(fs::read(&path).unwrap(), b"one two");
-    let lost = disk.cut_power(Survivors::Nothing);
+    let lost = cut(&mut disk, Survivors::Nothing);
     assert_eq!((lost.bytes, lost.names), (4 + 12, 1));
     assert_eq!(fs::read(&path).unwrap(), b"one");
     assert!(!at.join("other").exists());
@@ -51,14 +57,14 @@ fn names_are_kept_with_their_folder_only() {
     sync_folder(&at);
     kept(&at.join("a/old"), b"x");
     fs::rename(at.join("a/old"), at.join("a/new")).unwrap();
-    disk.cut_power(Survivors::Nothing);
+    cut(&mut disk, Survivors::Nothing);
     assert!(at.join("a/old").exists() && !at.join("a/new").exists(), "a rename without a sync is undone");
     fs::rename(at.join("a/old"), at.join("a/new")).unwrap();
     sync_folder(&at.join("a"));
-    disk.cut_power(Survivors::Nothing);
+    cut(&mut disk, Survivors::Nothing);
     assert!(!at.join("a/old").exists() && at.join("a/new").exists());
     fs::remove_file(at.join("a/new")).unwrap();
-    disk.cut_power(Survivors::Nothing);
+    cut(&mut disk, Survivors::Nothing);
     assert_eq!(fs::read(at.join("a/new")).unwrap(), b"x", "a removal without a sync is undone");
 }
 
@@ -73,7 +79,7 @@ fn a_preallocated_file_keeps_what_was_synced_within_it() {
     segment.sync_data().unwrap();
     segment.seek(SeekFrom::Start(8192)).unwrap();
     segment.write_all(b"gone").unwrap();
-    disk.cut_power(Survivors::Nothing);
+    cut(&mut disk, Survivors::Nothing);
     let bytes = fs::read(&path).unwrap();
     assert_eq!(bytes.len(), 1 << 20);
     assert_eq!((&bytes[..4], &bytes[8192..8196]), (&b"kept"[..], &[0; 4][..]));
@@ -87,7 +93,7 @@ fn the_last_write_is_torn_at_a_border() {
     for _ in 0..30 {
         let mut log = kept(&path, &[1; 100]);
         log.write_all(&[2; 4000]).unwrap();
-        disk.cut_power(Survivors::Torn(512));
+        cut(&mut disk, Survivors::Torn(512));
         let length = fs::read(&path).unwrap().len();
         assert!(length == 100 || length.is_multiple_of(512), "{length}");
         torn += usize::from(length > 100 && length < 4100);
@@ -125,7 +131,7 @@ fn a_failed_sync_is_told_once_and_its_bytes_are_never_kept() {
     disk.set(Faults::default());
     file.sync_data().unwrap();
     assert_eq!(disk.counts().failed, 1);
-    disk.cut_power(Survivors::Nothing);
+    cut(&mut disk, Survivors::Nothing);
     assert_eq!(fs::read(&path).unwrap(), b"old");
 }
 
@@ -141,6 +147,24 @@ fn a_slow_sync_takes_its_time_and_others_do_not_wait() {
     slow.join().unwrap();
     assert!(start.elapsed() >= Duration::from_millis(500));
     assert!(other < Duration::from_millis(500), "a write waited {other:?} for the sync of another file");
+}
+
+#[test]
+fn a_cut_fails_a_sync_at_work_and_nothing_works_without_power() {
+    let (mut disk, at) = disk("mid-sync");
+    let path = at.join("file");
+    let mut file = kept(&path, b"old");
+    disk.set(Faults { slow_sync: Duration::from_secs(60), ..Faults::default() });
+    file.write_all(b" new").unwrap();
+    let syncing = std::thread::spawn(move || file.sync_data());
+    while disk.counts().slow == 0 {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    assert_eq!(disk.cut_power(Survivors::Nothing).bytes, 4);
+    assert!(syncing.join().unwrap().is_err());
+    assert!(File::create(at.join("dark")).is_err() && File::open(&path).is_err());
+    disk.power_on();
+    assert_eq!(fs::read(&path).unwrap(), b"old");
 }
 
 #[test]

@@ -166,11 +166,25 @@ impl Cluster {
         self.set_disk(index, jlt_fs::Faults { slow_sync: HOLD, ..jlt_fs::Faults::default() });
     }
 
-    /// SIGKILL, and the disk loses what was not synced, but for what survives by chance.
-    pub(crate) fn cut_power(&mut self, index: usize, survivors: Survivors) -> Lost {
-        self.kill(index);
-        self.set_disk(index, jlt_fs::Faults::default());
-        self.servers[index].disk.as_mut().map(|disk| disk.cut_power(survivors)).unwrap_or_default()
+    /// The disks lose what was not synced, but for what survives by chance, and the servers are killed. All lose their power before any comes back.
+    pub(crate) fn cut_power(&mut self, servers: &[usize], survivors: Survivors) -> Lost {
+        let mut all = Lost::default();
+        for index in servers {
+            if let Some(disk) = &mut self.servers[*index].disk {
+                let lost = disk.cut_power(survivors);
+                all.bytes += lost.bytes;
+                all.names += lost.names;
+                all.torn_bytes += lost.torn_bytes;
+            }
+        }
+        for index in servers {
+            self.kill(*index);
+            self.set_disk(*index, jlt_fs::Faults::default());
+            if let Some(disk) = &self.servers[*index].disk {
+                disk.power_on();
+            }
+        }
+        all
     }
 
     /// From now on this is wrong with the server's disk.

@@ -156,12 +156,10 @@ impl Run {
                 victims.clone().for_each(|victim| cluster.hold_syncs(victim));
                 std::thread::sleep(rng.between_ms(0, HOLD_MS_MAX));
             }
-            for victim in victims.clone() {
-                cluster.kill(victim);
-            }
-            if self.how == How::Power {
-                let survivors = *rng.pick(&SURVIVORS);
-                victims.clone().for_each(|victim| self.note(cluster.cut_power(victim, survivors)));
+            let all: Vec<usize> = victims.clone().collect();
+            match self.how {
+                How::Kill => all.iter().for_each(|victim| cluster.kill(*victim)),
+                How::Power => self.note(cluster.cut_power(&all, *rng.pick(&SURVIVORS))),
             }
             std::thread::sleep(rng.between_ms(0, 100));
             for victim in victims {

@@ -139,17 +139,11 @@ impl<'a> Nemesis<'a> {
                 let survivors = survivors(planned.degree);
                 servers.iter().for_each(|server| self.cluster.hold_syncs(*server));
                 std::thread::sleep(Duration::from_millis(u64::from(planned.degree) / 10));
-                // All lose their power before any comes back.
-                servers.iter().for_each(|server| self.cluster.kill(*server));
-                for server in &servers {
-                    let lost = self.cluster.cut_power(*server, survivors);
-                    self.havoc.lost_bytes += lost.bytes;
-                    self.havoc.torn_bytes += lost.torn_bytes;
-                    effect += &format!(
-                        "{survivors:?}: {} bytes and {} names lost, {} torn. ",
-                        lost.bytes, lost.names, lost.torn_bytes
-                    );
-                }
+                let lost = self.cluster.cut_power(&servers, survivors);
+                self.havoc.lost_bytes += lost.bytes;
+                self.havoc.torn_bytes += lost.torn_bytes;
+                let (bytes, names, torn) = (lost.bytes, lost.names, lost.torn_bytes);
+                effect = format!("{survivors:?}: {bytes} bytes and {names} names lost, {torn} torn");
             }
             Fault::DiskFull | Fault::Eio | Fault::SlowSync => {
                 let until = Instant::now() + Duration::from_millis(planned.for_ms) + DISK_MEMORY;
