@@ -9,12 +9,12 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::checker::{OPERATIONS_PER_KEY_MAX, UNKNOWN_PER_KEY_MAX, linearizable, lost_write};
 use crate::cluster::{Cluster, SERVERS};
-use crate::history::{Call, Operation, Outcome, Value, save};
 use crate::kv::{self, Entry, KvError};
-use crate::rng::Rng;
-use crate::verdict::Verdict;
+use jlt_core::checker::{OPERATIONS_PER_KEY_MAX, UNKNOWN_PER_KEY_MAX, linearizable, lost_write};
+use jlt_core::history::{Call, Operation, Outcome, Value, save};
+use jlt_core::rng::Rng;
+use jlt_core::verdict::Verdict;
 
 const CLIENTS: usize = 6;
 
@@ -47,11 +47,7 @@ struct Key {
 }
 
 /// Runs the test. `Err` when it could not be run; what was found is in the verdict. The cluster still holds the evidence.
-pub(crate) fn run(
-    binary: &Path,
-    duration: Duration,
-    seed: u64,
-) -> Result<(Verdict, Cluster), String> {
+pub(crate) fn run(binary: &Path, duration: Duration, seed: u64) -> Result<(Verdict, Cluster), String> {
     let mut cluster = Cluster::start(binary)?;
     let run = Run {
         started: Instant::now(),
@@ -74,13 +70,9 @@ pub(crate) fn run(
     .inspect_err(|_| cluster.keep())?;
     cluster.heal().inspect_err(|_| cluster.keep())?;
 
-    let mut history = run
-        .history
-        .into_inner()
-        .unwrap_or_else(PoisonError::into_inner);
+    let mut history = run.history.into_inner().unwrap_or_else(PoisonError::into_inner);
     let last = final_reads(&run.servers, &mut history, run.started)?;
-    save(&history, &cluster.folder().join("history.jsonl"))
-        .map_err(|error| format!("the history: {error}"))?;
+    save(&history, &cluster.folder().join("history.jsonl")).map_err(|error| format!("the history: {error}"))?;
     Ok((judge(seed, &history, &last, faults, duration), cluster))
 }
 
@@ -120,17 +112,7 @@ impl Run {
             let start_ns = self.now_ns();
             let (call, outcome) = self.operate(server, &key, &mut seen, &mut rng);
             let end_ns = self.now_ns();
-            self.record(
-                place,
-                Operation {
-                    client,
-                    key,
-                    call,
-                    outcome,
-                    start_ns,
-                    end_ns,
-                },
-            );
+            self.record(place, Operation { client, key, call, outcome, start_ns, end_ns });
             if matches!(outcome, Outcome::Failed | Outcome::Unknown) {
                 std::thread::sleep(BACK_OFF);
             }
@@ -143,10 +125,7 @@ impl Run {
         let mut keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
         let key = &mut keys[place];
         if key.calls >= OPERATIONS_PER_KEY_MAX || key.unknown >= UNKNOWN_PER_KEY_MAX {
-            *key = Key {
-                generation: key.generation + 1,
-                ..Key::default()
-            };
+            *key = Key { generation: key.generation + 1, ..Key::default() };
         }
         key.calls += 1;
         (place, key_name(place, key.generation))
@@ -169,13 +148,7 @@ impl Run {
                 let (expected, value) = (entry.map(|entry| entry.value), new());
                 let index = entry.map_or(0, |entry| entry.modify_index);
                 let outcome = changed(kv::compare_and_set(server, key, index, value));
-                (
-                    Call::Cas {
-                        expected,
-                        new: value,
-                    },
-                    outcome,
-                )
+                (Call::Cas { expected, new: value }, outcome)
             }
             _ => match kv::read(server, key) {
                 Ok(entry) => {
@@ -195,10 +168,7 @@ impl Run {
                 keys[place].unknown += 1;
             }
         }
-        self.history
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push(operation);
+        self.history.lock().unwrap_or_else(PoisonError::into_inner).push(operation);
     }
 
     fn now_ns(&self) -> u64 {
@@ -229,33 +199,20 @@ fn final_reads(
     history: &mut Vec<Operation>,
     started: Instant,
 ) -> Result<BTreeMap<String, Option<Value>>, String> {
-    let mut last: BTreeMap<String, Option<Value>> = history
-        .iter()
-        .map(|operation| (operation.key.clone(), None))
-        .collect();
+    let mut last: BTreeMap<String, Option<Value>> =
+        history.iter().map(|operation| (operation.key.clone(), None)).collect();
     for (at, (key, value)) in last.iter_mut().enumerate() {
         let start_ns = elapsed_ns(started);
         *value = read_patiently(servers, at, key)?.map(|entry| entry.value);
         let end_ns = elapsed_ns(started);
         let outcome = Outcome::Saw(*value);
-        history.push(Operation {
-            client: CLIENTS,
-            key: key.clone(),
-            call: Call::Read,
-            outcome,
-            start_ns,
-            end_ns,
-        });
+        history.push(Operation { client: CLIENTS, key: key.clone(), call: Call::Read, outcome, start_ns, end_ns });
     }
     Ok(last)
 }
 
 /// The cluster is whole again, so a read may fail only for a moment.
-fn read_patiently(
-    servers: &[SocketAddr],
-    first: usize,
-    key: &str,
-) -> Result<Option<Entry>, String> {
+fn read_patiently(servers: &[SocketAddr], first: usize, key: &str) -> Result<Option<Entry>, String> {
     let mut complaint = String::new();
     for attempt in 0..100 {
         match kv::read(servers[(first + attempt) % servers.len()], key) {
@@ -264,9 +221,7 @@ fn read_patiently(
         }
         std::thread::sleep(Duration::from_millis(100));
     }
-    Err(format!(
-        "the healed cluster does not answer a read of {key}: {complaint}"
-    ))
+    Err(format!("the healed cluster does not answer a read of {key}: {complaint}"))
 }
 
 /// Judges each key, and whether enough was done.
@@ -279,21 +234,13 @@ fn judge(
 ) -> Verdict {
     let mut verdict = Verdict::new("smoke", seed, history, last.len(), faults);
     for (key, value) in last {
-        let of_key: Vec<Operation> = history
-            .iter()
-            .filter(|operation| operation.key == *key)
-            .cloned()
-            .collect();
+        let of_key: Vec<Operation> = history.iter().filter(|operation| operation.key == *key).cloned().collect();
         if let Some(lost) = lost_write(&of_key, *value) {
-            verdict
-                .violations
-                .push(format!("acknowledged write lost: {lost}"));
+            verdict.violations.push(format!("acknowledged write lost: {lost}"));
         }
         match linearizable(&of_key) {
             Ok(true) => {}
-            Ok(false) => verdict
-                .violations
-                .push(format!("{key} is not linearizable")),
+            Ok(false) => verdict.violations.push(format!("{key} is not linearizable")),
             Err(why) => verdict.coverage.push(format!("{key}: {why}")),
         }
     }
@@ -312,14 +259,7 @@ mod tests {
     use super::*;
 
     fn operation(key: &str, call: Call, outcome: Outcome, at: u64) -> Operation {
-        Operation {
-            client: 0,
-            key: key.to_owned(),
-            call,
-            outcome,
-            start_ns: at * 2,
-            end_ns: at * 2 + 1,
-        }
+        Operation { client: 0, key: key.to_owned(), call, outcome, start_ns: at * 2, end_ns: at * 2 + 1 }
     }
 
     /// A history that does enough, each operation after the other, and its last value.
@@ -327,21 +267,12 @@ mod tests {
         let mut history = Vec::new();
         for at in 0..20 {
             history.push(operation("a", Call::Write(at + 1), Outcome::Done, at * 2));
-            history.push(operation(
-                "a",
-                Call::Read,
-                Outcome::Saw(Some(at + 1)),
-                at * 2 + 1,
-            ));
+            history.push(operation("a", Call::Read, Outcome::Saw(Some(at + 1)), at * 2 + 1));
         }
         (history, BTreeMap::from([("a".to_owned(), Some(20))]))
     }
 
-    fn judged(
-        history: &[Operation],
-        last: &BTreeMap<String, Option<Value>>,
-        faults: u32,
-    ) -> Verdict {
+    fn judged(history: &[Operation], last: &BTreeMap<String, Option<Value>>, faults: u32) -> Verdict {
         judge(1, history, last, faults, Duration::from_secs(2))
     }
 

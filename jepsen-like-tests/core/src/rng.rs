@@ -4,24 +4,34 @@ use std::time::Duration;
 
 /// A generator; each thread has its own, split from the run's.
 #[derive(Debug, Clone)]
-pub(crate) struct Rng(u64);
+pub struct Rng(u64);
 
 impl Rng {
     /// The generator number `stream` of the run with this seed.
-    pub(crate) fn new(seed: u64, stream: u64) -> Self {
+    pub fn new(seed: u64, stream: u64) -> Self {
         let mut rng = Self(seed ^ stream.wrapping_mul(0xa076_1d64_78bd_642f));
         rng.next();
         rng
     }
 
     /// A number below `limit`, which is at least 1.
-    pub(crate) fn below(&mut self, limit: usize) -> usize {
+    pub fn below(&mut self, limit: usize) -> usize {
         (self.next() % limit.max(1) as u64) as usize
     }
 
     /// A duration from `low_ms` to `high_ms`, both included.
-    pub(crate) fn between_ms(&mut self, low_ms: u64, high_ms: u64) -> Duration {
+    pub fn between_ms(&mut self, low_ms: u64, high_ms: u64) -> Duration {
         Duration::from_millis(low_ms + self.next() % (high_ms - low_ms + 1))
+    }
+
+    /// True so many times in a thousand.
+    pub fn chance(&mut self, per_mille: u32) -> bool {
+        self.next() % 1000 < u64::from(per_mille)
+    }
+
+    /// One of them; there is at least one.
+    pub fn pick<'a, T>(&mut self, from: &'a [T]) -> &'a T {
+        &from[self.below(from.len())]
     }
 
     fn next(&mut self) -> u64 {

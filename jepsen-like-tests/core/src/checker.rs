@@ -10,10 +10,10 @@ use std::collections::HashSet;
 use crate::history::{Call, Operation, Outcome, Value};
 
 /// The operations after which a key is retired.
-pub(crate) const OPERATIONS_PER_KEY_MAX: usize = 150;
+pub const OPERATIONS_PER_KEY_MAX: usize = 150;
 
 /// The operations of unknown outcome after which a key is retired.
-pub(crate) const UNKNOWN_PER_KEY_MAX: usize = 8;
+pub const UNKNOWN_PER_KEY_MAX: usize = 8;
 
 /// A set of operations by their place; room for those in flight when a key is retired, and for the final reads.
 type Set = [u64; SET_WORDS];
@@ -28,16 +28,10 @@ const SET_WORDS: usize = 4;
 
 /// Whether some order of the operations, each at one moment between its call and its return, explains what every client saw.
 /// Every write must write another value. `Err` when the history is too long to judge.
-pub(crate) fn linearizable(history: &[Operation]) -> Result<bool, String> {
-    let operations: Vec<&Operation> = history
-        .iter()
-        .filter(|operation| matters(operation))
-        .collect();
+pub fn linearizable(history: &[Operation]) -> Result<bool, String> {
+    let operations: Vec<&Operation> = history.iter().filter(|operation| matters(operation)).collect();
     if operations.len() > OPERATIONS_MAX {
-        return Err(format!(
-            "{} operations on one key; {OPERATIONS_MAX} are the most",
-            operations.len()
-        ));
+        return Err(format!("{} operations on one key; {OPERATIONS_MAX} are the most", operations.len()));
     }
     let start: State = (Set::default(), None);
     let mut seen = HashSet::from([start]);
@@ -58,40 +52,18 @@ pub(crate) fn linearizable(history: &[Operation]) -> Result<bool, String> {
 /// What is wrong with the value that a key has in the end, if an acknowledged write must be gone to explain it.
 ///
 /// A write can be the last one only if no acknowledged write began after it returned. This is weaker than linearizability, and says what happened.
-pub(crate) fn lost_write(history: &[Operation], last: Option<Value>) -> Option<String> {
-    let acknowledged: Vec<&Operation> = history
-        .iter()
-        .filter(|operation| operation.acknowledged())
-        .collect();
+pub fn lost_write(history: &[Operation], last: Option<Value>) -> Option<String> {
+    let acknowledged: Vec<&Operation> = history.iter().filter(|operation| operation.acknowledged()).collect();
     let Some(last) = last else {
         let lost = acknowledged.first()?;
-        return Some(format!(
-            "{} has no value, though the write {:?} was acknowledged",
-            lost.key,
-            lost.written()
-        ));
+        return Some(format!("{} has no value, though the write {:?} was acknowledged", lost.key, lost.written()));
     };
-    let Some(write) = history
-        .iter()
-        .find(|operation| operation.written() == Some(last))
-    else {
-        return Some(format!(
-            "the value {last} was never written, or its write was proven to have failed"
-        ));
+    let Some(write) = history.iter().find(|operation| operation.written() == Some(last)) else {
+        return Some(format!("the value {last} was never written, or its write was proven to have failed"));
     };
-    let write_end_ns = if write.acknowledged() {
-        write.end_ns
-    } else {
-        u64::MAX
-    };
-    let overwrote = acknowledged
-        .iter()
-        .find(|other| other.start_ns > write_end_ns)?;
-    Some(format!(
-        "{} is {last}, though the later write {:?} was acknowledged",
-        write.key,
-        overwrote.written()
-    ))
+    let write_end_ns = if write.acknowledged() { write.end_ns } else { u64::MAX };
+    let overwrote = acknowledged.iter().find(|other| other.start_ns > write_end_ns)?;
+    Some(format!("{} is {last}, though the later write {:?} was acknowledged", write.key, overwrote.written()))
 }
 
 /// Failed operations and unknown reads constrain nothing.
@@ -105,10 +77,7 @@ fn matters(operation: &Operation) -> bool {
 
 /// Whether nothing is left but operations that may never have happened.
 fn is_explained(operations: &[&Operation], (done, _): &State) -> bool {
-    let mut rest = operations
-        .iter()
-        .enumerate()
-        .filter(|(at, _)| !contains(done, *at));
+    let mut rest = operations.iter().enumerate().filter(|(at, _)| !contains(done, *at));
     rest.all(|(_, operation)| operation.outcome == Outcome::Unknown)
 }
 
@@ -129,18 +98,12 @@ fn followers(operations: &[&Operation], (done, value): &State) -> Vec<State> {
 fn is_dead(operations: &[&Operation], (done, value): &State) -> bool {
     let is_gone = |wanted: Option<Value>| {
         let to_come = wanted.is_some() && {
-            let mut rest = operations
-                .iter()
-                .enumerate()
-                .filter(|(at, _)| !contains(done, *at));
+            let mut rest = operations.iter().enumerate().filter(|(at, _)| !contains(done, *at));
             rest.any(|(_, operation)| operation.written() == wanted)
         };
         wanted != *value && !to_come
     };
-    let mut rest = operations
-        .iter()
-        .enumerate()
-        .filter(|(at, _)| !contains(done, *at));
+    let mut rest = operations.iter().enumerate().filter(|(at, _)| !contains(done, *at));
     rest.any(|(_, operation)| match (operation.call, operation.outcome) {
         (Call::Read, Outcome::Saw(seen)) => is_gone(seen),
         (Call::Cas { expected, .. }, Outcome::Done) => is_gone(expected),
@@ -150,29 +113,14 @@ fn is_dead(operations: &[&Operation], (done, value): &State) -> bool {
 
 /// The operations that may be next: those not done which began before every other one not done has returned.
 fn candidates(operations: &[&Operation], done: &Set) -> Vec<usize> {
-    let waiting = || {
-        operations
-            .iter()
-            .enumerate()
-            .filter(|(at, _)| !contains(done, *at))
-    };
-    let first_end_ns = waiting()
-        .map(|(_, operation)| end_ns(operation))
-        .min()
-        .unwrap_or(u64::MAX);
-    waiting()
-        .filter(|(_, operation)| operation.start_ns <= first_end_ns)
-        .map(|(at, _)| at)
-        .collect()
+    let waiting = || operations.iter().enumerate().filter(|(at, _)| !contains(done, *at));
+    let first_end_ns = waiting().map(|(_, operation)| end_ns(operation)).min().unwrap_or(u64::MAX);
+    waiting().filter(|(_, operation)| operation.start_ns <= first_end_ns).map(|(at, _)| at).collect()
 }
 
 /// An operation of unknown outcome may still be carried out at any later time.
 fn end_ns(operation: &Operation) -> u64 {
-    if operation.outcome == Outcome::Unknown {
-        u64::MAX
-    } else {
-        operation.end_ns
-    }
+    if operation.outcome == Outcome::Unknown { u64::MAX } else { operation.end_ns }
 }
 
 /// The value after the operation, or `None` when it cannot have seen `value`.

@@ -1,4 +1,4 @@
-//! `jlt kill`: writers put fresh keys while servers are killed at random moments, sometimes all at once; at the end every acknowledged key is there.
+//! `jlt kill` and `jlt power`: writers put fresh keys while servers are killed, or lose their power, at random moments, sometimes all at once; at the end every acknowledged key is there.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -7,11 +7,12 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::cluster::{Cluster, READY_TIMEOUT, SERVERS};
-use crate::history::{Call, Operation, Outcome, save};
+use crate::cluster::{Cluster, READY_TIMEOUT, SERVERS, World};
 use crate::kv::{self, Entry, KvError};
-use crate::rng::Rng;
-use crate::verdict::Verdict;
+use jlt_core::history::{Call, Operation, Outcome, save};
+use jlt_core::rng::Rng;
+use jlt_core::verdict::Verdict;
+use jlt_fs::{Lost, Survivors};
 
 const WRITERS: usize = 4;
 
@@ -23,8 +24,46 @@ const BACK_OFF: Duration = Duration::from_millis(50);
 
 const PREFIX: &str = "jlt/kill/";
 
+/// A line of progress every so many rounds.
+const TELL_EVERY: u32 = 25;
+
+/// Syncs hang so long before the power is cut.
+const HOLD_MS_MAX: u64 = 60;
+
+/// What may survive a power cut beside what was synced.
+const SURVIVORS: [Survivors; 4] = [Survivors::Nothing, Survivors::Some, Survivors::Torn(512), Survivors::Torn(4096)];
+
+/// What happens to a server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum How {
+    /// SIGKILL.
+    Kill,
+    /// SIGKILL, and its disk loses what was not synced.
+    Power,
+}
+
+impl How {
+    fn mode(self) -> &'static str {
+        match self {
+            How::Kill => "kill",
+            How::Power => "power",
+        }
+    }
+
+    fn start(self, binary: &Path, seed: u64) -> Result<Cluster, String> {
+        if self == How::Kill {
+            return Cluster::start(binary);
+        }
+        jlt_fs::apart().map_err(|error| format!("mounts of our own (needs root): {error}"))?;
+        Cluster::start_in(binary, World { disks: Some(seed), ..World::default() })
+    }
+}
+
 /// What the writers share.
 struct Run {
+    how: How,
+    /// What power cuts took.
+    lost: Mutex<Lost>,
     started: Instant,
     servers: Vec<SocketAddr>,
     seed: u64,
@@ -34,9 +73,11 @@ struct Run {
 }
 
 /// Runs the test. `Err` when it could not be run; what was found is in the verdict. The cluster still holds the evidence.
-pub(crate) fn run(binary: &Path, rounds: u32, seed: u64) -> Result<(Verdict, Cluster), String> {
-    let mut cluster = Cluster::start(binary)?;
+pub(crate) fn run(binary: &Path, rounds: u32, seed: u64, how: How) -> Result<(Verdict, Cluster), String> {
+    let mut cluster = how.start(binary, seed)?;
     let run = Run {
+        how,
+        lost: Mutex::default(),
         started: Instant::now(),
         servers: cluster.http_addresses(),
         seed,
@@ -56,15 +97,20 @@ pub(crate) fn run(binary: &Path, rounds: u32, seed: u64) -> Result<(Verdict, Clu
     .inspect_err(|_| cluster.keep())?;
     cluster.heal().inspect_err(|_| cluster.keep())?;
 
-    let history = run
-        .history
-        .into_inner()
-        .unwrap_or_else(PoisonError::into_inner);
-    save(&history, &cluster.folder().join("history.jsonl"))
-        .map_err(|error| format!("the history: {error}"))?;
+    let history = run.history.into_inner().unwrap_or_else(PoisonError::into_inner);
+    save(&history, &cluster.folder().join("history.jsonl")).map_err(|error| format!("the history: {error}"))?;
     let kept = kv::read_below(run.servers[0], PREFIX)
         .map_err(|error| format!("the healed cluster does not answer the final read: {error:?}"))?;
-    Ok((judge(seed, &history, &kept, kills, rounds), cluster))
+    let lost = *run.lost.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut verdict = judge(run.how.mode(), seed, &history, &kept, kills, rounds);
+    if run.how == How::Power {
+        eprintln!("{} unsynced bytes and {} names lost, {} torn bytes kept", lost.bytes, lost.names, lost.torn_bytes);
+        verdict.cover("unsynced bytes lost", usize::try_from(lost.bytes).unwrap_or(usize::MAX), 1);
+        if !verdict.passed() {
+            cluster.save_disks()?;
+        }
+    }
+    Ok((verdict, cluster))
 }
 
 impl Run {
@@ -85,18 +131,8 @@ impl Run {
                 Err(KvError::Unknown(_)) => Outcome::Unknown,
             };
             let end_ns = elapsed_ns(self.started);
-            let operation = Operation {
-                client: writer,
-                key,
-                call: Call::Write(number),
-                outcome,
-                start_ns,
-                end_ns,
-            };
-            self.history
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .push(operation);
+            let operation = Operation { client: writer, key, call: Call::Write(number), outcome, start_ns, end_ns };
+            self.history.lock().unwrap_or_else(PoisonError::into_inner).push(operation);
             if outcome == Outcome::Done {
                 self.acknowledged.fetch_add(1, Ordering::Relaxed);
             } else {
@@ -110,14 +146,22 @@ impl Run {
         let mut rng = Rng::new(self.seed, 0);
         for round in 1..=rounds {
             self.wait_progress(round)?;
+            if round % TELL_EVERY == 0 {
+                let writes = self.acknowledged.load(Ordering::Relaxed);
+                eprintln!("{round} of {rounds} rounds, {writes} writes acknowledged");
+            }
             std::thread::sleep(rng.between_ms(0, 300));
-            let victims = if round % ALL_AT_ONCE_EVERY == 0 {
-                0..SERVERS
-            } else {
-                one(rng.below(SERVERS))
-            };
+            let victims = if round % ALL_AT_ONCE_EVERY == 0 { 0..SERVERS } else { one(rng.below(SERVERS)) };
+            if self.how == How::Power {
+                victims.clone().for_each(|victim| cluster.hold_syncs(victim));
+                std::thread::sleep(rng.between_ms(0, HOLD_MS_MAX));
+            }
             for victim in victims.clone() {
                 cluster.kill(victim);
+            }
+            if self.how == How::Power {
+                let survivors = *rng.pick(&SURVIVORS);
+                victims.clone().for_each(|victim| self.note(cluster.cut_power(victim, survivors)));
             }
             std::thread::sleep(rng.between_ms(0, 100));
             for victim in victims {
@@ -127,15 +171,20 @@ impl Run {
         Ok(rounds)
     }
 
+    fn note(&self, lost: Lost) {
+        let mut all = self.lost.lock().unwrap_or_else(PoisonError::into_inner);
+        all.bytes += lost.bytes;
+        all.names += lost.names;
+        all.torn_bytes += lost.torn_bytes;
+    }
+
     /// A kill proves something only if writes went on after the last one.
     fn wait_progress(&self, round: u32) -> Result<(), String> {
         let before = self.acknowledged.load(Ordering::Relaxed);
         let deadline = Instant::now() + READY_TIMEOUT;
         while self.acknowledged.load(Ordering::Relaxed) < before + WRITERS {
             if Instant::now() > deadline {
-                return Err(format!(
-                    "round {round}: no write was acknowledged for {READY_TIMEOUT:?}"
-                ));
+                return Err(format!("round {round}: no write was acknowledged for {READY_TIMEOUT:?}"));
             }
             std::thread::sleep(Duration::from_millis(5));
         }
@@ -153,13 +202,14 @@ fn elapsed_ns(started: Instant) -> u64 {
 
 /// Every acknowledged key is kept with its value; no key is there whose write was proven to have failed.
 fn judge(
+    mode: &'static str,
     seed: u64,
     history: &[Operation],
     kept: &BTreeMap<String, Entry>,
     kills: u32,
     rounds: u32,
 ) -> Verdict {
-    let mut verdict = Verdict::new("kill", seed, history, kept.len(), kills);
+    let mut verdict = Verdict::new(mode, seed, history, kept.len(), kills);
     for operation in history {
         let found = kept.get(&operation.key).map(|entry| entry.value);
         let Call::Write(value) = operation.call else {
@@ -167,27 +217,19 @@ fn judge(
         };
         match operation.outcome {
             Outcome::Done if found != Some(value) => {
-                verdict.violations.push(format!(
-                    "acknowledged write lost: {} is {found:?}, not {value}",
-                    operation.key
-                ));
+                verdict
+                    .violations
+                    .push(format!("acknowledged write lost: {} is {found:?}, not {value}", operation.key));
             }
             Outcome::Failed | Outcome::Refused if found.is_some() => {
-                verdict.violations.push(format!(
-                    "{} is there, though its write failed",
-                    operation.key
-                ));
+                verdict.violations.push(format!("{} is there, though its write failed", operation.key));
             }
             _ => {}
         }
     }
     let rounds = rounds as usize;
     verdict.cover("kills", kills as usize, rounds.max(1));
-    verdict.cover(
-        "writes acknowledged",
-        verdict.operations.acknowledged,
-        rounds * WRITERS,
-    );
+    verdict.cover("writes acknowledged", verdict.operations.acknowledged, rounds * WRITERS);
     verdict
 }
 
@@ -196,32 +238,15 @@ mod tests {
     use super::*;
 
     fn write(key: &str, value: u64, outcome: Outcome) -> Operation {
-        Operation {
-            client: 0,
-            key: key.to_owned(),
-            call: Call::Write(value),
-            outcome,
-            start_ns: 1,
-            end_ns: 2,
-        }
+        Operation { client: 0, key: key.to_owned(), call: Call::Write(value), outcome, start_ns: 1, end_ns: 2 }
     }
 
     fn kept(keys: &[(&str, u64)]) -> BTreeMap<String, Entry> {
-        keys.iter()
-            .map(|(key, value)| {
-                (
-                    (*key).to_owned(),
-                    Entry {
-                        value: *value,
-                        modify_index: 1,
-                    },
-                )
-            })
-            .collect()
+        keys.iter().map(|(key, value)| ((*key).to_owned(), Entry { value: *value, modify_index: 1 })).collect()
     }
 
     fn violations(history: &[Operation], keys: &[(&str, u64)]) -> usize {
-        judge(1, history, &kept(keys), 1, 1).violations.len()
+        judge("kill", 1, history, &kept(keys), 1, 1).violations.len()
     }
 
     #[test]
@@ -235,23 +260,15 @@ mod tests {
         assert_eq!(violations(&history, &[("a", 1), ("d", 4)]), 0);
         assert_eq!(violations(&history, &[("a", 1), ("b", 2), ("d", 4)]), 0);
         assert_eq!(violations(&history, &[("a", 1)]), 1, "lost");
-        assert_eq!(
-            violations(&history, &[("a", 1), ("d", 9)]),
-            1,
-            "another value"
-        );
-        assert_eq!(
-            violations(&history, &[("a", 1), ("c", 3), ("d", 4)]),
-            1,
-            "a failed write is there"
-        );
+        assert_eq!(violations(&history, &[("a", 1), ("d", 9)]), 1, "another value");
+        assert_eq!(violations(&history, &[("a", 1), ("c", 3), ("d", 4)]), 1, "a failed write is there");
     }
 
     #[test]
     fn a_run_that_did_little_fails() {
         let history = vec![write("a", 1, Outcome::Done); 40];
-        assert!(judge(1, &history, &kept(&[("a", 1)]), 10, 10).passed());
-        assert!(!judge(1, &history[..39], &kept(&[("a", 1)]), 10, 10).passed());
-        assert!(!judge(1, &history, &kept(&[("a", 1)]), 9, 10).passed());
+        assert!(judge("kill", 1, &history, &kept(&[("a", 1)]), 10, 10).passed());
+        assert!(!judge("kill", 1, &history[..39], &kept(&[("a", 1)]), 10, 10).passed());
+        assert!(!judge("kill", 1, &history, &kept(&[("a", 1)]), 9, 10).passed());
     }
 }

@@ -6,12 +6,12 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 /// The value of a key. Every write of a run writes another number, so a value names its write.
-pub(crate) type Value = u64;
+pub type Value = u64;
 
 /// What was asked of a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub(crate) enum Call {
+pub enum Call {
     /// Read the value.
     Read,
     /// Set the value whatever it is.
@@ -28,7 +28,7 @@ pub(crate) enum Call {
 /// What came of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub(crate) enum Outcome {
+pub enum Outcome {
     /// A read returned this value; `None` when there is no key.
     Saw(Option<Value>),
     /// A write or compare-and-set was acknowledged.
@@ -43,24 +43,24 @@ pub(crate) enum Outcome {
 
 /// One operation.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Operation {
+pub struct Operation {
     /// Which client; a client has one operation at a time.
-    pub(crate) client: usize,
+    pub client: usize,
     /// Which key.
-    pub(crate) key: String,
+    pub key: String,
     /// What was asked.
-    pub(crate) call: Call,
+    pub call: Call,
     /// What came of it.
-    pub(crate) outcome: Outcome,
+    pub outcome: Outcome,
     /// When it was called, in nanoseconds of the run.
-    pub(crate) start_ns: u64,
+    pub start_ns: u64,
     /// When it returned, in nanoseconds of the run.
-    pub(crate) end_ns: u64,
+    pub end_ns: u64,
 }
 
 impl Operation {
     /// The value that this operation may have written.
-    pub(crate) fn written(&self) -> Option<Value> {
+    pub fn written(&self) -> Option<Value> {
         match (self.call, self.outcome) {
             (_, Outcome::Failed | Outcome::Refused) | (Call::Read, _) => None,
             (Call::Write(new) | Call::Cas { new, .. }, _) => Some(new),
@@ -68,13 +68,13 @@ impl Operation {
     }
 
     /// Whether the cluster said that the write is kept.
-    pub(crate) fn acknowledged(&self) -> bool {
+    pub fn acknowledged(&self) -> bool {
         self.outcome == Outcome::Done
     }
 }
 
 /// Writes the history, one JSON operation a line.
-pub(crate) fn save(operations: &[Operation], path: &Path) -> std::io::Result<()> {
+pub fn save(operations: &[Operation], path: &Path) -> std::io::Result<()> {
     let mut file = std::io::BufWriter::new(std::fs::File::create(path)?);
     for operation in operations {
         serde_json::to_writer(&mut file, operation)?;
@@ -92,38 +92,16 @@ mod tests {
         let operations: Vec<Operation> = [
             (Call::Read, Outcome::Saw(None)),
             (Call::Write(1), Outcome::Done),
-            (
-                Call::Cas {
-                    expected: Some(1),
-                    new: 2,
-                },
-                Outcome::Refused,
-            ),
-            (
-                Call::Cas {
-                    expected: None,
-                    new: 3,
-                },
-                Outcome::Unknown,
-            ),
+            (Call::Cas { expected: Some(1), new: 2 }, Outcome::Refused),
+            (Call::Cas { expected: None, new: 3 }, Outcome::Unknown),
         ]
         .into_iter()
-        .map(|(call, outcome)| Operation {
-            client: 1,
-            key: "k".to_owned(),
-            call,
-            outcome,
-            start_ns: 1,
-            end_ns: 2,
-        })
+        .map(|(call, outcome)| Operation { client: 1, key: "k".to_owned(), call, outcome, start_ns: 1, end_ns: 2 })
         .collect();
         let path = std::env::temp_dir().join(format!("jlt-history-{}.jsonl", std::process::id()));
         save(&operations, &path).unwrap();
         let text = std::fs::read_to_string(&path).unwrap();
-        let read: Vec<Operation> = text
-            .lines()
-            .map(|line| serde_json::from_str(line).unwrap())
-            .collect();
+        let read: Vec<Operation> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
         assert_eq!(read, operations);
         std::fs::remove_file(&path).unwrap();
     }

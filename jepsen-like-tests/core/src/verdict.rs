@@ -2,7 +2,6 @@
 
 use serde::Serialize;
 
-use crate::cluster::Cluster;
 use crate::history::{Operation, Outcome};
 
 /// The most violations that are printed; the history has them all.
@@ -10,45 +9,45 @@ const VIOLATIONS_PRINTED_MAX: usize = 20;
 
 /// What a run found; printed as one JSON object.
 #[derive(Debug, Clone, Serialize)]
-pub(crate) struct Verdict {
-    /// `smoke` or `kill`.
-    pub(crate) mode: &'static str,
+pub struct Verdict {
+    /// `smoke`, `kill` or `power`.
+    pub mode: &'static str,
     /// The seed that the run was given.
-    pub(crate) seed: u64,
+    pub seed: u64,
     /// `pass`, or `fail` when a violation was found or too little was done.
     verdict: &'static str,
     /// How many operations had which outcome.
-    pub(crate) operations: Counts,
+    pub operations: Counts,
     /// How many keys were used.
-    pub(crate) keys: usize,
+    pub keys: usize,
     /// How many times a server was killed or frozen.
-    pub(crate) faults: u32,
+    pub faults: u32,
     /// Broken guarantees, in words.
-    pub(crate) violations: Vec<String>,
+    pub violations: Vec<String>,
     /// Why the run proves too little, in words.
-    pub(crate) coverage: Vec<String>,
+    pub coverage: Vec<String>,
     /// Where the evidence is, if it was kept.
-    folder: Option<String>,
+    pub folder: Option<String>,
 }
 
 /// Operations by outcome.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
-pub(crate) struct Counts {
+pub struct Counts {
     /// Reads that saw something.
-    pub(crate) read: usize,
+    pub read: usize,
     /// Writes and compare-and-sets that were acknowledged.
-    pub(crate) acknowledged: usize,
+    pub acknowledged: usize,
     /// Compare-and-sets that were refused.
-    pub(crate) refused: usize,
+    pub refused: usize,
     /// Proven not to have happened.
-    pub(crate) failed: usize,
+    pub failed: usize,
     /// May have happened.
-    pub(crate) unknown: usize,
+    pub unknown: usize,
 }
 
 impl Counts {
     /// Counts a history.
-    pub(crate) fn of(history: &[Operation]) -> Self {
+    pub fn of(history: &[Operation]) -> Self {
         let mut counts = Self::default();
         for operation in history {
             match operation.outcome {
@@ -65,13 +64,7 @@ impl Counts {
 
 impl Verdict {
     /// The verdict on a history; `violations` and `coverage` decide.
-    pub(crate) fn new(
-        mode: &'static str,
-        seed: u64,
-        history: &[Operation],
-        keys: usize,
-        faults: u32,
-    ) -> Self {
+    pub fn new(mode: &'static str, seed: u64, history: &[Operation], keys: usize, faults: u32) -> Self {
         let operations = Counts::of(history);
         Self {
             mode,
@@ -87,44 +80,27 @@ impl Verdict {
     }
 
     /// Demands that `count` of something be at least `least`; a run with less proves too little.
-    pub(crate) fn cover(&mut self, what: &str, count: usize, least: usize) {
+    pub fn cover(&mut self, what: &str, count: usize, least: usize) {
         if count < least {
-            self.coverage
-                .push(format!("{count} {what}, at least {least} are needed"));
+            self.coverage.push(format!("{count} {what}, at least {least} are needed"));
         }
     }
 
     /// No violation, and enough was done to have found one.
-    pub(crate) fn passed(&self) -> bool {
+    pub fn passed(&self) -> bool {
         self.violations.is_empty() && self.coverage.is_empty()
     }
 
     /// One line of JSON.
-    pub(crate) fn to_json(&self) -> String {
-        let mut sealed = Self {
-            verdict: if self.passed() { "pass" } else { "fail" },
-            ..self.clone()
-        };
-        let more = sealed
-            .violations
-            .len()
-            .saturating_sub(VIOLATIONS_PRINTED_MAX);
+    pub fn to_json(&self) -> String {
+        let mut sealed = Self { verdict: if self.passed() { "pass" } else { "fail" }, ..self.clone() };
+        let more = sealed.violations.len().saturating_sub(VIOLATIONS_PRINTED_MAX);
         if more > 0 {
             sealed.violations.truncate(VIOLATIONS_PRINTED_MAX);
             sealed.violations.push(format!("and {more} more"));
         }
-        serde_json::to_string(&sealed)
-            .unwrap_or_else(|error| format!("{{\"verdict\":\"fail\",\"error\":\"{error}\"}}"))
+        serde_json::to_string(&sealed).unwrap_or_else(|error| format!("{{\"verdict\":\"fail\",\"error\":\"{error}\"}}"))
     }
-}
-
-/// Ends the cluster; its folder stays when the verdict is bad or when asked to.
-pub(crate) fn seal(mut verdict: Verdict, mut cluster: Cluster, keep: bool) -> Verdict {
-    if keep || !verdict.passed() {
-        cluster.keep();
-        verdict.folder = Some(cluster.folder().display().to_string());
-    }
-    verdict
 }
 
 #[cfg(test)]

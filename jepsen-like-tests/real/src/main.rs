@@ -1,0 +1,202 @@
+//! `jlt`: starts a real cluster from the `tribune` binary, breaks it while clients use it, and judges what they saw.
+//!
+//! It knows nothing of the product's crates: only the binary, its command line and the HTTP API. A run prints one JSON verdict
+//! and exits with 0 when nothing was wrong, 1 when a guarantee was broken or the run proved too little, 2 when it could not run at all.
+
+mod cluster;
+mod http;
+mod kill;
+mod kv;
+mod nemesis;
+mod picture;
+mod report;
+mod run;
+mod smoke;
+mod workload;
+mod workloads;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::cluster::seal;
+use crate::kill::How;
+use jlt_core::plan::{Fault, Plan};
+use jlt_core::verdict::Verdict;
+
+/// Jepsen-like tests of Tribune.
+#[derive(Parser)]
+#[command(name = "jlt")]
+struct Cli {
+    #[command(subcommand)]
+    mode: Mode,
+}
+
+/// One variant for each kind of run.
+#[derive(Subcommand)]
+enum Mode {
+    /// Concurrent reads, writes and compare-and-sets while servers are killed and frozen; the history must be linearizable.
+    Smoke {
+        /// How long the faults last, for example `20s` or `5m`.
+        #[arg(long = "for", default_value = "20s", value_parser = parse_duration)]
+        duration: Duration,
+        #[command(flatten)]
+        common: Common,
+    },
+    /// All workloads on machines, wires and disks of our own, while faults come one by one and together. Needs root.
+    Real {
+        /// How long faults begin, for example `45s` or `5m`.
+        #[arg(long = "for", default_value = "45s", value_parser = parse_duration)]
+        duration: Duration,
+        /// Faults, with commas; `all` for all but skew.
+        #[arg(long, default_value = "partition,kill")]
+        faults: String,
+        /// Workloads, with commas.
+        #[arg(long, default_value = "register,set,watch,catalog,bulk", value_delimiter = ',')]
+        workloads: Vec<String>,
+        /// Where everything is written; `jlt-runs/SEED-FAULTS` if it is not said.
+        #[arg(long)]
+        out: Option<PathBuf>,
+        #[command(flatten)]
+        common: Common,
+    },
+    /// Runs the plan of an earlier run of `real` again: the same faults at the same times.
+    Replay {
+        /// The folder of that run.
+        run: PathBuf,
+        /// The `tribune` binary.
+        #[arg(long, env = "TRIBUNE_BIN", default_value = "../target/debug/tribune")]
+        bin: PathBuf,
+    },
+    /// Judges the history of an earlier run of `real` again.
+    Check {
+        /// The folder of that run.
+        run: PathBuf,
+    },
+    /// Cuts the power again and again under writes: SIGKILL, and the disk loses what was not synced. Needs root.
+    Power {
+        /// How many times to cut the power.
+        #[arg(long, default_value_t = 100)]
+        rounds: u32,
+        #[command(flatten)]
+        common: Common,
+    },
+    /// `kill -9` at random moments under writes, again and again; no acknowledged write may be lost.
+    Kill {
+        /// How many times to kill.
+        #[arg(long, default_value_t = 100)]
+        rounds: u32,
+        #[command(flatten)]
+        common: Common,
+    },
+}
+
+/// What every run needs.
+#[derive(Args)]
+struct Common {
+    /// Decides the schedule of faults and the choices of the clients.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// The `tribune` binary.
+    #[arg(long, env = "TRIBUNE_BIN", default_value = "../target/debug/tribune")]
+    bin: PathBuf,
+    /// Keep the data folders, logs and history even when nothing was wrong.
+    #[arg(long)]
+    keep: bool,
+}
+
+fn main() -> ExitCode {
+    let done = match Cli::parse().mode {
+        Mode::Smoke { duration, common } => smoke::run(&common.bin, duration, common.seed)
+            .map(|(verdict, cluster)| print_verdict(&seal(verdict, cluster, common.keep))),
+        Mode::Kill { rounds, common } => kill::run(&common.bin, rounds, common.seed, How::Kill)
+            .map(|(verdict, cluster)| print_verdict(&seal(verdict, cluster, common.keep))),
+        Mode::Power { rounds, common } => kill::run(&common.bin, rounds, common.seed, How::Power)
+            .map(|(verdict, cluster)| print_verdict(&seal(verdict, cluster, common.keep))),
+        Mode::Real { duration, faults, workloads, out, common } => real(duration, &faults, workloads, out, &common),
+        Mode::Replay { run, bin } => replay(&run, &bin),
+        Mode::Check { run } => check(&run),
+    };
+    done.unwrap_or_else(|message| {
+        eprintln!("error: {message}");
+        ExitCode::from(2)
+    })
+}
+
+fn real(
+    duration: Duration,
+    faults: &str,
+    workloads: Vec<String>,
+    out: Option<PathBuf>,
+    common: &Common,
+) -> Result<ExitCode, String> {
+    let kinds: Vec<Fault> = match faults {
+        "all" => Fault::ALL.into_iter().filter(|fault| *fault != Fault::Skew).collect(),
+        list => list.split(',').map(Fault::named).collect::<Result<_, _>>()?,
+    };
+    let folder = out.unwrap_or_else(|| PathBuf::from(format!("jlt-runs/{}-{}", common.seed, faults.replace(',', "-"))));
+    let plan = Plan::new(common.seed, duration, cluster::SERVERS, workloads, &kinds);
+    let verdict = run::run(&common.bin, &plan, &folder)?;
+    Ok(print_real(&verdict))
+}
+
+fn replay(earlier: &Path, binary: &Path) -> Result<ExitCode, String> {
+    let plan = run::load_plan(earlier)?;
+    let mut folder = earlier.as_os_str().to_owned();
+    folder.push("-replay");
+    Ok(print_real(&run::run(binary, &plan, &PathBuf::from(folder))?))
+}
+
+fn check(run: &Path) -> Result<ExitCode, String> {
+    let judgement = run::check(run)?;
+    println!("{}", serde_json::to_string_pretty(&judgement).map_err(|error| error.to_string())?);
+    Ok(if judgement.word() == "pass" { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn print_real(verdict: &run::Verdict) -> ExitCode {
+    println!("{}", serde_json::to_string(verdict).unwrap_or_else(|error| format!("{{\"error\":\"{error}\"}}")));
+    let is_good = verdict.verdict == "pass";
+    if !is_good {
+        let folder = verdict.folder.display();
+        eprintln!(
+            "{}: see {folder}/index.html; `jlt replay {folder}` repeats the run, `jlt check {folder}` the judgement",
+            verdict.verdict
+        );
+    }
+    if is_good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn print_verdict(verdict: &Verdict) -> ExitCode {
+    println!("{}", verdict.to_json());
+    if verdict.passed() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Parses `20s`, `5m` or `1h`.
+fn parse_duration(text: &str) -> Result<Duration, String> {
+    let form = || format!("{text:?} is no duration: write 20s, 5m or 1h");
+    let (number, unit) = text.split_at_checked(text.len().saturating_sub(1)).ok_or_else(form)?;
+    let seconds = match unit {
+        "s" => 1,
+        "m" => 60,
+        "h" => 3600,
+        _ => return Err(form()),
+    };
+    let number: u64 = number.parse().map_err(|_| form())?;
+    Ok(Duration::from_secs(number.checked_mul(seconds).ok_or_else(form)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_have_a_unit() {
+        assert_eq!(parse_duration("20s"), Ok(Duration::from_secs(20)));
+        assert_eq!(parse_duration("5m"), Ok(Duration::from_secs(300)));
+        for bad in ["", "s", "20", "2x", "1.5s", "-1s", "é", "99999999999999999999h"] {
+            assert!(parse_duration(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,325 @@
+//! Breaks the cluster as the plan says. Faults overlap as they please; after each beginning and end the network, processes, disks and clocks
+//! are put into the state that all faults of the moment ask for.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use jlt_core::plan::{Fault, Plan, Planned, Target};
+use jlt_fs::Survivors;
+use jlt_net::{Link, Links, Network};
+use serde::{Deserialize, Serialize};
+
+use crate::cluster::{Cluster, SERVERS, name};
+use crate::http;
+
+/// How often the cluster is looked at between faults.
+const TICK: Duration = Duration::from_millis(20);
+
+/// A server that ended because of its disk is started again after this time, as a service manager would.
+const RESTART_AFTER: Duration = Duration::from_secs(1);
+
+/// So long after a fault of its disk a server may end because of it.
+const DISK_MEMORY: Duration = Duration::from_secs(10);
+
+/// A fault as it happened.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Happened {
+    pub(crate) fault: Fault,
+    /// Whom it hit.
+    pub(crate) servers: Vec<usize>,
+    pub(crate) start_ms: u64,
+    pub(crate) end_ms: u64,
+    /// What it did, in words.
+    pub(crate) effect: String,
+}
+
+/// What came of all faults.
+#[derive(Debug, Default)]
+pub(crate) struct Havoc {
+    pub(crate) happened: Vec<Happened>,
+    /// Servers that ended by themselves though nothing was wrong with their disk.
+    pub(crate) violations: Vec<String>,
+    /// Servers that ended by themselves because of their disk.
+    pub(crate) notes: Vec<String>,
+    /// Bytes that power cuts took.
+    pub(crate) lost_bytes: u64,
+    pub(crate) torn_bytes: u64,
+}
+
+pub(crate) struct Nemesis<'a> {
+    cluster: &'a mut Cluster,
+    network: Arc<Network>,
+    started: Instant,
+    active: Vec<Active>,
+    havoc: Havoc,
+    /// Until when a server may end because of its disk.
+    excused: [Option<Instant>; SERVERS],
+    /// When a server that ended by itself is started again.
+    revive: [Option<Instant>; SERVERS],
+    paused: [bool; SERVERS],
+}
+
+struct Active {
+    planned: Planned,
+    servers: Vec<usize>,
+    start_ms: u64,
+    effect: String,
+}
+
+impl<'a> Nemesis<'a> {
+    pub(crate) fn new(cluster: &'a mut Cluster, network: Arc<Network>, started: Instant) -> Self {
+        let (excused, revive, paused) = ([None; SERVERS], [None; SERVERS], [false; SERVERS]);
+        Self { cluster, network, started, active: Vec::new(), havoc: Havoc::default(), excused, revive, paused }
+    }
+
+    /// Carries the plan out, ends all faults, and returns what happened. `tell` hears about once a second what is broken.
+    pub(crate) fn run(mut self, plan: &Plan, tell: impl Fn(&str)) -> Result<Havoc, String> {
+        let mut coming = plan.faults.iter().peekable();
+        let mut told_ms = 0;
+        while coming.peek().is_some() || !self.active.is_empty() || self.now_ms() < plan.duration_ms {
+            let now_ms = self.now_ms();
+            let ended = self.end_due(now_ms);
+            let mut begun = false;
+            while let Some(planned) = coming.next_if(|planned| planned.at_ms <= now_ms) {
+                self.begin(planned, now_ms);
+                begun = true;
+            }
+            if ended || begun {
+                self.apply()?;
+            }
+            self.look_after()?;
+            if now_ms >= told_ms {
+                told_ms = now_ms + 1000;
+                tell(&self.describe());
+            }
+            std::thread::sleep(TICK);
+        }
+        self.settle()?;
+        Ok(self.havoc)
+    }
+
+    /// A server may still be about to end because of its disk; that is not a failure to heal.
+    fn settle(&mut self) -> Result<(), String> {
+        let calm = Instant::now() + RESTART_AFTER;
+        while Instant::now() < calm || self.revive.iter().any(Option::is_some) {
+            self.look_after()?;
+            std::thread::sleep(TICK);
+        }
+        Ok(())
+    }
+
+    fn now_ms(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// Ends the faults whose time is over; `true` if there was one.
+    fn end_due(&mut self, now_ms: u64) -> bool {
+        let before = self.active.len();
+        for at in (0..before).rev() {
+            if self.active[at].start_ms + self.active[at].planned.for_ms <= now_ms {
+                let Active { planned, servers, start_ms, effect } = self.active.remove(at);
+                self.havoc.happened.push(Happened { fault: planned.fault, servers, start_ms, end_ms: now_ms, effect });
+            }
+        }
+        self.active.len() < before
+    }
+
+    /// What happens once happens here; what lasts is done by [`Nemesis::apply`].
+    fn begin(&mut self, planned: &Planned, start_ms: u64) {
+        let servers = match planned.target {
+            Target::Server(server) => vec![server],
+            Target::Leader => vec![self.leader().unwrap_or(planned.degree as usize % SERVERS)],
+            Target::All => (0..SERVERS).collect(),
+        };
+        let mut effect = String::new();
+        match planned.fault {
+            Fault::Kill => servers.iter().for_each(|server| self.cluster.kill(*server)),
+            Fault::Power => {
+                let survivors = survivors(planned.degree);
+                servers.iter().for_each(|server| self.cluster.hold_syncs(*server));
+                std::thread::sleep(Duration::from_millis(u64::from(planned.degree) / 10));
+                // All lose their power before any comes back.
+                servers.iter().for_each(|server| self.cluster.kill(*server));
+                for server in &servers {
+                    let lost = self.cluster.cut_power(*server, survivors);
+                    self.havoc.lost_bytes += lost.bytes;
+                    self.havoc.torn_bytes += lost.torn_bytes;
+                    effect += &format!(
+                        "{survivors:?}: {} bytes and {} names lost, {} torn. ",
+                        lost.bytes, lost.names, lost.torn_bytes
+                    );
+                }
+            }
+            Fault::DiskFull | Fault::Eio | Fault::SlowSync => {
+                let until = Instant::now() + Duration::from_millis(planned.for_ms) + DISK_MEMORY;
+                servers.iter().for_each(|server| self.excused[*server] = Some(until));
+            }
+            Fault::Partition | Fault::Oneway | Fault::Delay | Fault::Loss | Fault::Pause | Fault::Skew => {}
+        }
+        self.active.push(Active { planned: planned.clone(), servers, start_ms, effect });
+    }
+
+    /// Who leads, as the first server that answers knows it.
+    fn leader(&self) -> Option<usize> {
+        let ask = |server: &std::net::SocketAddr| {
+            let reply = http::request(*server, "GET", "/v1/status/leader", b"", Duration::from_millis(300)).ok()?;
+            let text = String::from_utf8(reply.body).ok()?;
+            (0..SERVERS).find(|server| text.contains(&format!("{}:", Network::address(server + 1))))
+        };
+        self.cluster.http_addresses().iter().find_map(ask)
+    }
+
+    /// Puts everything into the state that the faults of the moment ask for.
+    fn apply(&mut self) -> Result<(), String> {
+        self.network.set(links(self.network.perfect(), &self.active));
+        for server in 0..SERVERS {
+            let hit = |fault: Fault| {
+                let mut active = self.active.iter();
+                active.find(|active| active.planned.fault == fault && active.servers.contains(&server))
+            };
+            let slow = hit(Fault::SlowSync).map_or(0, |active| 200 + 2 * u64::from(active.planned.degree));
+            let skew = hit(Fault::Skew).map_or(0, |active| skew_seconds(active.planned.degree));
+            let is_down = hit(Fault::Kill).is_some() || hit(Fault::Power).is_some();
+            let is_paused = hit(Fault::Pause).is_some();
+            let (full, failing_syncs) = (hit(Fault::DiskFull).is_some(), hit(Fault::Eio).is_some());
+            let slow_sync = Duration::from_millis(slow);
+            self.cluster.set_disk(server, jlt_fs::Faults { full, failing_syncs, slow_sync });
+            self.cluster.set_clock(server, skew)?;
+            if !is_down && self.revive[server].is_none() {
+                self.cluster.restart(server)?;
+            }
+            if is_paused != self.paused[server] {
+                self.paused[server] = is_paused;
+                if is_paused { self.cluster.freeze(server)? } else { self.cluster.thaw(server)? }
+            }
+        }
+        Ok(())
+    }
+
+    /// Servers that ended by themselves: excused by their disk or a finding, and started again either way.
+    fn look_after(&mut self) -> Result<(), String> {
+        for (server, status) in self.cluster.ended() {
+            let words = self.cluster.last_words(server);
+            let what = format!("{} ended by itself at {} ms ({status}): {words}", name(server), self.now_ms());
+            match self.excused[server].is_some_and(|until| Instant::now() < until) {
+                true => self.havoc.notes.push(what),
+                false => self.havoc.violations.push(what),
+            }
+            self.revive[server] = Some(Instant::now() + RESTART_AFTER);
+        }
+        for server in 0..SERVERS {
+            if self.revive[server].is_some_and(|when| Instant::now() >= when) {
+                self.revive[server] = None;
+                self.apply()?;
+            }
+        }
+        Ok(())
+    }
+
+    fn describe(&self) -> String {
+        let mut names: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+        for active in &self.active {
+            names.entry(active.planned.fault.name()).or_default().extend(active.servers.iter().map(|at| name(*at)));
+        }
+        let faults: Vec<String> =
+            names.iter().map(|(fault, servers)| format!("{fault}({})", servers.join(","))).collect();
+        if faults.is_empty() { "quiet".to_owned() } else { faults.join(" ") }
+    }
+}
+
+/// Two in five cuts lose all that was not synced; in one of five some blocks survive, and in two the last write is torn.
+fn survivors(degree: u32) -> Survivors {
+    match degree % 5 {
+        0 | 1 => Survivors::Nothing,
+        2 => Survivors::Some,
+        3 => Survivors::Torn(512),
+        _ => Survivors::Torn(4096),
+    }
+}
+
+/// From five minutes behind to five minutes ahead.
+fn skew_seconds(degree: u32) -> i64 {
+    i64::from(degree) * 600 / 999 - 300
+}
+
+/// The wires between servers; those of the clients' machine, the first, stay whole.
+fn links(mut links: Links, active: &[Active]) -> Links {
+    for active in active {
+        for server in &active.servers {
+            let others: Vec<usize> = (0..SERVERS).filter(|other| other != server).collect();
+            for other in &others {
+                spoil(&mut links, &active.planned, (server + 1, other + 1), *other == others[0]);
+            }
+        }
+    }
+    links
+}
+
+/// What a fault of `one` does to the wires between it and `other`.
+fn spoil(links: &mut Links, planned: &Planned, (one, other): (usize, usize), is_first: bool) {
+    let degree = u64::from(planned.degree);
+    match planned.fault {
+        // A quarter of the partitions cut one pair only: the third server sees both.
+        Fault::Partition if planned.degree.is_multiple_of(4) && !is_first => {}
+        Fault::Partition => links.cut(one, other),
+        Fault::Oneway if planned.degree.is_multiple_of(2) => links.link(one, other).cut = true,
+        Fault::Oneway => links.link(other, one).cut = true,
+        Fault::Delay => {
+            for (from, to) in [(one, other), (other, one)] {
+                let link = links.link(from, to);
+                link.delay = Duration::from_millis(10 + degree / 4);
+                link.jitter = Duration::from_millis(degree / 10);
+            }
+        }
+        Fault::Loss => {
+            for (from, to) in [(one, other), (other, one)] {
+                let link = links.link(from, to);
+                let delay = link.delay.max(Duration::from_millis(2));
+                let (loss_per_mille, cut) = (20 + planned.degree / 4, link.cut);
+                let jitter = link.jitter;
+                *link = Link { delay, jitter, loss_per_mille, duplicate_per_mille: 50, reorder_per_mille: 100, cut };
+            }
+        }
+        Fault::Kill | Fault::Pause | Fault::Power | Fault::DiskFull | Fault::SlowSync | Fault::Eio | Fault::Skew => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn active(fault: Fault, server: usize, degree: u32) -> Active {
+        let planned = Planned { at_ms: 0, for_ms: 1, fault, target: Target::Server(server), degree };
+        Active { planned, servers: vec![server], start_ms: 0, effect: String::new() }
+    }
+
+    fn cuts(fault: Fault, degree: u32) -> Vec<(usize, usize)> {
+        let mut links = links(Links::perfect(4), &[active(fault, 0, degree)]);
+        let pairs = (0..4).flat_map(|from| (0..4).map(move |to| (from, to)));
+        pairs.filter(|(from, to)| links.link(*from, *to).cut).collect()
+    }
+
+    #[test]
+    fn partitions_have_shapes_and_spare_the_clients() {
+        assert_eq!(cuts(Fault::Partition, 1), [(1, 2), (1, 3), (2, 1), (3, 1)]);
+        assert_eq!(cuts(Fault::Partition, 4), [(1, 2), (2, 1)]);
+        assert_eq!(cuts(Fault::Oneway, 2), [(1, 2), (1, 3)]);
+        assert_eq!(cuts(Fault::Oneway, 1), [(2, 1), (3, 1)]);
+        assert_eq!(cuts(Fault::Delay, 1), []);
+    }
+
+    #[test]
+    fn faults_of_the_network_overlap() {
+        let all = [active(Fault::Partition, 0, 1), active(Fault::Loss, 0, 400), active(Fault::Delay, 1, 999)];
+        let mut links = links(Links::perfect(4), &all);
+        let (cut, late) = (*links.link(1, 3), *links.link(2, 3));
+        assert!(cut.cut && cut.loss_per_mille == 120);
+        assert!(!late.cut && late.delay == Duration::from_millis(259));
+    }
+
+    #[test]
+    fn clocks_jump_both_ways() {
+        assert_eq!((skew_seconds(0), skew_seconds(999)), (-300, 300));
+    }
+}

@@ -1,0 +1,214 @@
+//! Each client registers and deregisters services of its own, with a check: what is read is the state that it left, and nothing comes back from the dead.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+use jlt_core::judgement::Judgement;
+use jlt_core::record::{Record, Typed, typed};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use crate::kv::{self, KvError};
+use crate::workload::{Client, Workload};
+
+/// Services of one client.
+const SERVICES: usize = 3;
+
+pub(crate) struct Catalog;
+
+/// What a registration says: a port that no other has, and whether the check passes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+struct State {
+    port: u64,
+    passing: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Call {
+    Set { service: String, state: Option<State> },
+    Read { service: String },
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+enum Answer {
+    Set,
+    Saw(Vec<State>),
+}
+
+/// What the health endpoint says of an instance.
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Row {
+    service: Instance,
+    checks: Vec<Check>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Instance {
+    port: u64,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Check {
+    status: String,
+}
+
+impl Workload for Catalog {
+    fn name(&self) -> &'static str {
+        "catalog"
+    }
+
+    fn clients(&self) -> usize {
+        3
+    }
+
+    fn run(&self, client: &mut Client<'_>) {
+        while client.goes_on() {
+            let service = format!("jlt-{}-{}", client.number, client.rng.below(SERVICES));
+            let server = client.any_server();
+            match client.rng.below(5) {
+                0..2 => {
+                    let state = State { port: client.unique(), passing: client.rng.below(2) == 0 };
+                    set(client, server, &service, Some(state));
+                }
+                2 => set(client, server, &service, None),
+                _ => drop(client.ask(server, Call::Read { service: service.clone() }, |to| read(to, &service))),
+            }
+        }
+    }
+
+    fn finish(&self, client: &mut Client<'_>) -> Result<(), String> {
+        for (owner, number) in (0..self.clients()).flat_map(|owner| (0..SERVICES).map(move |number| (owner, number))) {
+            let service = format!("jlt-{owner}-{number}");
+            client.insist(Call::Read { service: service.clone() }, |to| read(to, &service))?;
+        }
+        Ok(())
+    }
+
+    fn judge(&self, history: &[Record]) -> Judgement {
+        match typed::<Call, Answer>(history, self.name()) {
+            Ok(operations) => judge(&operations),
+            Err(why) => Judgement { undecided: vec![why], ..Judgement::default() },
+        }
+    }
+}
+
+/// Registers the service on a node of its own, or deregisters it.
+fn set(client: &mut Client<'_>, server: usize, service: &str, state: Option<State>) {
+    let node = format!("node-{service}");
+    let (path, body) = match state {
+        Some(state) => {
+            let status = if state.passing { "passing" } else { "critical" };
+            let check = json!({"CheckID": "check", "Name": "check", "Status": status, "ServiceID": service});
+            let instance = json!({"ID": service, "Service": service, "Port": state.port});
+            let body = json!({"Node": node, "Address": "10.0.0.1", "SkipNodeUpdate": true, "Service": instance, "Check": check});
+            ("/v1/catalog/register", body)
+        }
+        None => ("/v1/catalog/deregister", json!({"Node": node, "ServiceID": service})),
+    };
+    let call = Call::Set { service: service.to_owned(), state };
+    client.ask(server, call, |to| kv::send(to, "PUT", path, body.to_string().as_bytes()).map(|_| Answer::Set)).ok();
+}
+
+fn read(server: SocketAddr, service: &str) -> Result<Answer, KvError> {
+    let reply = kv::send(server, "GET", &format!("/v1/health/service/{service}?consistent"), b"")?;
+    let rows: Vec<Row> = serde_json::from_slice(&reply.body)
+        .map_err(|error| KvError::Unknown(format!("the answer is no list of instances: {error}")))?;
+    let state = |row: Row| {
+        let passing = row.checks.iter().all(|check| check.status == "passing");
+        State { port: row.service.port, passing }
+    };
+    Ok(Answer::Saw(rows.into_iter().map(state).collect()))
+}
+
+/// A read sees the last change that was acknowledged, or one that was at work beside it, or one of unknown outcome, which may come at any time.
+fn judge(operations: &[Typed<Call, Answer>]) -> Judgement {
+    let mut judgement = Judgement::default();
+    let mut changes: BTreeMap<&str, Vec<&Typed<Call, Answer>>> = BTreeMap::new();
+    for operation in operations {
+        if let Call::Set { service, .. } = &operation.call {
+            changes.entry(service).or_default().push(operation);
+        }
+    }
+    let mut reads = 0;
+    for operation in operations {
+        if let (Call::Read { service }, Some(Some(Answer::Saw(seen)))) = (&operation.call, &operation.seen) {
+            reads += 1;
+            let changes = changes.get(service.as_str()).map_or(&[][..], Vec::as_slice);
+            let allowed = allowed(changes, operation.start_ns, operation.end_ns);
+            let is_allowed = seen.len() <= 1 && allowed.contains(&seen.first().copied());
+            if !is_allowed {
+                let at = operation.end_ns / 1_000_000;
+                judgement.violations.push(format!("{service} is {seen:?} at {at} ms; it may be one of {allowed:?}"));
+            }
+        }
+    }
+    let acknowledged = changes.values().flatten().filter(|change| matches!(change.seen, Some(Some(_)))).count();
+    judgement.cover("changes acknowledged", acknowledged as u64, 20);
+    judgement.cover("reads", reads, 20);
+    judgement
+}
+
+/// The states that a read may see; the changes are of one client, one after the other.
+fn allowed(changes: &[&Typed<Call, Answer>], start_ns: u64, end_ns: u64) -> Vec<Option<State>> {
+    let state = |change: &&Typed<Call, Answer>| match change.call {
+        Call::Set { state, .. } => state,
+        Call::Read { .. } => None,
+    };
+    let is_done = |change: &&&Typed<Call, Answer>| matches!(change.seen, Some(Some(_))) && change.end_ns <= start_ns;
+    let last = changes.iter().rev().find(is_done).and_then(state);
+    let may_come = changes.iter().filter(|change| match change.seen {
+        None => false,
+        Some(None) => change.start_ns <= end_ns,
+        Some(Some(_)) => change.start_ns <= end_ns && change.end_ns > start_ns,
+    });
+    [last].into_iter().chain(may_come.map(state)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn set(port: Option<u64>, seen: Option<Option<Answer>>, at: (u64, u64)) -> Typed<Call, Answer> {
+        let state = port.map(|port| State { port, passing: true });
+        operation(Call::Set { service: "s".to_owned(), state }, seen, at)
+    }
+
+    fn read(port: Option<u64>, at: (u64, u64)) -> Typed<Call, Answer> {
+        let states = port.map(|port| State { port, passing: true }).into_iter().collect();
+        operation(Call::Read { service: "s".to_owned() }, Some(Some(Answer::Saw(states))), at)
+    }
+
+    fn operation(call: Call, seen: Option<Option<Answer>>, at: (u64, u64)) -> Typed<Call, Answer> {
+        Typed { client: 0, server: 0, life: 1, call, seen, start_ns: at.0, end_ns: at.1 }
+    }
+
+    fn violations(operations: &[Typed<Call, Answer>]) -> usize {
+        judge(operations).violations.len()
+    }
+
+    const DONE: Option<Option<Answer>> = Some(Some(Answer::Set));
+
+    #[test]
+    fn good_histories_pass() {
+        assert_eq!(violations(&[read(None, (1, 2)), set(Some(1), DONE, (3, 4)), read(Some(1), (5, 6))]), 0);
+        assert_eq!(violations(&[set(Some(1), DONE, (1, 4)), read(None, (2, 3)), read(Some(1), (2, 3))]), 0);
+        let unknown =
+            [set(Some(1), DONE, (1, 2)), set(None, Some(None), (3, 4)), read(Some(1), (5, 6)), read(None, (7, 8))];
+        assert_eq!(violations(&unknown), 0);
+    }
+
+    #[test]
+    fn bad_histories_fail() {
+        assert_eq!(violations(&[set(Some(1), DONE, (1, 2)), read(None, (3, 4))]), 1, "lost");
+        let risen = [set(Some(1), DONE, (1, 2)), set(None, DONE, (3, 4)), read(Some(1), (5, 6))];
+        assert_eq!(violations(&risen), 1, "back from the dead");
+        assert_eq!(violations(&[set(Some(1), None, (1, 2)), read(Some(1), (3, 4))]), 1, "failed and there");
+        let two =
+            Typed { seen: Some(Some(Answer::Saw(vec![State { port: 1, passing: true }; 2]))), ..read(None, (5, 6)) };
+        assert_eq!(violations(&[set(Some(1), DONE, (1, 2)), two]), 1, "twice");
+    }
+}

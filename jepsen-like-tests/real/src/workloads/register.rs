@@ -1,0 +1,282 @@
+//! A few keys are read in all three modes, written and compared-and-set. With `consistent` reads each key is linearizable; `stale` reads never go back
+//! while a server runs, and are no older than they say. `default` reads may be stale while two believe to lead: that is counted, not judged.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
+
+use jlt_core::checker::{OPERATIONS_PER_KEY_MAX, UNKNOWN_PER_KEY_MAX, linearizable, lost_write};
+use jlt_core::history::{self, Operation, Value};
+use jlt_core::judgement::Judgement;
+use jlt_core::record::{Record, Typed, typed};
+use serde::{Deserialize, Serialize};
+
+use crate::kv::{self, Entry, KvError, Mode, Seen};
+use crate::workload::{Client, Workload};
+
+/// Keys in use at one time. Few, so that clients meet on them.
+const KEYS: usize = 3;
+
+/// A follower hears from the leader every 100 ms, and both may wait for a processor.
+const CONTACT_SLACK_NS: u64 = 2_000_000_000;
+
+#[derive(Default)]
+pub(crate) struct Register {
+    places: Mutex<[Place; KEYS]>,
+}
+
+/// A place for a key; when a key has seen enough, the next generation takes its place.
+#[derive(Debug, Clone, Copy, Default)]
+struct Place {
+    generation: u32,
+    calls: usize,
+    unknown: usize,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Call {
+    Read { key: String, mode: Mode },
+    Write { key: String, value: Value },
+    Cas { key: String, expected: Option<Value>, new: Value },
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+enum Answer {
+    Changed(bool),
+    Saw(Seen),
+}
+
+impl Workload for Register {
+    fn name(&self) -> &'static str {
+        "register"
+    }
+
+    fn clients(&self) -> usize {
+        5
+    }
+
+    fn run(&self, client: &mut Client<'_>) {
+        // What this client last saw of a key, so that it has an index to compare with.
+        let mut seen: BTreeMap<String, Option<Entry>> = BTreeMap::new();
+        while client.goes_on() {
+            let place = client.rng.below(KEYS);
+            let key = self.key_of(place);
+            if let Err(KvError::Unknown(_)) = operate(client, &key, &mut seen) {
+                self.places.lock().unwrap_or_else(PoisonError::into_inner)[place].unknown += 1;
+            }
+        }
+    }
+
+    fn finish(&self, client: &mut Client<'_>) -> Result<(), String> {
+        let places = *self.places.lock().unwrap_or_else(PoisonError::into_inner);
+        for (place, state) in places.iter().enumerate() {
+            for generation in 0..=state.generation {
+                let key = key_name(place, generation);
+                let call = Call::Read { key: key.clone(), mode: Mode::Consistent };
+                client.insist(call, |address| kv::see(address, &key, Mode::Consistent, None))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn judge(&self, history: &[Record]) -> Judgement {
+        match typed::<Call, Answer>(history, self.name()) {
+            Ok(operations) => judge(&operations),
+            Err(why) => Judgement { undecided: vec![why], ..Judgement::default() },
+        }
+    }
+}
+
+impl Register {
+    /// A key that has seen neither too many operations nor too many of unknown outcome.
+    fn key_of(&self, place: usize) -> String {
+        let state = &mut self.places.lock().unwrap_or_else(PoisonError::into_inner)[place];
+        if state.calls >= OPERATIONS_PER_KEY_MAX || state.unknown >= UNKNOWN_PER_KEY_MAX {
+            *state = Place { generation: state.generation + 1, ..Place::default() };
+        }
+        state.calls += 1;
+        key_name(place, state.generation)
+    }
+}
+
+fn key_name(place: usize, generation: u32) -> String {
+    format!("jlt/register/{place}-{generation}")
+}
+
+/// One operation; `Err` is of a change, as a read that failed changes nothing.
+fn operate(client: &mut Client<'_>, key: &str, seen: &mut BTreeMap<String, Option<Entry>>) -> Result<(), KvError> {
+    let server = client.any_server();
+    let value = client.unique();
+    let key = key.to_owned();
+    match (client.rng.below(8), seen.get(&key).copied()) {
+        (0..2, _) => {
+            client.ask(server, Call::Write { key: key.clone(), value }, |to| kv::put(to, &key, value)).map(|_| ())
+        }
+        (2..4, Some(entry)) => {
+            let call = Call::Cas { key: key.clone(), expected: entry.map(|entry| entry.value), new: value };
+            let index = entry.map_or(0, |entry| entry.modify_index);
+            client.ask(server, call, |to| kv::compare_and_set(to, &key, index, value)).map(|_| ())
+        }
+        (choice, _) => {
+            let mode = [Mode::Consistent, Mode::Consistent, Mode::Default, Mode::Stale][choice % 4];
+            let call = Call::Read { key: key.clone(), mode };
+            if let Ok(answer) = client.ask(server, call, |to| kv::see(to, &key, mode, None)) {
+                seen.insert(key, answer.rows.into_values().next());
+            }
+            Ok(())
+        }
+    }
+}
+
+fn judge(operations: &[Typed<Call, Answer>]) -> Judgement {
+    let mut judgement = Judgement::default();
+    let mut keys: BTreeMap<&str, Vec<&Typed<Call, Answer>>> = BTreeMap::new();
+    for operation in operations {
+        let (Call::Read { key, .. } | Call::Write { key, .. } | Call::Cas { key, .. }) = &operation.call;
+        keys.entry(key).or_default().push(operation);
+    }
+    for (key, operations) in &keys {
+        judge_key(key, operations, &mut judgement);
+    }
+    stale_never_goes_back(operations, &mut judgement);
+    let count = |wanted: Mode| {
+        let is_wanted = |operation: &&Typed<Call, Answer>| matches!((&operation.call, &operation.seen), (Call::Read { mode, .. }, Some(Some(_))) if *mode == wanted);
+        operations.iter().filter(is_wanted).count() as u64
+    };
+    judgement.cover("consistent reads", count(Mode::Consistent), 20);
+    judgement.cover("default reads", count(Mode::Default), 10);
+    judgement.cover("stale reads", count(Mode::Stale), 10);
+    judgement
+}
+
+fn judge_key(key: &str, operations: &[&Typed<Call, Answer>], judgement: &mut Judgement) {
+    let of_mode = |mode| operations.iter().filter_map(|operation| plain(operation, mode)).collect::<Vec<_>>();
+    let consistent = of_mode(&[Mode::Consistent]);
+    match linearizable(&consistent) {
+        Ok(true) => {}
+        Ok(false) => judgement.violations.push(format!("{key} is not linearizable")),
+        Err(why) => judgement.undecided.push(format!("{key}: {why}")),
+    }
+    let last = consistent.iter().rev().find_map(|operation| match operation.outcome {
+        history::Outcome::Saw(value) => Some(value),
+        _ => None,
+    });
+    if let Some(lost) = last.and_then(|last| lost_write(&consistent, last)) {
+        judgement.violations.push(format!("acknowledged write lost: {lost}"));
+    }
+    if linearizable(&of_mode(&[Mode::Consistent, Mode::Default])) == Ok(false) {
+        judgement.notes.push(format!("{key}: a default read was stale"));
+    }
+    for operation in operations {
+        if let (Call::Read { mode: Mode::Stale, .. }, Some(Some(Answer::Saw(seen)))) =
+            (&operation.call, &operation.seen)
+            && let Some(older) = older_than_it_says(&consistent, operation.start_ns, seen)
+        {
+            judgement.violations.push(format!("a stale read at {} ms: {older}", operation.start_ns / 1_000_000));
+        }
+    }
+}
+
+/// As the checker of one register knows it; `None` for reads of other modes.
+fn plain(operation: &Typed<Call, Answer>, modes: &[Mode]) -> Option<Operation> {
+    use history::Outcome::{Done, Failed, Refused, Saw, Unknown};
+    let (key, call) = match &operation.call {
+        Call::Read { key, mode } => (key, modes.contains(mode).then_some(history::Call::Read)?),
+        Call::Write { key, value } => (key, history::Call::Write(*value)),
+        Call::Cas { key, expected, new } => (key, history::Call::Cas { expected: *expected, new: *new }),
+    };
+    let outcome = match &operation.seen {
+        None => Failed,
+        Some(None) => Unknown,
+        Some(Some(Answer::Changed(true))) => Done,
+        Some(Some(Answer::Changed(false))) => Refused,
+        Some(Some(Answer::Saw(seen))) => Saw(seen.rows.values().next().map(|entry| entry.value)),
+    };
+    let (client, start_ns, end_ns) = (operation.client, operation.start_ns, operation.end_ns);
+    Some(Operation { client, key: key.clone(), call, outcome, start_ns, end_ns })
+}
+
+/// A stale answer says how long ago its server heard from the leader: what was acknowledged before that must be in it.
+fn older_than_it_says(operations: &[Operation], start_ns: u64, seen: &Seen) -> Option<String> {
+    if !seen.known_leader {
+        return None;
+    }
+    let contact_ns = seen.last_contact_ms.saturating_mul(1_000_000);
+    let known_ns = start_ns.saturating_sub(contact_ns.saturating_add(CONTACT_SLACK_NS));
+    let value = seen.rows.values().next().map(|entry| entry.value);
+    let is_due = |operation: &&Operation| {
+        operation.written().is_some()
+            && (operation.written() == value || !operation.acknowledged() || operation.end_ns < known_ns)
+    };
+    let due: Vec<Operation> = operations.iter().filter(is_due).cloned().collect();
+    lost_write(&due, value).map(|lost| format!("{lost} more than {} ms before", seen.last_contact_ms))
+}
+
+/// What one client reads of a key on one server is never older than what it read before, as long as the server was not started anew.
+fn stale_never_goes_back(operations: &[Typed<Call, Answer>], judgement: &mut Judgement) {
+    let mut last: BTreeMap<(usize, usize, u32, &str), u64> = BTreeMap::new();
+    for operation in operations {
+        if let (Call::Read { key, mode: Mode::Stale }, Some(Some(Answer::Saw(seen)))) =
+            (&operation.call, &operation.seen)
+        {
+            let session = (operation.client, operation.server, operation.life, key.as_str());
+            let before = last.insert(session, seen.index).unwrap_or(0);
+            if seen.index < before {
+                let (at, now) = (operation.start_ns / 1_000_000, seen.index);
+                let wrong = format!("a stale read of {key} at {at} ms went back from index {before} to {now}");
+                judgement.violations.push(wrong);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn write(value: Value, at: (u64, u64)) -> Typed<Call, Answer> {
+        operation(Call::Write { key: "k".to_owned(), value }, Answer::Changed(true), at)
+    }
+
+    fn read(mode: Mode, value: Value, index: u64, at: (u64, u64)) -> Typed<Call, Answer> {
+        let rows = BTreeMap::from([("k".to_owned(), Entry { value, modify_index: index })]);
+        let seen = Seen { rows, index, last_contact_ms: 10, known_leader: true };
+        operation(Call::Read { key: "k".to_owned(), mode }, Answer::Saw(seen), at)
+    }
+
+    fn operation(call: Call, answer: Answer, at: (u64, u64)) -> Typed<Call, Answer> {
+        Typed { client: 0, server: 0, life: 1, call, seen: Some(Some(answer)), start_ns: at.0, end_ns: at.1 }
+    }
+
+    #[test]
+    fn a_stale_consistent_read_is_a_violation_and_a_stale_default_read_a_note() {
+        let writes = [write(1, (1, 2)), write(2, (3, 4))];
+        let judged = |mode| judge(&[&writes[..], &[read(mode, 1, 5, (5, 6))]].concat());
+        assert_eq!(judged(Mode::Consistent).violations.len(), 2, "not linearizable, and the last write is lost");
+        assert_eq!((judged(Mode::Default).violations.len(), judged(Mode::Default).notes.len()), (0, 1));
+        assert_eq!(judged(Mode::Stale).violations.len(), 0);
+    }
+
+    #[test]
+    fn a_stale_read_is_bounded_by_its_last_contact() {
+        let writes = [write(1, (1, 2)), write(2, (3, 4))];
+        let late_ns = CONTACT_SLACK_NS + 20_000_000;
+        let judged = |at| judge(&[&writes[..], &[read(Mode::Stale, 1, 5, (at, at + 1))]].concat()).violations.len();
+        assert_eq!((judged(late_ns), judged(late_ns - 15_000_000)), (1, 0));
+    }
+
+    #[test]
+    fn a_session_does_not_go_back() {
+        let one = read(Mode::Stale, 1, 9, (1, 2));
+        let back = read(Mode::Stale, 1, 8, (3, 4));
+        let other_life = Typed { life: 2, ..back.clone() };
+        let count = |operations: &[Typed<Call, Answer>]| {
+            let mut judgement = Judgement::default();
+            stale_never_goes_back(operations, &mut judgement);
+            judgement.violations.len()
+        };
+        assert_eq!(count(&[one.clone(), back]), 1);
+        assert_eq!(count(&[one, other_life]), 0);
+    }
+}

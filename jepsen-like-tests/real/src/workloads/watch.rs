@@ -1,0 +1,219 @@
+//! Blocking queries while keys are written: a watcher's index never runs backwards, it misses no change and is told none twice.
+
+use std::collections::BTreeMap;
+
+use jlt_core::checker::lost_write;
+use jlt_core::history::{self, Operation, Value};
+use jlt_core::judgement::Judgement;
+use jlt_core::record::{Record, Typed, typed};
+use serde::{Deserialize, Serialize};
+
+use crate::kv::{self, Mode, Seen};
+use crate::workload::{Client, Workload};
+
+/// Writers come first, then watchers.
+const WRITERS: usize = 2;
+
+/// Keys of one writer.
+const KEYS: usize = 4;
+
+pub(crate) struct Watch;
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Call {
+    Write { key: String, value: Value },
+    Watch { after: u64 },
+    Read,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+enum Answer {
+    Changed(bool),
+    Saw(Seen),
+}
+
+impl Workload for Watch {
+    fn name(&self) -> &'static str {
+        "watch"
+    }
+
+    fn clients(&self) -> usize {
+        WRITERS + 3
+    }
+
+    fn run(&self, client: &mut Client<'_>) {
+        if client.number < WRITERS { write(client) } else { watch(client) }
+    }
+
+    fn finish(&self, client: &mut Client<'_>) -> Result<(), String> {
+        client.insist(Call::Read, |to| kv::see(to, "jlt/watch/?recurse", Mode::Consistent, None)).map(|_| ())
+    }
+
+    fn judge(&self, history: &[Record]) -> Judgement {
+        match typed::<Call, Answer>(history, self.name()) {
+            Ok(operations) => judge(&operations),
+            Err(why) => Judgement { undecided: vec![why], ..Judgement::default() },
+        }
+    }
+}
+
+fn write(client: &mut Client<'_>) {
+    while client.goes_on() {
+        let key = format!("jlt/watch/{}-{}", client.number, client.rng.below(KEYS));
+        let (server, value) = (client.any_server(), client.unique());
+        client.ask(server, Call::Write { key: key.clone(), value }, |to| kv::put(to, &key, value)).ok();
+        std::thread::sleep(client.rng.between_ms(0, 40));
+    }
+}
+
+/// Stays with a server while it answers, and takes its index to the next.
+fn watch(client: &mut Client<'_>) {
+    let (mut server, mut after) = (client.any_server(), 1);
+    while client.goes_on() {
+        let look = |to| kv::see(to, "jlt/watch/?recurse", Mode::Default, Some(after));
+        match client.ask(server, Call::Watch { after }, look) {
+            Ok(seen) => after = seen.index,
+            Err(_) => server = client.any_server(),
+        }
+    }
+}
+
+fn judge(operations: &[Typed<Call, Answer>]) -> Judgement {
+    let mut judgement = Judgement::default();
+    let mut last: BTreeMap<usize, &Seen> = BTreeMap::new();
+    // What was written with a value has one index for ever.
+    let mut index_of: BTreeMap<Value, u64> = BTreeMap::new();
+    let mut answers = 0;
+    for operation in operations {
+        let Some(Some(Answer::Saw(seen))) = &operation.seen else { continue };
+        for (key, entry) in &seen.rows {
+            let index = *index_of.entry(entry.value).or_insert(entry.modify_index);
+            if index != entry.modify_index {
+                let other = entry.modify_index;
+                judgement
+                    .violations
+                    .push(format!("the write {} of {key} has two indexes, {index} and {other}", entry.value));
+            }
+        }
+        if let Call::Watch { .. } = operation.call {
+            answers += 1;
+            if let Some(before) = last.insert(operation.client, seen) {
+                let at = operation.end_ns / 1_000_000;
+                let wrong = wrong_step(before, seen);
+                judgement
+                    .violations
+                    .extend(wrong.map(|wrong| format!("watcher {} at {at} ms: {wrong}", operation.client)));
+            }
+        }
+    }
+    end_is_explained(operations, &mut judgement);
+    judgement.cover("answers to watchers", answers, 20);
+    judgement.cover("values seen", index_of.len() as u64, 20);
+    judgement
+}
+
+/// What is wrong with an answer after the one before.
+fn wrong_step(before: &Seen, now: &Seen) -> Option<String> {
+    if now.index < before.index {
+        return Some(format!("the index ran back from {} to {}", before.index, now.index));
+    }
+    for (key, old) in &before.rows {
+        match now.rows.get(key) {
+            None => return Some(format!("{key} is gone, though nobody removed it")),
+            Some(new) if new.modify_index < old.modify_index => {
+                return Some(format!("{key} went back from the write {} to {}", old.value, new.value));
+            }
+            Some(_) => {}
+        }
+    }
+    for (key, new) in &now.rows {
+        let is_new = before.rows.get(key) != Some(new);
+        if is_new && new.modify_index <= before.index {
+            let (value, at, index) = (new.value, new.modify_index, before.index);
+            return Some(format!("the write {value} of {key} at {at} was missing in the answer of index {index}"));
+        }
+        if new.modify_index > now.index {
+            return Some(format!("{key} is of index {}, the answer only of {}", new.modify_index, now.index));
+        }
+    }
+    None
+}
+
+/// The final read holds what was acknowledged.
+fn end_is_explained(operations: &[Typed<Call, Answer>], judgement: &mut Judgement) {
+    let is_end =
+        |operation: &&Typed<Call, Answer>| operation.call == Call::Read && matches!(operation.seen, Some(Some(_)));
+    let Some(Some(Some(Answer::Saw(end)))) = operations.iter().rev().find(is_end).map(|operation| &operation.seen)
+    else {
+        return judgement.undecided.push("there is no final read".to_owned());
+    };
+    let mut writes: BTreeMap<&str, Vec<Operation>> = BTreeMap::new();
+    for operation in operations {
+        if let Call::Write { key, value } = &operation.call {
+            let outcome = match &operation.seen {
+                None | Some(Some(Answer::Changed(false))) => history::Outcome::Failed,
+                Some(None) => history::Outcome::Unknown,
+                Some(Some(_)) => history::Outcome::Done,
+            };
+            let (client, call) = (operation.client, history::Call::Write(*value));
+            let (start_ns, end_ns) = (operation.start_ns, operation.end_ns);
+            let write = Operation { client, key: key.clone(), call, outcome, start_ns, end_ns };
+            writes.entry(key).or_default().push(write);
+        }
+    }
+    for (key, writes) in &writes {
+        let lost = lost_write(writes, end.rows.get(*key).map(|entry| entry.value));
+        judgement.violations.extend(lost.map(|lost| format!("acknowledged write lost: {lost}")));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kv::Entry;
+
+    fn seen(index: u64, rows: &[(&str, Value, u64)]) -> Seen {
+        let rows = rows.iter().map(|(key, value, at)| ((*key).to_owned(), Entry { value: *value, modify_index: *at }));
+        Seen { rows: rows.collect(), index, last_contact_ms: 0, known_leader: true }
+    }
+
+    fn wrong(before: (u64, &[(&str, Value, u64)]), now: (u64, &[(&str, Value, u64)])) -> Option<String> {
+        wrong_step(&seen(before.0, before.1), &seen(now.0, now.1))
+    }
+
+    #[test]
+    fn good_steps() {
+        assert_eq!(wrong((5, &[("a", 1, 5)]), (5, &[("a", 1, 5)])), None);
+        assert_eq!(wrong((5, &[("a", 1, 5)]), (9, &[("a", 2, 7), ("b", 3, 9)])), None);
+    }
+
+    #[test]
+    fn bad_steps() {
+        assert!(wrong((5, &[]), (4, &[])).unwrap().contains("ran back"));
+        assert!(wrong((5, &[("a", 1, 5)]), (6, &[])).unwrap().contains("gone"));
+        assert!(wrong((5, &[("a", 2, 5)]), (6, &[("a", 1, 4)])).unwrap().contains("went back"));
+        assert!(wrong((5, &[]), (6, &[("a", 1, 4)])).unwrap().contains("missing"));
+        assert!(wrong((5, &[]), (6, &[("a", 1, 7)])).unwrap().contains("only of"));
+    }
+
+    fn operation(call: Call, seen: Option<Option<Answer>>, at: u64) -> Typed<Call, Answer> {
+        Typed { client: 3, server: 0, life: 1, call, seen, start_ns: at, end_ns: at }
+    }
+
+    #[test]
+    fn a_write_that_is_told_twice_or_lost_is_found() {
+        let write =
+            |value, at| operation(Call::Write { key: "a".to_owned(), value }, Some(Some(Answer::Changed(true))), at);
+        let watch = |seen, at| operation(Call::Watch { after: 1 }, Some(Some(Answer::Saw(seen))), at);
+        let end = |seen| operation(Call::Read, Some(Some(Answer::Saw(seen))), 100);
+        let good = [write(1, 1), watch(seen(5, &[("a", 1, 5)]), 2), end(seen(5, &[("a", 1, 5)]))];
+        assert_eq!(judge(&good).violations, [""; 0]);
+        let twice = [write(1, 1), watch(seen(5, &[("a", 1, 5)]), 2), end(seen(6, &[("a", 1, 6)]))];
+        assert!(judge(&twice).violations[0].contains("two indexes"));
+        let lost = [write(1, 1), write(2, 3), end(seen(5, &[("a", 1, 5)]))];
+        assert!(judge(&lost).violations[0].contains("lost"));
+        assert!(!judge(&good[..2]).undecided.is_empty());
+    }
+}
