@@ -59,6 +59,7 @@ pub enum StoreError {
     },
 }
 
+#[cfg(not(feature = "sim"))]
 impl StoreError {
     pub(crate) fn io(path: &Path, source: io::Error) -> StoreError {
         match source.kind() {

@@ -36,7 +36,9 @@ pub fn cut_power(dir: &Path, kept: usize) {
     let folder = folder(dir);
     let mut folder = held(&folder);
     let survivors: Vec<Change> = folder.uncommitted.drain(..).take(kept).collect();
-    survivors.iter().for_each(|change| change.apply(&mut folder.durable));
+    for change in survivors {
+        change.apply(&mut folder.durable);
+    }
     folder.now = folder.durable.clone();
 }
 
