@@ -245,8 +245,8 @@ async fn put(server: IpAddr, key: &str, cas: Option<u64>, value: Value) -> Outco
         Ok(reply) if reply.status == 200 && reply.text().trim() == "true" => Outcome::Done,
         Ok(reply) if reply.status == 200 && cas.is_some() => Outcome::Refused,
         Ok(reply) if (400..500).contains(&reply.status) => Outcome::Failed,
-        Err(Failure::Unsent(_)) => Outcome::Failed,
-        Ok(_) | Err(Failure::Unknown(_)) => Outcome::Unknown,
+        Err(Failure::Unsent) => Outcome::Failed,
+        Ok(_) | Err(Failure::Unknown) => Outcome::Unknown,
     }
 }
 

@@ -130,7 +130,6 @@ impl Subscriber for Trace {
 
     fn event(&self, event: &Event<'_>) {
         let text = event.metadata();
-        // Each step of the clock says so; it would be most of the trace.
         self.add(|line| {
             let _ = write!(line, "{} {} ", text.level(), text.target());
             event.record(&mut Fields(line));
