@@ -9,8 +9,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::value::{Batch, decode, encode};
 use crate::StoreError;
+use crate::value::{Batch, decode, encode};
 
 type Pairs = BTreeMap<Vec<u8>, Vec<u8>>;
 

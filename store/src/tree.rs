@@ -5,10 +5,10 @@ use std::marker::PhantomData;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::StoreError;
 use crate::commit::{Callbacks, Group};
 use crate::pending::Pending;
 use crate::value::{Batch, decode, encode};
-use crate::StoreError;
 
 /// Keys (text or bytes, ordered) to values of one type. Writes are visible at once, durable after [`crate::Store::commit`].
 #[derive(Clone)]

@@ -1,7 +1,7 @@
 //! Taking connections: TLS handshakes on the side, limits, and who is at the other end.
 
-use super::{CONNECT_TIMEOUT, CONNECTION_WINDOW_BYTES, HEADER_BYTES_MAX, KEEP_ALIVE_INTERVAL, KEEP_ALIVE_TIMEOUT};
 use super::net::{TcpListener, TcpStream};
+use super::{CONNECT_TIMEOUT, CONNECTION_WINDOW_BYTES, HEADER_BYTES_MAX, KEEP_ALIVE_INTERVAL, KEEP_ALIVE_TIMEOUT};
 use super::{STREAM_WINDOW_BYTES, STREAMS_PER_CONNECTION_MAX};
 use http::{Request, Response};
 use hyper::body::Incoming;

@@ -53,10 +53,12 @@ impl Invariants {
                 self.findings.push(format!("term {} has two leaders", raft.term));
             }
             if raft.applied > raft.committed.max(raft.snapshot) {
-                self.findings.push(format!("{name} has applied {} and knows {} to be agreed on", raft.applied, raft.committed));
+                self.findings
+                    .push(format!("{name} has applied {} and knows {} to be agreed on", raft.applied, raft.committed));
             }
             if raft.purged > raft.snapshot {
-                self.findings.push(format!("{name} has dropped {} and has a snapshot of {}", raft.purged, raft.snapshot));
+                self.findings
+                    .push(format!("{name} has dropped {} and has a snapshot of {}", raft.purged, raft.snapshot));
             }
             let went_back = self.last.insert(at, now).filter(|last| last.life == node.lives()).and_then(|last| {
                 let pairs = [

@@ -40,7 +40,9 @@ pub(crate) fn run(from: u64, seeds: u64, jobs: usize, shape: &Shape) -> Result<b
             }
         };
         let workers: Vec<_> = (0..jobs.max(1)).map(|_| scope.spawn(work)).collect();
-        workers.into_iter().try_for_each(|worker| worker.join().unwrap_or_else(|_panic| Err("a worker panicked".to_owned())))
+        workers
+            .into_iter()
+            .try_for_each(|worker| worker.join().unwrap_or_else(|_panic| Err("a worker panicked".to_owned())))
     })?;
     let total = total.into_inner().unwrap_or_else(PoisonError::into_inner);
     let wall = uptime_secs()? - started;

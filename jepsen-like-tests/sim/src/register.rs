@@ -214,7 +214,9 @@ impl Register {
         if let Some(((first, one), (second, other))) =
             finals.iter().zip(finals.iter().skip(1)).find(|((_, one), (_, other))| one != other)
         {
-            judgement.violations.push(format!("{first} and {second} hold different values in the end: {one} / {other}"));
+            judgement
+                .violations
+                .push(format!("{first} and {second} hold different values in the end: {one} / {other}"));
         }
         let counts = Counts::of(&history);
         judgement.cover("acknowledged writes", counts.acknowledged as u64, 20);
@@ -252,7 +254,8 @@ async fn put(server: IpAddr, key: &str, cas: Option<u64>, value: Value) -> Outco
 
 async fn read(server: IpAddr, key: &str) -> Result<Seen, ()> {
     let target = format!("/v1/kv/{key}?consistent");
-    let reply = http::request(server, Method::GET, &target, String::new(), REQUEST_TIMEOUT).await.map_err(|_failure| ())?;
+    let reply =
+        http::request(server, Method::GET, &target, String::new(), REQUEST_TIMEOUT).await.map_err(|_failure| ())?;
     match reply.status {
         200 => entry(&reply.body).map(Some).ok_or(()),
         404 => Ok(None),
