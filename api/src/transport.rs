@@ -2,11 +2,13 @@
 //!
 //! - [`connect`] makes a lazy channel that reconnects by itself; a [`Pool`] hands out the channel of an address.
 //! - [`forward`] sends any HTTP request over a channel and streams the answer back, trailers included.
+//! - [`net`] is the TCP below: the system's, or a simulated one.
 //! - [`Acceptor`] takes connections, with limits, and tells who is at the other end; [`serve`] answers one of them.
 
 mod accept;
 mod connect;
 mod forward;
+pub mod net;
 mod pool;
 pub(crate) mod stream;
 #[cfg(test)]

@@ -124,7 +124,7 @@ impl Ca {
         let request = Request::parse(csr_pem)?;
         request.check_leaf(name)?;
         let serial = Serial::random()?;
-        let mut params = leaf_params(&serial, now - BACKDATE, self.not_after.min(now + ttl));
+        let mut params = leaf_params(&serial, backdated(now, BACKDATE), self.not_after.min(now + ttl));
         params.subject_alt_names = csr::sans(name)?;
         let leaf = self.sign(&params, &request.key)?;
         let signed = cert::LeafCert::read(&leaf)?;
@@ -278,7 +278,7 @@ fn ca_params(
     let mut params = CertificateParams::default();
     params.distinguished_name = DistinguishedName::new();
     params.serial_number = Some(serial.as_bytes().to_vec().into());
-    params.not_before = (now - BACKDATE).into();
+    params.not_before = backdated(now, BACKDATE).into();
     params.not_after = until.into();
     params.subject_alt_names = vec![csr::ca_uri(trust_domain)?];
     params.is_ca = IsCa::Ca(path);
@@ -288,6 +288,12 @@ fn ca_params(
 }
 
 /// What all leaves have in common: TLS on both sides, no subject, no CA.
+/// So long before `now`, for clocks that are behind; but not before 1970, which verifiers do not read: a clock that was never
+/// set begins there.
+pub(crate) fn backdated(now: SystemTime, by: Duration) -> SystemTime {
+    now.checked_sub(by).map_or(SystemTime::UNIX_EPOCH, |then| then.max(SystemTime::UNIX_EPOCH))
+}
+
 pub(crate) fn leaf_params(serial: &Serial, not_before: SystemTime, not_after: SystemTime) -> CertificateParams {
     let mut params = CertificateParams::default();
     params.distinguished_name = DistinguishedName::new();

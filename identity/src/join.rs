@@ -20,7 +20,7 @@ use rustls::time_provider::{DefaultTimeProvider, TimeProvider};
 use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer, PrivateSec1KeyDer, TrustAnchor};
 use zeroize::Zeroizing;
 
-use crate::ca::leaf_params;
+use crate::ca::{backdated, leaf_params};
 use crate::cert;
 use crate::error::Error;
 use crate::key::CaKey;
@@ -97,7 +97,7 @@ impl JoinCa {
     /// A certificate with a fresh key.
     pub(crate) fn mint(&self, name: &JoinName, now: SystemTime) -> Result<CertifiedKey, Error> {
         let key = CaKey::generate()?;
-        let mut params = leaf_params(&Serial::random()?, now - JOIN_BACKDATE, now + JOIN_TTL);
+        let mut params = leaf_params(&Serial::random()?, backdated(now, JOIN_BACKDATE), now + JOIN_TTL);
         params.subject_alt_names = vec![SanType::URI(name.to_string().try_into().map_err(Error::crypto)?)];
         let issuer = Issuer::new(ca_params(), self.key.pair());
         let leaf = params.signed_by(key.pair(), &issuer).map_err(Error::crypto)?;
@@ -279,5 +279,16 @@ mod tests {
         let read = cert::LeafCert::read(&second.cert[0]).expect("readable");
         let now = cert::from_unix_time(clock.current_time().expect("a time"));
         assert_eq!((read.not_before, read.not_after), (now - JOIN_BACKDATE, now + JOIN_TTL));
+    }
+
+    /// A machine whose clock was never set begins in 1970, and no verifier reads a certificate from before.
+    #[test]
+    fn a_join_certificate_is_never_from_before_1970() {
+        let name = JoinName { role: Role::Client, dc: "dc1".into(), node: "n1".into() };
+        let mut joiner = Joiner::new(&JoinSecret::open(), name).expect("a joiner");
+        joiner.time = Arc::new(Clock(AtomicU64::new(5)));
+        let certified = joiner.certified().expect("a certificate");
+        let read = cert::LeafCert::read(&certified.cert[0]).expect("readable");
+        assert_eq!(read.not_before, SystemTime::UNIX_EPOCH);
     }
 }

@@ -21,6 +21,7 @@ use crate::snapshot::{PIECE_BYTES, SnapshotFile, Snapshots};
 use crate::types::{Dial, Member, NodeId};
 use crate::wire::proto::raft_client::RaftClient;
 use crate::wire::{Envelope, MESSAGE_BYTES_MAX, pack, piece, unpack};
+use crate::work::blocking;
 
 /// A snapshot has this time, and more for its size.
 const SNAPSHOT_DEADLINE: Duration = Duration::from_secs(60);
@@ -85,7 +86,7 @@ impl Client {
         // Nobody else holds the channel yet, so this cannot fail.
         let _ = pieces.send(pack(self.to, &vote)?).await;
         let (to, bytes) = (self.to, file.bytes);
-        tokio::task::spawn_blocking(move || send_pieces(&*open, bytes, to, &pieces));
+        tokio::spawn(send_pieces(open.into(), bytes, to, pieces));
         let mut request = tonic::Request::new(ReceiverStream::new(sent));
         let deadline = SNAPSHOT_DEADLINE + Duration::from_secs(file.bytes / SNAPSHOT_BYTES_PER_SECOND_MIN);
         request.set_timeout(deadline);
@@ -95,17 +96,24 @@ impl Client {
 
 /// Reads the file and hands its pieces on, until all are sent or nobody wants them any more. A stream of requests cannot
 /// fail: if the file cannot be read, it ends early, and is refused for its checksum.
-fn send_pieces(file: &dyn DiskFile, end: u64, to: NodeId, pieces: &mpsc::Sender<Envelope>) {
+async fn send_pieces(file: Arc<dyn DiskFile>, end: u64, to: NodeId, pieces: mpsc::Sender<Envelope>) {
     let mut at = 0;
     while at < end {
         let left = usize::try_from(end - at).unwrap_or(usize::MAX);
-        let mut bytes = vec![0; left.min(PIECE_BYTES)];
-        if let Err(error) = file.read_at(&mut bytes, at) {
-            tracing::error!(%error, "a snapshot cannot be read");
-            return;
-        }
+        let from = Arc::clone(&file);
+        let read = blocking(move || {
+            let mut bytes = vec![0; left.min(PIECE_BYTES)];
+            from.read_at(&mut bytes, at).map(|()| bytes)
+        });
+        let bytes = match read.await.and_then(|read| read) {
+            Ok(bytes) => bytes,
+            Err(error) => {
+                tracing::error!(%error, "a snapshot cannot be read");
+                return;
+            }
+        };
         at += bytes.len() as u64;
-        if pieces.blocking_send(piece(to, bytes.into())).is_err() {
+        if pieces.send(piece(to, bytes.into())).await.is_err() {
             return;
         }
     }

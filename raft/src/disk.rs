@@ -47,6 +47,11 @@ pub trait Disk: Send + Sync + 'static {
     /// # Errors
     /// The system's; then nothing is known about the folder any more.
     fn sync_dir(&self, dir: &Path) -> io::Result<()>;
+    /// How long a sync of the log takes, in simulated time.
+    #[cfg(feature = "sim")]
+    fn sync_time(&self) -> std::time::Duration {
+        std::time::Duration::ZERO
+    }
     /// The disk lied or failed: ends the process. A disk made for tests may return; then the caller must do nothing more.
     fn fatal(&self, what: &str, error: &io::Error) {
         store::fatal_disk(what, error);

@@ -27,6 +27,7 @@ mod start;
 mod status;
 mod types;
 mod wire;
+mod work;
 
 pub use bytes::Bytes;
 

@@ -20,6 +20,7 @@ use crate::disk::is_full;
 use crate::log::held;
 use crate::snapshot::{Head, SnapshotFile, Snapshots};
 use crate::types::{NodeId, Snapshot, StateMachine};
+use crate::work::blocking;
 
 /// How long to wait before asking a full disk again.
 const FULL_RETRY: Duration = Duration::from_secs(1);
@@ -191,11 +192,9 @@ impl RaftStateMachine<TypeConfig> for Machine {
     async fn install_snapshot(&mut self, meta: &SnapshotMeta, snapshot: Box<SnapshotFile>) -> Result<(), StorageError> {
         let machine = self.clone();
         faults::pass(Point::SnapshotBeforeInstall);
-        let restored =
-            tokio::task::spawn_blocking(move || machine.restore(&machine.shared.snapshots.import(&snapshot)?)).await;
+        let restored = blocking(move || machine.restore(&machine.shared.snapshots.import(&snapshot)?)).await;
         faults::pass(Point::SnapshotAfterInstall);
         restored
-            .map_err(io::Error::other)
             .and_then(|done| done)
             .map_err(|e| StorageIoError::read_snapshot(Some(meta.signature()), AnyError::new(&e)).into())
     }
@@ -221,8 +220,8 @@ impl RaftSnapshotBuilder<TypeConfig> for Builder {
             let captured = held(&self.captured).take();
             let (head, state) = captured.unwrap_or_else(|| self.machine.capture());
             let writing = Arc::clone(&snapshots);
-            let written = tokio::task::spawn_blocking(move || writing.write(&head, state)).await;
-            match written.map_err(io::Error::other).and_then(|written| written) {
+            let written = blocking(move || writing.write(&head, state)).await;
+            match written.and_then(|written| written) {
                 Ok((head, file)) => return Ok(CoreSnapshot { meta: head.meta(), snapshot: Box::new(file) }),
                 Err(error) if is_full(&error) && !snapshots.is_closed() => {
                     tracing::error!("the disk is full: no snapshot can be written until there is space");

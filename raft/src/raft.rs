@@ -22,6 +22,7 @@ use crate::service::{LastContact, Service};
 use crate::start::{Opened, core_config, open};
 use crate::types::{Config, Dial, Member, NodeId, StateMachine};
 use crate::wire::{MESSAGE_BYTES_MAX, RaftServer};
+use crate::work::blocking;
 use crate::{Leadership, MembersVersion, ProposeError, ReadError, Role, StartError, Status};
 
 /// Most reads that wait for a confirmation. Those beyond wait at the door.
@@ -89,8 +90,9 @@ impl<S: StateMachine> Raft<S> {
     ) -> Result<(Raft<S>, RaftServer<Service>), StartError> {
         let settings = Arc::new(core_config(&config)?);
         let opening = config.clone();
-        let opened = tokio::task::spawn_blocking(move || open(&disk, &opening, machine)).await;
-        let Opened { id, log, snapshots, machine } = opened.map_err(|e| StartError::Core(e.to_string()))??;
+        let opened = blocking(move || open(&disk, &opening, machine)).await;
+        let opened = opened.map_err(|e| StartError::Core(e.to_string()))??;
+        let Opened { id, log, snapshots, machine } = opened.fitted(&config).await?;
 
         let network = Network { dial: Arc::new(dial), snapshots: Arc::clone(&snapshots) };
         let core = Core::new(id, settings, network.clone(), log.clone(), machine.clone());
@@ -324,7 +326,7 @@ impl<S: StateMachine> Raft<S> {
         // It reports only that its task has ended, which is what is wanted.
         let _ = self.inner.core.shutdown().await;
         let (log, snapshots) = (self.inner.log.clone(), Arc::clone(&self.inner.network.snapshots));
-        let closed = tokio::task::spawn_blocking(move || {
+        let closed = blocking(move || {
             log.stop();
             snapshots.close();
         });

@@ -111,7 +111,7 @@ async fn write_piece(incoming: Incoming, bytes: Bytes, offset: u64) -> Result<In
 }
 
 async fn blocking<T: Send + 'static>(run: impl FnOnce() -> io::Result<T> + Send + 'static) -> Result<T, Status> {
-    let done = tokio::task::spawn_blocking(run).await.map_err(io::Error::other);
+    let done = crate::work::blocking(run).await;
     done.and_then(|result| result).map_err(|e| Status::internal(e.to_string()))
 }
 

@@ -1,5 +1,6 @@
 //! What happens before openraft runs: settings are checked, the disk is read, and what was found must fit together.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use openraft::SnapshotPolicy;
@@ -26,12 +27,21 @@ pub(crate) struct Opened {
     pub(crate) machine: Machine,
 }
 
-/// Reads what is on the disk and checks that it fits together. Blocks.
+impl Opened {
+    /// With a log that fits the snapshot.
+    pub(crate) async fn fitted(self, config: &Config) -> Result<Opened, StartError> {
+        let snapshot = self.snapshots.current().and_then(|(head, _file)| head.last_log_id);
+        self.log.fit(snapshot, &log_dir(config)).await?;
+        Ok(self)
+    }
+}
+
+/// Reads what is on the disk. Blocks.
 pub(crate) fn open<S: StateMachine>(disk: &Arc<dyn Disk>, config: &Config, machine: S) -> Result<Opened, StartError> {
     let store = Store::open(config.dir.join("store"))?;
     let id = node_id(&store)?;
     let log_config = LogConfig { segment_bytes: config.segment_bytes, cache_bytes_max: config.cache_bytes_max };
-    let log_dir = config.dir.join("log");
+    let log_dir = log_dir(config);
     let begun = store.tree::<bool>("raft/log")?;
     if begun.get("begun")? == Some(true) && !Log::exists(&**disk, &log_dir)? {
         // Its votes and entries are forgotten, and others count on them.
@@ -42,10 +52,13 @@ pub(crate) fn open<S: StateMachine>(disk: &Arc<dyn Disk>, config: &Config, machi
     store.commit();
     let snapshots = Snapshots::open(Arc::clone(disk), config.dir.join("snapshot"), store)?;
     let snapshots = Arc::new(snapshots);
-    log.fit(snapshots.current().and_then(|(head, _file)| head.last_log_id), &log_dir)?;
     let failed = |e: std::io::Error| StartError::Damaged { path: config.dir.join("snapshot"), reason: e.to_string() };
     let machine = Machine::open(machine, Arc::clone(&snapshots)).map_err(failed)?;
     Ok(Opened { id, log, snapshots, machine })
+}
+
+fn log_dir(config: &Config) -> PathBuf {
+    config.dir.join("log")
 }
 
 /// The number that was drawn at the first start.

@@ -18,13 +18,13 @@ use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime};
 
 use api::proto;
+use api::transport::net::TcpListener;
 use api::transport::{Acceptor, Connection};
 use axum::Router;
 use axum::body::Body;
 use axum::response::Response;
 use hyper::body::Incoming;
 use identity::Peer;
-use tokio::net::TcpListener;
 use tokio::sync::Notify;
 use tonic::Status;
 

@@ -4,11 +4,12 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use api::transport::net::{self, TcpListener};
 use axum::Router;
 use catalog::Catalog;
 use identity::{Identity, JoinSecret, Role, RpcIdentity, TrustBundle};
 use raft::Raft;
-use tokio::net::{TcpListener, TcpSocket};
+use raft::disk::{Disk, RealDisk};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -27,7 +28,6 @@ use crate::watch::Watch;
 
 /// How long everything has to end at a shutdown.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);
-const BACKLOG: u32 = 1024;
 
 /// A running server. Clones are the same server; it runs until [`Server::shutdown`].
 #[derive(Clone)]
@@ -59,8 +59,17 @@ impl Server {
     /// # Errors
     /// [`StartError`]; the operator is told what to do.
     pub async fn start(config: ServerConfig) -> Result<Server, StartError> {
+        Server::start_on(Arc::new(RealDisk), config).await
+    }
+
+    /// As [`Server::start`], with Raft's log and snapshots on a disk of the caller's.
+    ///
+    /// # Errors
+    /// [`StartError`].
+    pub async fn start_on(disk: Arc<dyn Disk>, config: ServerConfig) -> Result<Server, StartError> {
         config.check()?;
-        let listener = listen(config.rpc_bind)?;
+        let address = config.rpc_bind;
+        let listener = net::listen(address).await.map_err(|source| StartError::Listen { address, source })?;
         let address = advertised(&config, &listener)?;
         let data_dir = &config.data_dir;
         std::fs::create_dir_all(data_dir).map_err(|source| StartError::DataDir { path: data_dir.clone(), source })?;
@@ -68,7 +77,7 @@ impl Server {
         let peers = Peers::new(trust.rpc.clone(), &config.datacenter)?;
         let watch = Arc::new(Watch::new(Catalog::new()));
         let raft_config = raft_config(&config, &address);
-        let (raft, service) = Raft::start(raft_config, Machine::new(watch.clone()), peers.clone()).await?;
+        let (raft, service) = Raft::start_on(disk, raft_config, Machine::new(watch.clone()), peers.clone()).await?;
         let core = Arc::new(Core {
             proposer: Proposer::start(raft.clone(), peers.clone(), watch.clone(), config.hold_timeout),
             reads: Reads::start(
@@ -195,17 +204,6 @@ async fn tell_members(core: Arc<Core>) {
             () = core.closing.cancelled() => return,
         }
     }
-}
-
-fn listen(address: SocketAddr) -> Result<TcpListener, StartError> {
-    let open = || {
-        let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
-        // A restarted server takes its port back at once.
-        socket.set_reuseaddr(true)?;
-        socket.bind(address)?;
-        socket.listen(BACKLOG)
-    };
-    open().map_err(|source| StartError::Listen { address, source })
 }
 
 fn advertised(config: &ServerConfig, listener: &TcpListener) -> Result<SocketAddr, StartError> {

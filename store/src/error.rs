@@ -1,7 +1,7 @@
 //! What can go wrong with a store, whose fault it is and what to do.
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 /// An error of the store. None of them changed anything on disk.
 #[derive(Debug, thiserror::Error)]
@@ -59,8 +59,9 @@ pub enum StoreError {
     },
 }
 
+#[cfg(not(feature = "sim"))]
 impl StoreError {
-    pub(crate) fn io(path: &Path, source: io::Error) -> StoreError {
+    pub(crate) fn io(path: &std::path::Path, source: io::Error) -> StoreError {
         match source.kind() {
             io::ErrorKind::PermissionDenied => StoreError::NoRights { path: path.to_owned() },
             _other => StoreError::Disk { path: path.to_owned(), source },

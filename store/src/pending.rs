@@ -1,12 +1,10 @@
 //! Changes that wait in memory for the next commit, so that those who make them never wait for the disk.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
 use crate::commit::held;
-
-/// What becomes of each key: a value, or nothing.
-pub(crate) type Changes = BTreeMap<Vec<u8>, Option<Vec<u8>>>;
+use crate::value::Changes;
 
 /// Changes by the name of their tree; of those to one key, the last.
 #[derive(Clone, Default)]

@@ -5,12 +5,10 @@ use std::marker::PhantomData;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::StoreError;
 use crate::commit::{Callbacks, Group};
-use crate::pending::{Changes, Pending};
-use crate::{KEY_BYTES_MAX, StoreError, VALUE_BYTES_MAX};
-
-/// The first byte of every value. A reader knows this version and the one before.
-const VALUE_VERSION: u8 = 1;
+use crate::pending::Pending;
+use crate::value::{Batch, decode, encode};
 
 /// Keys (text or bytes, ordered) to values of one type. Writes are visible at once, durable after [`crate::Store::commit`].
 #[derive(Clone)]
@@ -70,7 +68,7 @@ impl<V: Serialize + DeserializeOwned> Tree<V> {
     /// # Errors
     /// Those of [`Batch::insert`]; then nothing was changed.
     pub fn queue(&self, change: impl FnOnce(&mut Batch<V>) -> Result<(), StoreError>) -> Result<(), StoreError> {
-        let mut batch = Batch { changes: Changes::new(), values: PhantomData };
+        let mut batch = Batch::new();
         change(&mut batch)?;
         self.queue.pending.add(&self.tree, batch.changes);
         self.queue.callbacks.soon(&self.queue.group);
@@ -98,50 +96,6 @@ impl<V: Serialize + DeserializeOwned> Tree<V> {
     /// Disk errors.
     pub fn clear(&self) -> Result<(), StoreError> {
         self.tree.clear().map_err(StoreError::from_sled)
-    }
-}
-
-/// Changes to one tree that are made together.
-pub struct Batch<V> {
-    changes: Changes,
-    values: PhantomData<fn() -> V>,
-}
-
-impl<V: Serialize> Batch<V> {
-    /// As [`Tree::insert`].
-    ///
-    /// # Errors
-    /// The caller's [`StoreError::ValueTooLarge`], [`StoreError::KeyTooLarge`], [`StoreError::Encode`].
-    pub fn insert(&mut self, key: impl AsRef<[u8]>, value: &V) -> Result<(), StoreError> {
-        let (key, bytes) = encode(key.as_ref(), value)?;
-        self.changes.insert(key.to_vec(), Some(bytes));
-        Ok(())
-    }
-
-    /// As [`Tree::remove`].
-    pub fn remove(&mut self, key: impl AsRef<[u8]>) {
-        self.changes.insert(key.as_ref().to_vec(), None);
-    }
-}
-
-fn encode<'k, V: Serialize>(key: &'k [u8], value: &V) -> Result<(&'k [u8], Vec<u8>), StoreError> {
-    if key.len() > KEY_BYTES_MAX {
-        return Err(StoreError::KeyTooLarge { bytes: key.len() });
-    }
-    let mut bytes = vec![VALUE_VERSION];
-    rmp_serde::encode::write_named(&mut bytes, value)?;
-    if bytes.len() > VALUE_BYTES_MAX {
-        return Err(StoreError::ValueTooLarge { bytes: bytes.len() });
-    }
-    Ok((key, bytes))
-}
-
-fn decode<V: DeserializeOwned>(key: &[u8], bytes: &[u8]) -> Result<V, StoreError> {
-    let fail = |reason: String| StoreError::Decode { key: key.escape_ascii().to_string(), reason };
-    match bytes.split_first() {
-        Some((&VALUE_VERSION, value)) => rmp_serde::from_slice(value).map_err(|e| fail(e.to_string())),
-        Some((version, _value)) => Err(fail(format!("version {version}"))),
-        None => Err(fail("it is empty".into())),
     }
 }
 

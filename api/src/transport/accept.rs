@@ -1,5 +1,6 @@
 //! Taking connections: TLS handshakes on the side, limits, and who is at the other end.
 
+use super::net::{TcpListener, TcpStream};
 use super::{CONNECT_TIMEOUT, CONNECTION_WINDOW_BYTES, HEADER_BYTES_MAX, KEEP_ALIVE_INTERVAL, KEEP_ALIVE_TIMEOUT};
 use super::{STREAM_WINDOW_BYTES, STREAMS_PER_CONNECTION_MAX};
 use http::{Request, Response};
@@ -14,7 +15,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;

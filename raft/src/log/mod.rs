@@ -3,6 +3,10 @@
 mod format;
 mod index;
 mod recover;
+#[cfg(feature = "sim")]
+mod task;
+#[cfg(not(feature = "sim"))]
+mod thread;
 mod writer;
 
 #[cfg(test)]
@@ -13,9 +17,7 @@ use std::io;
 use std::ops::{Bound, RangeBounds};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread::{self, JoinHandle};
 
 use bytes::Bytes;
 use openraft::storage::{LogFlushed, LogState, RaftLogReader, RaftLogStorage};
@@ -23,12 +25,17 @@ use openraft::{AnyError, EntryPayload as Payload, OptionalSend};
 use tokio::sync::oneshot;
 
 use self::index::{Found, Index, Place};
+#[cfg(feature = "sim")]
+use self::task::Writing;
+#[cfg(not(feature = "sim"))]
+use self::thread::Writing;
 pub(crate) use self::writer::sync_parents;
 use self::writer::{Encoded, Request, Writer};
 use crate::StartError;
 use crate::consensus::{Entry, EntryPayload, LogId, StorageError, StorageIoError, TypeConfig, Vote};
 use crate::disk::Disk;
 use crate::types::NodeId;
+use crate::work::blocking;
 
 /// Entries in one answer to a reader, which makes one message to a follower.
 pub(crate) const READ_BYTES_MAX: usize = 2 * 1024 * 1024;
@@ -47,10 +54,9 @@ pub(crate) struct Log {
 
 struct Shared {
     index: Arc<Mutex<Index>>,
-    requests: Sender<Request>,
+    writing: Writing,
     disk_full: Arc<AtomicBool>,
     stopping: Arc<AtomicBool>,
-    thread: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl Log {
@@ -85,11 +91,8 @@ impl Log {
         if writer.segments.is_empty() {
             writer.begin_segment(0).map_err(failed)?;
         }
-        let (requests, inbox) = channel();
-        let thread =
-            thread::Builder::new().name("raft-log".into()).spawn(move || writer.run(&inbox)).map_err(failed)?;
-        let thread = Mutex::new(Some(thread));
-        Ok(Log { shared: Arc::new(Shared { index, requests, disk_full, stopping, thread }) })
+        let writing = Writing::start(writer).map_err(failed)?;
+        Ok(Log { shared: Arc::new(Shared { index, writing, disk_full, stopping }) })
     }
 
     /// The disk has no room for another segment.
@@ -109,31 +112,28 @@ impl Log {
 
     /// Makes the log fit the snapshot that is on the disk. A snapshot that was received and not installed before the process
     /// ended may contradict entries that were never agreed on: they go.
-    pub(crate) fn fit(&self, snapshot: Option<LogId>, dir: &Path) -> Result<(), StartError> {
+    pub(crate) async fn fit(&self, snapshot: Option<LogId>, dir: &Path) -> Result<(), StartError> {
+        let Some(snapshot) = self.contradicting(snapshot, dir)? else {
+            return Ok(());
+        };
+        let failed = |source| StartError::Disk { path: dir.to_owned(), source };
+        self.send(Request::Truncate(0, Box::new(|| ()))).map_err(failed)?;
+        self.wait(|done| Request::Purge(snapshot, done)).await.map_err(failed)
+    }
+
+    /// The snapshot, if it contradicts the entries; then they are forgotten here.
+    fn contradicting(&self, snapshot: Option<LogId>, dir: &Path) -> Result<Option<LogId>, StartError> {
         let mut index = held(&self.shared.index);
         if index.state.purged > snapshot {
             let reason = "entries were dropped that the snapshot does not hold".into();
             return Err(StartError::Damaged { path: dir.to_owned(), reason });
         }
-        let Some(snapshot) = snapshot else {
-            return Ok(());
-        };
-        if !index.contradicts(snapshot) {
-            return Ok(());
+        let contradicting = snapshot.filter(|snapshot| index.contradicts(*snapshot));
+        if let Some(snapshot) = contradicting {
+            index.truncate(0);
+            index.purge(snapshot);
         }
-        index.truncate(0);
-        index.purge(snapshot);
-        drop(index);
-        let (tx, rx) = channel();
-        let failed = |source| StartError::Disk { path: dir.to_owned(), source };
-        let stopped = |_gone| failed(io::Error::other("the log has stopped"));
-        self.send(Request::Truncate(0, Box::new(|| ()))).map_err(failed)?;
-        let done = Box::new(move || {
-            // It is waited for below.
-            let _ = tx.send(());
-        });
-        self.send(Request::Purge(snapshot, done)).map_err(failed)?;
-        rx.recv().map_err(stopped)
+        Ok(contradicting)
     }
 
     /// Says that the end is near: from now on it waits no longer for space on a full disk.
@@ -147,7 +147,7 @@ impl Log {
     }
 
     fn send(&self, request: Request) -> io::Result<()> {
-        self.shared.requests.send(request).map_err(|_gone| io::Error::other("the log has stopped"))
+        self.shared.writing.send(request)
     }
 
     async fn wait(&self, request: impl FnOnce(writer::Done) -> Request) -> io::Result<()> {
@@ -175,19 +175,15 @@ impl Log {
         if found.iter().all(|entry| matches!(entry, Found::Cached(_))) {
             return found.into_iter().map(load).collect::<io::Result<_>>().map_err(read_failed);
         }
-        let read = tokio::task::spawn_blocking(move || found.into_iter().map(load).collect::<io::Result<_>>());
-        read.await.map_err(io::Error::other).and_then(|entries| entries).map_err(read_failed)
+        let read = blocking(move || found.into_iter().map(load).collect::<io::Result<_>>());
+        read.await.and_then(|entries| entries).map_err(read_failed)
     }
 }
 
 impl Shared {
     fn stop(&self) {
         self.stopping.store(true, Ordering::Release);
-        // If the thread is gone, there is nothing left to stop.
-        let _ = self.requests.send(Request::Stop);
-        if let Some(thread) = held(&self.thread).take() {
-            let _ = thread.join();
-        }
+        self.writing.stop();
     }
 }
 

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::thread;
 use std::time::Duration;
 
 use openraft::CommittedLeaderId;
@@ -487,17 +488,17 @@ fn a_snapshot_that_contradicts_the_log_wins() {
     for index in 0..10 {
         run(log.blocking_append([entry(1, index, "old")])).unwrap();
     }
-    log.fit(Some(log_id(1, 5)), &dir()).unwrap();
+    run(log.fit(Some(log_id(1, 5)), &dir())).unwrap();
     assert_eq!(run(log.try_get_log_entries(..)).unwrap().len(), 10, "it agrees: nothing is touched");
-    log.fit(Some(log_id(3, 5)), &dir()).unwrap();
+    run(log.fit(Some(log_id(3, 5)), &dir())).unwrap();
     for _ in 0..2 {
         let state = run(log.get_log_state()).unwrap();
         assert_eq!((state.last_purged_log_id, state.last_log_id), (Some(log_id(3, 5)), Some(log_id(3, 5))));
         log.stop();
         log = open(&disk).unwrap();
     }
-    assert!(matches!(log.fit(Some(log_id(1, 2)), &dir()), Err(StartError::Damaged { .. })));
-    assert!(matches!(log.fit(None, &dir()), Err(StartError::Damaged { .. })));
+    assert!(matches!(run(log.fit(Some(log_id(1, 2)), &dir())), Err(StartError::Damaged { .. })));
+    assert!(matches!(run(log.fit(None, &dir())), Err(StartError::Damaged { .. })));
 }
 
 proptest! {

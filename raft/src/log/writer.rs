@@ -1,10 +1,10 @@
-//! The thread that writes the log: everything that waits goes into one frame and shares one sync.
+//! Writes the log: everything that waits goes into one frame and shares one sync.
 
 use std::collections::VecDeque;
 use std::io;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, TryRecvError};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -26,7 +26,7 @@ const SPARES_MAX: usize = 1;
 /// How long to wait before asking a full disk again.
 const FULL_RETRY: Duration = Duration::from_millis(200);
 
-/// What the thread is asked to do. `done` is called when it is on the disk, or dropped if it will never be.
+/// What the writer is asked to do. `done` is called when it is on the disk, or dropped if it will never be.
 pub(crate) enum Request {
     Append {
         entries: Vec<Encoded>,
@@ -64,44 +64,41 @@ pub(crate) struct Writer {
 
 /// Requests that are written together.
 #[derive(Default)]
-struct Gathered {
+pub(crate) struct Gathered {
     frame: Option<FrameWriter>,
     /// Entries, and where in the frame their payloads begin.
     entries: Vec<(Encoded, usize)>,
     done: Vec<Done>,
     bytes: usize,
     purge: Option<LogId>,
-    stop: bool,
+    /// Where in the segment the frame was put.
+    put: Option<Range<u64>>,
+    pub(crate) stop: bool,
 }
 
 impl Writer {
-    /// Writes until it is told to stop, or the disk fails.
-    pub(crate) fn run(mut self, requests: &Receiver<Request>) {
-        while let Some(mut gathered) = self.gather(requests) {
-            let stop = gathered.stop;
-            // Who waits hears nothing before the disk was judged: `gathered` is dropped after that.
-            if let Err(error) = self.write(&mut gathered) {
-                if !self.stopping.load(Ordering::Acquire) {
-                    self.disk.fatal("the Raft log could not be written", &error);
-                }
-                return;
-            }
-            if stop {
-                return;
-            }
+    /// The first request with those that wait behind it.
+    pub(crate) fn gather(&mut self, first: Request, mut next: impl FnMut() -> Option<Request>) -> Gathered {
+        let mut gathered = Gathered::default();
+        self.take(first, &mut gathered);
+        while gathered.bytes < FRAME_BYTES_MAX && !gathered.stop {
+            let Some(request) = next() else {
+                break;
+            };
+            self.take(request, &mut gathered);
         }
+        gathered
     }
 
-    fn gather(&mut self, requests: &Receiver<Request>) -> Option<Gathered> {
-        let mut gathered = Gathered::default();
-        self.take(requests.recv().ok()?, &mut gathered);
-        while gathered.bytes < FRAME_BYTES_MAX && !gathered.stop {
-            match requests.try_recv() {
-                Ok(request) => self.take(request, &mut gathered),
-                Err(TryRecvError::Empty | TryRecvError::Disconnected) => break,
-            }
+    /// Whether the writer may go on after this. Who waits must hear nothing before: drop what was gathered after it.
+    pub(crate) fn judge(&self, written: io::Result<()>) -> bool {
+        let Err(error) = written else {
+            return true;
+        };
+        if !self.stopping.load(Ordering::Acquire) {
+            self.disk.fatal("the Raft log could not be written", &error);
         }
-        Some(gathered)
+        false
     }
 
     fn take(&mut self, request: Request, into: &mut Gathered) {
@@ -142,7 +139,8 @@ impl Writer {
         }
     }
 
-    fn write(&mut self, gathered: &mut Gathered) -> io::Result<()> {
+    /// Writes the frame, which then is not durable yet.
+    pub(crate) fn put(&mut self, gathered: &mut Gathered) -> io::Result<()> {
         let Some(mut frame) = gathered.frame.take().filter(|frame| !frame.is_empty()) else {
             return Ok(());
         };
@@ -157,14 +155,23 @@ impl Writer {
         let frame = frame.finish(segment.header.salt, segment.frames);
         faults::pass(Point::LogBeforeWrite);
         segment.file.write_at(&frame, offset)?;
+        gathered.put = Some(offset..offset + frame.len() as u64);
+        Ok(())
+    }
+
+    /// Makes what was put durable, and tells those who wait for it.
+    pub(crate) fn settle(&mut self, gathered: &mut Gathered) -> io::Result<()> {
+        let (Some(at), Some(segment)) = (gathered.put.take(), self.segments.back_mut()) else {
+            return Ok(());
+        };
         faults::pass(Point::LogBeforeSync);
         if !faults::has(Bug::AckBeforeSync) {
             segment.file.sync()?;
         }
         faults::pass(Point::LogAfterSync);
         segment.frames += 1;
-        segment.end += frame.len() as u64;
-        place(&self.index, segment, offset, std::mem::take(&mut gathered.entries));
+        segment.end = at.end;
+        place(&self.index, segment, at.start, std::mem::take(&mut gathered.entries));
         for done in gathered.done.drain(..) {
             done();
         }

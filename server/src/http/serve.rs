@@ -11,13 +11,13 @@ use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use api::transport::net::{self, TcpListener, TcpStream};
 use axum::Router;
 use axum::body::Body;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -121,12 +121,12 @@ async fn refuse(mut stream: TcpStream, is_tls: bool) {
     }
 }
 
-async fn serve_plain(stream: TcpStream, router: Router, closing: CancellationToken) {
+async fn serve_plain(mut stream: TcpStream, router: Router, closing: CancellationToken) {
     let _ = stream.set_nodelay(true);
     let mut preface = [0; 4];
     // HTTP/2's connection preface begins with "PRI ", which is no method of HTTP/1.1 (RFC 9113, 3.4).
     let is_http2 = tokio::select! {
-        peeked = stream.peek(&mut preface) => peeked.is_ok() && &preface == b"PRI ",
+        peeked = net::peek(&mut stream, &mut preface) => peeked.is_ok() && &preface == b"PRI ",
         () = closing.cancelled() => return,
     };
     serve_connection(stream, is_http2, router, closing).await;

@@ -13,6 +13,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use api::transport::net::TcpStream;
 use api::transport::{
     CONNECT_TIMEOUT, CONNECTION_WINDOW_BYTES, Channel, ConnectError, HEADER_BYTES_MAX, InvalidAddress,
 };
@@ -21,7 +22,6 @@ use http::Uri;
 use hyper_util::rt::TokioIo;
 use identity::{JOIN_TRUST_DOMAIN, RpcIdentity};
 use rustls_pki_types::ServerName;
-use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tonic::transport::Endpoint;

@@ -1,0 +1,158 @@
+//! The trace of a run: every message of the network, byte for byte, and every word of the servers' logs, with its time and place, as one hash. Two runs
+//! of one seed must have the same.
+
+use std::cell::Cell;
+use std::collections::BTreeMap;
+use std::fmt::{self, Write as _};
+use std::fs::File;
+use std::hash::{DefaultHasher, Hasher};
+use std::io::{BufWriter, Write as _};
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tracing::field::{Field, Visit};
+use tracing::span::{Attributes, Id, Record};
+use tracing::{Event, Level, Metadata, Subscriber};
+
+/// So much of a line is kept in the file; the hash has all of it.
+const LINE_BYTES_KEPT: usize = 240;
+
+thread_local! {
+    /// Whose turn it is: turmoil enters a span for each host.
+    static HOST: Cell<u64> = const { Cell::new(0) };
+}
+
+/// Gathers the trace. Clones are the same one.
+#[derive(Clone)]
+pub(crate) struct Trace {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    /// Simulated time in milliseconds.
+    now_ms: AtomicU64,
+    level: Level,
+    state: Mutex<State>,
+}
+
+struct State {
+    hasher: DefaultHasher,
+    lines: u64,
+    hosts: BTreeMap<String, u64>,
+    names: Vec<String>,
+    file: Option<BufWriter<File>>,
+    line: String,
+}
+
+impl Trace {
+    /// An empty trace that takes the servers' logs up to `level`; its lines go to a file, too, if one is given.
+    pub(crate) fn new(file: Option<&Path>, level: Level) -> std::io::Result<Self> {
+        let file = file.map(File::create).transpose()?.map(BufWriter::new);
+        let state = State {
+            hasher: DefaultHasher::new(),
+            lines: 0,
+            hosts: BTreeMap::new(),
+            names: vec!["-".to_owned()],
+            file,
+            line: String::new(),
+        };
+        Ok(Self { shared: Arc::new(Shared { now_ms: AtomicU64::new(0), level, state: Mutex::new(state) }) })
+    }
+
+    /// From now on it is this time.
+    pub(crate) fn set_time(&self, now_ms: u64) {
+        self.shared.now_ms.store(now_ms, Ordering::Relaxed);
+    }
+
+    /// Adds a line of the simulation's own.
+    pub(crate) fn note(&self, text: &str) {
+        self.add(|line| {
+            line.push_str(text);
+        });
+    }
+
+    /// The hash of all so far, and of how many lines.
+    pub(crate) fn hash(&self) -> (u64, u64) {
+        let mut state = self.state();
+        if let Some(file) = &mut state.file {
+            // The file is for people; the hash is what counts.
+            let _ = file.flush();
+        }
+        (state.hasher.finish(), state.lines)
+    }
+
+    fn add(&self, write: impl FnOnce(&mut String)) {
+        let now_ms = self.shared.now_ms.load(Ordering::Relaxed);
+        let mut state = self.state();
+        let mut line = std::mem::take(&mut state.line);
+        line.clear();
+        let host = &state.names[HOST.get() as usize];
+        // A string takes everything.
+        let _ = write!(line, "{now_ms} {host} ");
+        write(&mut line);
+        state.hasher.write(line.as_bytes());
+        state.lines += 1;
+        let hash = state.hasher.finish();
+        if let Some(file) = &mut state.file {
+            let kept = line.floor_char_boundary(LINE_BYTES_KEPT);
+            let _ = writeln!(file, "{} #{hash:016x}", line[..kept].replace('\n', " "));
+        }
+        state.line = line;
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.shared.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Subscriber for Trace {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        let level = if metadata.target() == "turmoil" { Level::TRACE } else { self.shared.level };
+        if metadata.is_span() { metadata.name() == "node" } else { *metadata.level() <= level }
+    }
+
+    fn new_span(&self, span: &Attributes<'_>) -> Id {
+        let mut name = String::new();
+        span.record(&mut Fields(&mut name));
+        let mut state = self.state();
+        let next = state.hosts.len() as u64 + 1;
+        let id = *state.hosts.entry(name.clone()).or_insert(next);
+        if id == next {
+            state.names.push(name.trim_start_matches("name=").trim_matches([' ', '"']).to_owned());
+        }
+        Id::from_u64(id)
+    }
+
+    fn record(&self, _span: &Id, _values: &Record<'_>) {}
+
+    fn record_follows_from(&self, _span: &Id, _follows: &Id) {}
+
+    fn event(&self, event: &Event<'_>) {
+        let text = event.metadata();
+        self.add(|line| {
+            let _ = write!(line, "{} {} ", text.level(), text.target());
+            event.record(&mut Fields(line));
+        });
+    }
+
+    fn enter(&self, span: &Id) {
+        HOST.set(span.into_u64());
+    }
+
+    fn exit(&self, _span: &Id) {
+        HOST.set(0);
+    }
+}
+
+struct Fields<'a>(&'a mut String);
+
+impl Visit for Fields<'_> {
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        let _ = write!(self.0, "{}={value:?} ", field.name());
+    }
+
+    fn record_str(&mut self, field: &Field, value: &str) {
+        let _ = write!(self.0, "{}={value} ", field.name());
+    }
+}

@@ -1,0 +1,156 @@
+//! The simulated world: servers with their disks on a network, of which one seed decides everything.
+
+use std::cell::{Cell, RefCell};
+use std::error::Error;
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use identity::JoinSecret;
+use raft::disk::fault::{FaultDisk, Faults};
+use server::{HttpLimits, Server, ServerConfig};
+use turmoil::{Builder, Sim};
+
+use crate::http;
+use crate::trace::Trace;
+
+/// A message takes from the first to the second of these, unless it is delayed.
+pub(crate) const LATENCY: (Duration, Duration) = (Duration::from_micros(200), Duration::from_millis(3));
+/// A sync takes so long.
+pub(crate) const SYNC_US: u64 = 1_000;
+const RPC_PORT: u16 = 8300;
+const SECRET: &str = "AAECAwQFBgcICQoLDA0ODw==";
+
+/// Everything there is.
+pub(crate) struct World {
+    pub(crate) sim: Sim<'static>,
+    pub(crate) servers: Vec<Node>,
+    pub(crate) trace: Trace,
+    steps: u64,
+}
+
+/// A server and what belongs to it.
+pub(crate) struct Node {
+    pub(crate) name: String,
+    pub(crate) address: IpAddr,
+    pub(crate) disk: FaultDisk,
+    folder: PathBuf,
+    running: Rc<RefCell<Option<Server>>>,
+    /// How often it was started.
+    lives: Rc<Cell<u32>>,
+}
+
+impl World {
+    /// A world of so many servers, none of which has begun to run. What is kept in real files lies below `folder`.
+    pub(crate) fn new(seed: u64, servers: usize, folder: &Path, trace: Trace) -> Result<Self, Box<dyn Error>> {
+        let sim = Builder::new()
+            .rng_seed(seed)
+            .enable_random_order()
+            .simulation_duration(Duration::from_secs(1_000_000))
+            .tick_duration(Duration::from_millis(1))
+            .min_message_latency(LATENCY.0)
+            .max_message_latency(LATENCY.1)
+            .tcp_capacity(64 * 1024)
+            .build();
+        let names: Vec<String> = (1..=servers).map(|number| format!("s{number}")).collect();
+        let addresses: Vec<IpAddr> = names.iter().map(|name| sim.lookup(name.as_str())).collect();
+        let mut world = Self { sim, servers: Vec::new(), trace, steps: 0 };
+        for (at, name) in names.iter().enumerate() {
+            let node = Node::new(name, addresses[at], folder);
+            let config = node.config(at, &addresses)?;
+            world.host(&node, config);
+            world.servers.push(node);
+        }
+        Ok(world)
+    }
+
+    fn host(&mut self, node: &Node, config: ServerConfig) {
+        let (disk, running, lives) = (node.disk.clone(), Rc::clone(&node.running), Rc::clone(&node.lives));
+        self.sim.host(node.name.as_str(), move || {
+            let (disk, config, running) = (Arc::new(disk.clone()), config.clone(), Rc::clone(&running));
+            lives.set(lives.get() + 1);
+            async move {
+                let server = Server::start_on(disk, config).await?;
+                let router = server.http_router();
+                running.replace(Some(server));
+                let listener = turmoil::net::TcpListener::bind(("0.0.0.0", http::PORT)).await?;
+                let limits = HttpLimits { connections_per_client_max: 10_000, ..HttpLimits::default() };
+                server::serve_http(listener, router, limits, std::future::pending()).await;
+                Ok(())
+            }
+        });
+    }
+
+    /// Lets a millisecond pass. `Err` says which server has ended, and why.
+    pub(crate) fn step(&mut self) -> Result<(), String> {
+        self.steps += 1;
+        self.trace.set_time(self.steps);
+        self.sim.step().map(|_finished| ()).map_err(|error| error.to_string())
+    }
+
+    /// Simulated milliseconds since the servers began.
+    pub(crate) fn now_ms(&self) -> u64 {
+        self.steps
+    }
+
+    /// Ends a server as `kill -9` does.
+    pub(crate) fn kill(&mut self, at: usize) {
+        self.servers[at].running.take();
+        let name = self.servers[at].name.clone();
+        self.trace.note(&format!("kill {name}"));
+        self.sim.crash(name);
+    }
+
+    /// Ends a server by a power cut: of what was not synced, each block survives or not, by the seed.
+    pub(crate) fn cut_power(&mut self, at: usize, seed: u64) {
+        self.kill(at);
+        let node = &self.servers[at];
+        node.disk.cut_power(seed);
+        store::cut_power(&node.folder.join("raft/store"), (seed % 4) as usize);
+    }
+
+    /// Starts a server that was ended.
+    pub(crate) fn start(&mut self, at: usize) {
+        let name = self.servers[at].name.clone();
+        self.trace.note(&format!("start {name}"));
+        self.sim.bounce(name);
+    }
+}
+
+impl Node {
+    fn new(name: &str, address: IpAddr, folder: &Path) -> Self {
+        let disk = FaultDisk::new();
+        disk.set(Faults { sync_us: SYNC_US, ..Faults::default() });
+        Self {
+            name: name.to_owned(),
+            address,
+            disk,
+            folder: folder.join(name),
+            running: Rc::default(),
+            lives: Rc::default(),
+        }
+    }
+
+    fn config(&self, at: usize, servers: &[IpAddr]) -> Result<ServerConfig, Box<dyn Error>> {
+        let bind = SocketAddr::from(([0, 0, 0, 0], RPC_PORT));
+        let secret = JoinSecret::parse(SECRET)?;
+        let mut config = ServerConfig::new(&self.folder, &self.name, "dc1", bind, secret);
+        config.rpc_advertise = Some(SocketAddr::new(self.address, RPC_PORT));
+        config.node_id = format!("00000000-0000-0000-0000-{at:012}");
+        config.bootstrap_expect = servers.len() as u32;
+        config.retry_join = servers.iter().map(|server| SocketAddr::new(*server, RPC_PORT).to_string()).collect();
+        Ok(config)
+    }
+
+    /// The server, while it runs.
+    pub(crate) fn server(&self) -> Option<Server> {
+        self.running.borrow().clone()
+    }
+
+    /// How often it was started.
+    pub(crate) fn lives(&self) -> u32 {
+        self.lives.get()
+    }
+}
