@@ -136,7 +136,8 @@ fn real(
         "all" => Fault::ALL.into_iter().filter(|fault| *fault != Fault::Skew).collect(),
         list => list.split(',').map(Fault::named).collect::<Result<_, _>>()?,
     };
-    let folder = out.unwrap_or_else(|| PathBuf::from(format!("jlt-runs/{}-{}", common.seed, faults.replace(',', "-"))));
+    let usual = || PathBuf::from(format!("jlt-runs/{}-{}", common.seed, faults.replace(',', "-")));
+    let folder = fresh(out.unwrap_or_else(usual));
     let plan = Plan::new(common.seed, duration, cluster::SERVERS, workloads, &kinds);
     let verdict = run::run(&common.bin, &plan, &folder)?;
     Ok(print_real(&verdict))
@@ -146,7 +147,18 @@ fn replay(earlier: &Path, binary: &Path) -> Result<ExitCode, String> {
     let plan = run::load_plan(earlier)?;
     let mut folder = earlier.as_os_str().to_owned();
     folder.push("-replay");
-    Ok(print_real(&run::run(binary, &plan, &PathBuf::from(folder))?))
+    Ok(print_real(&run::run(binary, &plan, &fresh(PathBuf::from(folder)))?))
+}
+
+/// The folder, or with a number if there is one of that name: the evidence of an earlier run is not touched.
+fn fresh(folder: PathBuf) -> PathBuf {
+    let numbered = (2..).map(|number| {
+        let mut name = folder.as_os_str().to_owned();
+        name.push(format!("-{number}"));
+        PathBuf::from(name)
+    });
+    let mut names = std::iter::once(folder.clone()).chain(numbered);
+    names.find(|name| !name.exists()).unwrap_or(folder)
 }
 
 fn check(run: &Path) -> Result<ExitCode, String> {
@@ -190,6 +202,16 @@ fn parse_duration(text: &str) -> Result<Duration, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_earlier_run_is_not_written_over() {
+        let folder = std::env::temp_dir().join(format!("jlt-fresh-{}", std::process::id()));
+        assert_eq!(fresh(folder.clone()), folder);
+        std::fs::create_dir(&folder).unwrap();
+        let other = fresh(folder.clone());
+        assert!(other.to_string_lossy().ends_with("-2") && !other.exists());
+        std::fs::remove_dir(&folder).unwrap();
+    }
 
     #[test]
     fn durations_have_a_unit() {
