@@ -3,6 +3,7 @@
 //! It knows nothing of the product's crates: only the binary, its command line and the HTTP API. A run prints one JSON verdict
 //! and exits with 0 when nothing was wrong, 1 when a guarantee was broken or the run proved too little, 2 when it could not run at all.
 
+mod bugs;
 mod cluster;
 mod http;
 mod kill;
@@ -83,6 +84,21 @@ enum Mode {
         #[command(flatten)]
         common: Common,
     },
+    /// The tests tested: turns on one mistake after the other in a program that was built for it
+    /// (`cargo build -p tribune --features faults`), and looks whether the judge that should find it does. Needs root.
+    Bugs {
+        /// Only this mistake.
+        #[arg(long)]
+        only: Option<String>,
+        /// How long a mistake is looked for.
+        #[arg(long, default_value = "10m", value_parser = parse_duration)]
+        limit: Duration,
+        /// Where the runs are written.
+        #[arg(long, default_value = "jlt-runs/bugs")]
+        out: PathBuf,
+        #[command(flatten)]
+        common: Common,
+    },
     /// `kill -9` at random moments under writes, again and again; no acknowledged write may be lost.
     Kill {
         /// How many times to kill.
@@ -118,6 +134,7 @@ fn main() -> ExitCode {
         Mode::Real { duration, faults, workloads, out, common } => real(duration, &faults, workloads, out, &common),
         Mode::Replay { run, bin } => replay(&run, &bin),
         Mode::Check { run } => check(&run),
+        Mode::Bugs { only, limit, out, common } => bugs(only, limit, out, common),
     };
     done.unwrap_or_else(|message| {
         eprintln!("error: {message}");
@@ -165,6 +182,11 @@ fn check(run: &Path) -> Result<ExitCode, String> {
     let judgement = run::check(run)?;
     println!("{}", serde_json::to_string_pretty(&judgement).map_err(|error| error.to_string())?);
     Ok(if judgement.word() == "pass" { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn bugs(only: Option<String>, limit: Duration, folder: PathBuf, common: Common) -> Result<ExitCode, String> {
+    let options = bugs::Options { binary: common.bin, only, seed: common.seed, limit, folder };
+    Ok(if bugs::run(&options)? { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 fn print_real(verdict: &run::Verdict) -> ExitCode {
