@@ -25,7 +25,7 @@ impl<V: Serialize> Batch<V> {
         Batch { changes: Changes::new(), values: PhantomData }
     }
 
-    /// As [`Tree::insert`].
+    /// As [`crate::Tree::insert`].
     ///
     /// # Errors
     /// The caller's [`StoreError::ValueTooLarge`], [`StoreError::KeyTooLarge`], [`StoreError::Encode`].
@@ -35,7 +35,7 @@ impl<V: Serialize> Batch<V> {
         Ok(())
     }
 
-    /// As [`Tree::remove`].
+    /// As [`crate::Tree::remove`].
     pub fn remove(&mut self, key: impl AsRef<[u8]>) {
         self.changes.insert(key.as_ref().to_vec(), None);
     }
