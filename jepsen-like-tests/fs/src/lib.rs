@@ -67,6 +67,8 @@ struct Shared {
     epoch: AtomicU64,
     /// Between a power cut and the return of the power.
     off: AtomicBool,
+    /// Syncs are answered and not done.
+    lies: AtomicBool,
     counts: Counters,
 }
 
@@ -92,6 +94,7 @@ impl Disk {
             faults: Mutex::default(),
             epoch: AtomicU64::new(0),
             off: AtomicBool::new(false),
+            lies: AtomicBool::new(false),
             counts: Counters::default(),
         });
         let mut config = Config::default();
@@ -113,6 +116,11 @@ impl Disk {
     /// The power is back.
     pub fn power_on(&self) {
         self.shared.off.store(false, Ordering::SeqCst);
+    }
+
+    /// From now on syncs of files are answered and not done. A control: whoever judges what survives has to notice.
+    pub fn lie(&self) {
+        self.shared.lies.store(true, Ordering::SeqCst);
     }
 
     /// From now on this is wrong with the disk.

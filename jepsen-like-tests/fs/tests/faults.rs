@@ -168,6 +168,18 @@ fn a_cut_fails_a_sync_at_work_and_nothing_works_without_power() {
 }
 
 #[test]
+fn a_disk_that_lies_keeps_nothing() {
+    let (mut disk, at) = disk("lies");
+    let path = at.join("file");
+    let mut file = kept(&path, b"old");
+    disk.lie();
+    file.write_all(b" new").unwrap();
+    file.sync_data().unwrap();
+    assert_eq!(cut(&mut disk, Survivors::Nothing).bytes, 4);
+    assert_eq!(fs::read(&path).unwrap(), b"old");
+}
+
+#[test]
 fn what_is_there_can_be_saved() {
     let (disk, at) = disk("save");
     fs::create_dir(at.join("a")).unwrap();

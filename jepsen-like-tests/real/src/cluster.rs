@@ -187,6 +187,11 @@ impl Cluster {
         all
     }
 
+    /// From now on no disk keeps what it says it keeps.
+    pub(crate) fn let_disks_lie(&self) {
+        self.servers.iter().filter_map(|server| server.disk.as_ref()).for_each(Disk::lie);
+    }
+
     /// From now on this is wrong with the server's disk.
     pub(crate) fn set_disk(&self, index: usize, faults: jlt_fs::Faults) {
         if let Some(disk) = &self.servers[index].disk {

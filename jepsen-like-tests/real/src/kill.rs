@@ -40,6 +40,8 @@ pub(crate) enum How {
     Kill,
     /// SIGKILL, and its disk loses what was not synced.
     Power,
+    /// The same, and the disk has lied about what was: the control, which must fail.
+    PowerOnLies,
 }
 
 impl How {
@@ -47,6 +49,7 @@ impl How {
         match self {
             How::Kill => "kill",
             How::Power => "power",
+            How::PowerOnLies => "power on lying disks",
         }
     }
 
@@ -55,7 +58,11 @@ impl How {
             return Cluster::start(binary);
         }
         jlt_fs::apart().map_err(|error| format!("mounts of our own (needs root): {error}"))?;
-        Cluster::start_in(binary, World { disks: Some(seed), ..World::default() })
+        let cluster = Cluster::start_in(binary, World { disks: Some(seed), ..World::default() })?;
+        if self == How::PowerOnLies {
+            cluster.let_disks_lie();
+        }
+        Ok(cluster)
     }
 }
 
@@ -103,7 +110,7 @@ pub(crate) fn run(binary: &Path, rounds: u32, seed: u64, how: How) -> Result<(Ve
         .map_err(|error| format!("the healed cluster does not answer the final read: {error:?}"))?;
     let lost = *run.lost.lock().unwrap_or_else(PoisonError::into_inner);
     let mut verdict = judge(run.how.mode(), seed, &history, &kept, kills, rounds);
-    if run.how == How::Power {
+    if run.how != How::Kill {
         eprintln!("{} unsynced bytes and {} names lost, {} torn bytes kept", lost.bytes, lost.names, lost.torn_bytes);
         verdict.cover("unsynced bytes lost", usize::try_from(lost.bytes).unwrap_or(usize::MAX), 1);
         if !verdict.passed() {
@@ -152,14 +159,14 @@ impl Run {
             }
             std::thread::sleep(rng.between_ms(0, 300));
             let victims = if round % ALL_AT_ONCE_EVERY == 0 { 0..SERVERS } else { one(rng.below(SERVERS)) };
-            if self.how == How::Power {
+            if self.how != How::Kill {
                 victims.clone().for_each(|victim| cluster.hold_syncs(victim));
                 std::thread::sleep(rng.between_ms(0, HOLD_MS_MAX));
             }
             let all: Vec<usize> = victims.clone().collect();
             match self.how {
                 How::Kill => all.iter().for_each(|victim| cluster.kill(*victim)),
-                How::Power => self.note(cluster.cut_power(&all, *rng.pick(&SURVIVORS))),
+                How::Power | How::PowerOnLies => self.note(cluster.cut_power(&all, *rng.pick(&SURVIVORS))),
             }
             std::thread::sleep(rng.between_ms(0, 100));
             for victim in victims {

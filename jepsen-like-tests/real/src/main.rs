@@ -81,6 +81,9 @@ enum Mode {
         /// How many times to cut the power.
         #[arg(long, default_value_t = 100)]
         rounds: u32,
+        /// The control: syncs are answered and not done, so that the run must not pass.
+        #[arg(long)]
+        lying_disks: bool,
         #[command(flatten)]
         common: Common,
     },
@@ -129,8 +132,11 @@ fn main() -> ExitCode {
             .map(|(verdict, cluster)| print_verdict(&seal(verdict, cluster, common.keep))),
         Mode::Kill { rounds, common } => kill::run(&common.bin, rounds, common.seed, How::Kill)
             .map(|(verdict, cluster)| print_verdict(&seal(verdict, cluster, common.keep))),
-        Mode::Power { rounds, common } => kill::run(&common.bin, rounds, common.seed, How::Power)
-            .map(|(verdict, cluster)| print_verdict(&seal(verdict, cluster, common.keep))),
+        Mode::Power { rounds, lying_disks, common } => {
+            let how = if lying_disks { How::PowerOnLies } else { How::Power };
+            kill::run(&common.bin, rounds, common.seed, how)
+                .map(|(verdict, cluster)| print_verdict(&seal(verdict, cluster, common.keep)))
+        }
         Mode::Real { duration, faults, workloads, out, common } => real(duration, &faults, workloads, out, &common),
         Mode::Replay { run, bin } => replay(&run, &bin),
         Mode::Check { run } => check(&run),
