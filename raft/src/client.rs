@@ -86,7 +86,7 @@ impl Client {
         // Nobody else holds the channel yet, so this cannot fail.
         let _ = pieces.send(pack(self.to, &vote)?).await;
         let (to, bytes) = (self.to, file.bytes);
-        tokio::spawn(send_pieces(open.into(), bytes, to, pieces));
+        tokio::spawn(send_pieces(open, bytes, to, pieces));
         let mut request = tonic::Request::new(ReceiverStream::new(sent));
         let deadline = SNAPSHOT_DEADLINE + Duration::from_secs(file.bytes / SNAPSHOT_BYTES_PER_SECOND_MIN);
         request.set_timeout(deadline);
