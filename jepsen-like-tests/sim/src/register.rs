@@ -25,6 +25,8 @@ const KEYS: usize = 3;
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 /// The longest that a client thinks between two operations, in milliseconds.
 const THINK_MS_MAX: u64 = 100;
+/// How often a last read is tried.
+const LAST_READS_MAX: u32 = 6;
 const PREFIX: &str = "sim/register/";
 
 /// What the clients are to do now.
@@ -34,8 +36,10 @@ pub(crate) enum Phase {
     Wait,
     /// One operation after the other.
     Load,
-    /// Read everything once more, and end.
+    /// Read every key once more.
     Finish,
+    /// Look at what each server has by itself, and end.
+    Compare,
 }
 
 /// What the clients share. Clones are the same.
@@ -54,6 +58,7 @@ struct Shared {
     next_value: Cell<Value>,
     /// Everything below the prefix as each server has it in the end.
     finals: RefCell<Vec<(IpAddr, String)>>,
+    is_read: Cell<bool>,
     is_finished: Cell<bool>,
 }
 
@@ -79,6 +84,7 @@ impl Register {
             places: RefCell::default(),
             next_value: Cell::new(1),
             finals: RefCell::default(),
+            is_read: Cell::new(false),
             is_finished: Cell::new(false),
         };
         Self { shared: Rc::new(shared) }
@@ -88,7 +94,12 @@ impl Register {
         self.shared.phase.set(phase);
     }
 
-    /// Whether the last reads are done.
+    /// Whether every key was read once more.
+    pub(crate) fn is_read(&self) -> bool {
+        self.shared.is_read.get()
+    }
+
+    /// Whether all is done.
     pub(crate) fn is_finished(&self) -> bool {
         self.shared.is_finished.get()
     }
@@ -100,19 +111,24 @@ impl Register {
 
     /// All clients, on one host, until the last reads are done.
     pub(crate) async fn run(self) -> turmoil::Result {
-        while self.shared.phase.get() == Phase::Wait {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+        self.wait_for(Phase::Load).await;
         let clients = (0..CLIENTS).map(|client| tokio::task::spawn_local(self.clone().client(client)));
         for client in clients.collect::<Vec<_>>() {
             client.await?;
         }
-        while self.shared.phase.get() != Phase::Finish {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+        self.wait_for(Phase::Finish).await;
         self.finish().await;
+        self.shared.is_read.set(true);
+        self.wait_for(Phase::Compare).await;
+        self.compare().await;
         self.shared.is_finished.set(true);
         Ok(())
+    }
+
+    async fn wait_for(&self, phase: Phase) {
+        while self.shared.phase.get() != phase {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
     }
 
     async fn client(self, client: usize) {
@@ -176,21 +192,28 @@ impl Register {
         key_name(place, state.generation)
     }
 
-    /// Reads every key, and everything as each server has it by itself.
+    /// Reads every key. A connection that lost something may take a while to be given up, so that a read may fail a few times.
     async fn finish(&self) {
         let places = *self.shared.places.borrow();
         for (place, state) in places.iter().enumerate() {
             for generation in 0..=state.generation {
                 let key = key_name(place, generation);
                 let server = self.shared.servers[place % self.shared.servers.len()];
-                let start_ns = now_ns();
-                let outcome = match read(server, &key).await {
-                    Ok(now) => Outcome::Saw(now.map(|(value, _index)| value)),
-                    Err(()) => Outcome::Failed,
-                };
-                self.record(CLIENTS, server, &key, Call::Read, outcome, start_ns);
+                for _try in 0..LAST_READS_MAX {
+                    let start_ns = now_ns();
+                    let seen = read(server, &key).await;
+                    let outcome = seen.map_or(Outcome::Failed, |now| Outcome::Saw(now.map(|(value, _index)| value)));
+                    self.record(CLIENTS, server, &key, Call::Read, outcome, start_ns);
+                    if seen.is_ok() {
+                        break;
+                    }
+                }
             }
         }
+    }
+
+    /// Takes everything as each server has it by itself.
+    async fn compare(&self) {
         for server in &self.shared.servers {
             let target = format!("/v1/kv/{PREFIX}?recurse&stale");
             let reply = http::request(*server, Method::GET, &target, String::new(), REQUEST_TIMEOUT).await;

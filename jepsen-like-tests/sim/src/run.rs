@@ -20,7 +20,9 @@ const CONVERGE_MS_MAX: u64 = 60_000;
 /// How often the servers are looked at.
 const LOOK_MS: u64 = 20;
 /// The last reads take no longer.
-const FINISH_MS_MAX: u64 = 60_000;
+const FINISH_MS_MAX: u64 = 120_000;
+/// A server holds a request for no longer.
+const SETTLE_MS: u64 = 10_000;
 
 /// What one run is made of.
 #[derive(Debug, Clone)]
@@ -71,7 +73,13 @@ impl Run {
         self.until(world, CONVERGE_MS_MAX, "the servers did not come together after the faults", is_one_cluster)?;
         self.register.set_phase(Phase::Finish);
         let register = self.register.clone();
-        self.until(world, FINISH_MS_MAX, "the last reads did not end", |_world| register.is_finished())
+        self.until(world, FINISH_MS_MAX, "the last reads did not end", |_world| register.is_read())?;
+        // What clients have given up may still be carried out.
+        let settled_ms = world.now_ms() + SETTLE_MS;
+        let is_settled = |world: &World| world.now_ms() >= settled_ms && is_one_cluster(world);
+        self.until(world, SETTLE_MS + CONVERGE_MS_MAX, "the servers did not settle", is_settled)?;
+        self.register.set_phase(Phase::Compare);
+        self.until(world, FINISH_MS_MAX, "the servers could not be compared", |_world| register.is_finished())
     }
 
     fn until(
