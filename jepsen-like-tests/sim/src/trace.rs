@@ -1,5 +1,5 @@
 //! The trace of a run: every message of the network, byte for byte, and every word of the servers' logs, with its time and place, as one hash. Two runs
-//! of one seed must have the same.
+//! of one seed must have the same. A message's bytes are taken when it is sent; of its way only when it arrives where, and when it is read.
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -114,7 +114,7 @@ impl Subscriber for Trace {
 
     fn new_span(&self, span: &Attributes<'_>) -> Id {
         let mut name = String::new();
-        span.record(&mut Fields(&mut name));
+        span.record(&mut Fields::new(&mut name));
         let mut state = self.state();
         let next = state.hosts.len() as u64 + 1;
         let id = *state.hosts.entry(name.clone()).or_insert(next);
@@ -132,7 +132,7 @@ impl Subscriber for Trace {
         let text = event.metadata();
         self.add(|line| {
             let _ = write!(line, "{} {} ", text.level(), text.target());
-            event.record(&mut Fields(line));
+            event.record(&mut Fields::new(line));
         });
     }
 
@@ -145,14 +145,30 @@ impl Subscriber for Trace {
     }
 }
 
-struct Fields<'a>(&'a mut String);
+struct Fields<'a> {
+    line: &'a mut String,
+    /// These bytes were in the trace when they were sent. To write them takes longer than all else.
+    is_known: bool,
+}
+
+impl<'a> Fields<'a> {
+    fn new(line: &'a mut String) -> Self {
+        Self { line, is_known: false }
+    }
+}
 
 impl Visit for Fields<'_> {
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
-        let _ = write!(self.0, "{}={value:?} ", field.name());
+        if self.is_known && field.name() == "protocol" {
+            return;
+        }
+        let start = self.line.len();
+        let _ = write!(self.line, "{}={value:?} ", field.name());
+        // The message is the first of the fields.
+        self.is_known |= matches!(&self.line[start..], "message=Delivered " | "message=Recv " | "message=Peek ");
     }
 
     fn record_str(&mut self, field: &Field, value: &str) {
-        let _ = write!(self.0, "{}={value} ", field.name());
+        let _ = write!(self.line, "{}={value} ", field.name());
     }
 }
