@@ -1,5 +1,6 @@
 //! `jlt-sim`: the real servers in one process, on a simulated network, clock and disk. One seed decides everything.
 
+mod crash;
 mod http;
 mod invariants;
 mod many;

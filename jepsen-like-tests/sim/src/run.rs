@@ -1,5 +1,6 @@
 //! One run: the servers form a cluster, clients load it while faults strike, everything heals, and what is left must be one truth.
 
+use std::collections::BTreeMap;
 use std::error::Error;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -13,7 +14,7 @@ use crate::invariants::Invariants;
 use crate::nemesis::{self, Nemesis};
 use crate::register::{Phase, Register};
 use crate::trace::Trace;
-use crate::world::World;
+use crate::world::{CLIENTS, World};
 
 /// The servers form a cluster within this time, and come together again after the faults.
 const CONVERGE_MS_MAX: u64 = 60_000;
@@ -40,7 +41,7 @@ pub(crate) fn run(settings: &Settings, trace: &Trace) -> Result<(String, bool), 
     let mut world = World::new(settings.seed, settings.servers, &folder.path, trace.clone())?;
     let addresses = world.servers.iter().map(|node| node.address).collect();
     let register = Register::new(settings.seed, addresses, trace.clone());
-    world.sim.client("clients", register.clone().run());
+    world.sim.client(CLIENTS, register.clone().run());
     let mut run = Run { invariants: Invariants::default(), register, judgement: Judgement::default(), nemesis: None };
     if let Err(broken) = run.phases(&mut world, settings) {
         run.judgement.violations.push(broken);
@@ -58,6 +59,7 @@ struct Run {
 impl Run {
     fn phases(&mut self, world: &mut World, settings: &Settings) -> Result<(), String> {
         self.until(world, CONVERGE_MS_MAX, "there was no cluster", is_one_cluster)?;
+        self.invariants.is_formed();
         let workloads = vec!["register".to_owned()];
         let plan = Plan::new(settings.seed, settings.duration, settings.servers, workloads, &settings.faults);
         self.nemesis = Some(Nemesis::new(plan, world.now_ms()));
@@ -71,6 +73,7 @@ impl Run {
         }
         trace_phase(world, "healed");
         self.until(world, CONVERGE_MS_MAX, "the servers did not come together after the faults", is_one_cluster)?;
+        self.invariants.is_calm();
         self.register.set_phase(Phase::Finish);
         let register = self.register.clone();
         self.until(world, FINISH_MS_MAX, "the last reads did not end", |_world| register.is_read())?;
@@ -119,6 +122,7 @@ impl Run {
         for fault in &settings.faults {
             judgement.cover(fault.name(), happened.get(fault.name()).copied().unwrap_or(0), 1);
         }
+        let deaths = world.deaths.iter().map(|(point, times)| (point.name(), times)).collect::<BTreeMap<_, _>>();
         let (hash, lines) = trace.hash();
         let word = judgement.word();
         let verdict = json!({
@@ -131,6 +135,7 @@ impl Run {
             "elections": elections,
             "lives": world.servers.iter().map(|node| node.lives()).collect::<Vec<_>>(),
             "faults": happened,
+            "deaths": deaths,
             "violations": judgement.violations,
             "undecided": judgement.undecided,
             "coverage": judgement.coverage,

@@ -17,6 +17,8 @@ use tracing::{Event, Level, Metadata, Subscriber};
 
 /// So much of a line is kept in the file; the hash has all of it.
 const LINE_BYTES_KEPT: usize = 240;
+/// Hosts that are no servers have numbers from here on.
+const FIRST_OTHER_HOST: u64 = 1_000;
 
 thread_local! {
     /// Whose turn it is: turmoil enters a span for each host.
@@ -39,24 +41,22 @@ struct Shared {
 struct State {
     hasher: DefaultHasher,
     lines: u64,
-    hosts: BTreeMap<String, u64>,
-    names: Vec<String>,
+    /// Names by number. Servers are named by theirs.
+    hosts: BTreeMap<u64, String>,
     file: Option<BufWriter<File>>,
     line: String,
+}
+
+/// The number of the server whose turn it is; 0 if it is nobody's, and more than there are servers if it is another host's.
+pub(crate) fn host() -> u64 {
+    HOST.get()
 }
 
 impl Trace {
     /// An empty trace that takes the servers' logs up to `level`; its lines go to a file, too, if one is given.
     pub(crate) fn new(file: Option<&Path>, level: Level) -> std::io::Result<Self> {
         let file = file.map(File::create).transpose()?.map(BufWriter::new);
-        let state = State {
-            hasher: DefaultHasher::new(),
-            lines: 0,
-            hosts: BTreeMap::new(),
-            names: vec!["-".to_owned()],
-            file,
-            line: String::new(),
-        };
+        let state = State { hasher: DefaultHasher::new(), lines: 0, hosts: BTreeMap::new(), file, line: String::new() };
         Ok(Self { shared: Arc::new(Shared { now_ms: AtomicU64::new(0), level, state: Mutex::new(state) }) })
     }
 
@@ -87,7 +87,7 @@ impl Trace {
         let mut state = self.state();
         let mut line = std::mem::take(&mut state.line);
         line.clear();
-        let host = &state.names[HOST.get() as usize];
+        let host = state.hosts.get(&HOST.get()).map_or("-", String::as_str);
         // A string takes everything.
         let _ = write!(line, "{now_ms} {host} ");
         write(&mut line);
@@ -113,13 +113,17 @@ impl Subscriber for Trace {
     }
 
     fn new_span(&self, span: &Attributes<'_>) -> Id {
-        let mut name = String::new();
-        span.record(&mut Fields::new(&mut name));
+        let mut fields = String::new();
+        span.record(&mut Fields::new(&mut fields));
+        let name = fields.trim_start_matches("name=").trim_matches([' ', '"']);
         let mut state = self.state();
-        let next = state.hosts.len() as u64 + 1;
-        let id = *state.hosts.entry(name.clone()).or_insert(next);
-        if id == next {
-            state.names.push(name.trim_start_matches("name=").trim_matches([' ', '"']).to_owned());
+        let known = state.hosts.iter().find(|(_id, known)| *known == name).map(|(id, _name)| *id);
+        let id = known.unwrap_or_else(|| {
+            let number = name.strip_prefix('s').and_then(|number| number.parse().ok());
+            number.unwrap_or(FIRST_OTHER_HOST + state.hosts.len() as u64)
+        });
+        if known.is_none() {
+            state.hosts.insert(id, name.to_owned());
         }
         Id::from_u64(id)
     }
