@@ -244,6 +244,16 @@ impl Cluster {
         ended
     }
 
+    /// What each server's process has in memory; `None` while it does not run.
+    pub(crate) fn memory_kib(&self) -> Vec<Option<u64>> {
+        let of = |server: &Server| {
+            let status = std::fs::read_to_string(format!("/proc/{}/status", server.process.as_ref()?.id())).ok()?;
+            let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+            line.trim().trim_end_matches(" kB").parse().ok()
+        };
+        self.servers.iter().map(of).collect()
+    }
+
     /// The end of a server's log, on one line.
     pub(crate) fn last_words(&self, index: usize) -> String {
         let log = std::fs::read(self.folder.join(format!("{}.log", name(index)))).unwrap_or_default();

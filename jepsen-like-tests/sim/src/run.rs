@@ -138,7 +138,7 @@ impl Run {
             "deaths": deaths,
             "violations": judgement.violations,
             "undecided": judgement.undecided,
-            "coverage": judgement.coverage,
+            "coverage": judgement.coverage(),
         });
         (verdict.to_string(), word == "pass")
     }

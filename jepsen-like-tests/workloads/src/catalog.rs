@@ -1,15 +1,15 @@
 //! Each client registers and deregisters services of its own, with a check: what is read is the state that it left, and nothing comes back from the dead.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 
+use async_trait::async_trait;
 use jlt_core::judgement::Judgement;
 use jlt_core::record::{Record, Typed, typed};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use crate::kv::{self, KvError};
-use crate::workload::{Client, Workload};
+use crate::api::{Api, Failure};
+use crate::client::{Client, Workload};
 
 /// Services of one client.
 const SERVICES: usize = 3;
@@ -56,6 +56,7 @@ struct Check {
     status: String,
 }
 
+#[async_trait(?Send)]
 impl Workload for Catalog {
     fn name(&self) -> &'static str {
         "catalog"
@@ -65,25 +66,40 @@ impl Workload for Catalog {
         3
     }
 
-    fn run(&self, client: &mut Client<'_>) {
+    async fn run(&self, client: &mut Client) {
         while client.goes_on() {
-            let service = format!("jlt-{}-{}", client.number, client.rng.below(SERVICES));
+            let name = format!("{}-{}", client.number, client.rng.below(SERVICES));
+            let service = client.named(name);
             let server = client.any_server();
             match client.rng.below(5) {
                 0..2 => {
                     let state = State { port: client.unique(), passing: client.rng.below(2) == 0 };
-                    set(client, server, &service, Some(state));
+                    set(client, server, &service, Some(state)).await;
                 }
-                2 => set(client, server, &service, None),
-                _ => drop(client.ask(server, Call::Read { service: service.clone() }, |to| read(to, &service))),
+                2 => set(client, server, &service, None).await,
+                _ => {
+                    let call = Call::Read { service: service.clone() };
+                    client.ask(server, call, async |api| read(api, &service).await).await.ok();
+                }
             }
         }
     }
 
-    fn finish(&self, client: &mut Client<'_>) -> Result<(), String> {
+    async fn finish(&self, client: &mut Client) -> Result<(), String> {
         for (owner, number) in (0..self.clients()).flat_map(|owner| (0..SERVICES).map(move |number| (owner, number))) {
-            let service = format!("jlt-{owner}-{number}");
-            client.insist(Call::Read { service: service.clone() }, |to| read(to, &service))?;
+            let service = client.named(format!("{owner}-{number}"));
+            let call = Call::Read { service: service.clone() };
+            client.insist(call, async |api| read(api, &service).await).await?;
+        }
+        Ok(())
+    }
+
+    async fn clear(&self, client: &mut Client) -> Result<(), String> {
+        for (owner, number) in (0..self.clients()).flat_map(|owner| (0..SERVICES).map(move |number| (owner, number))) {
+            let body = json!({"Node": node(&client.named(format!("{owner}-{number}")))}).to_string();
+            let deregister =
+                async |api: &mut Api<'_>| api.send("PUT", "/v1/catalog/deregister", &body).await.map(|_| ());
+            client.insist("clear", deregister).await?;
         }
         Ok(())
     }
@@ -96,9 +112,13 @@ impl Workload for Catalog {
     }
 }
 
+fn node(service: &str) -> String {
+    format!("node-{service}")
+}
+
 /// Registers the service on a node of its own, or deregisters it.
-fn set(client: &mut Client<'_>, server: usize, service: &str, state: Option<State>) {
-    let node = format!("node-{service}");
+async fn set(client: &mut Client, server: usize, service: &str, state: Option<State>) {
+    let node = node(service);
     let (path, body) = match state {
         Some(state) => {
             let status = if state.passing { "passing" } else { "critical" };
@@ -110,13 +130,12 @@ fn set(client: &mut Client<'_>, server: usize, service: &str, state: Option<Stat
         None => ("/v1/catalog/deregister", json!({"Node": node, "ServiceID": service})),
     };
     let call = Call::Set { service: service.to_owned(), state };
-    client.ask(server, call, |to| kv::send(to, "PUT", path, body.to_string().as_bytes()).map(|_| Answer::Set)).ok();
+    let body = body.to_string();
+    client.ask(server, call, async |api| api.send("PUT", path, &body).await.map(|_| Answer::Set)).await.ok();
 }
 
-fn read(server: SocketAddr, service: &str) -> Result<Answer, KvError> {
-    let reply = kv::send(server, "GET", &format!("/v1/health/service/{service}?consistent"), b"")?;
-    let rows: Vec<Row> = serde_json::from_slice(&reply.body)
-        .map_err(|error| KvError::Unknown(format!("the answer is no list of instances: {error}")))?;
+async fn read(api: &mut Api<'_>, service: &str) -> Result<Answer, Failure> {
+    let rows: Vec<Row> = api.get(&format!("/v1/health/service/{service}?consistent")).await?;
     let state = |row: Row| {
         let passing = row.checks.iter().all(|check| check.status == "passing");
         State { port: row.service.port, passing }

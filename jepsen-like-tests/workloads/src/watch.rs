@@ -2,14 +2,15 @@
 
 use std::collections::BTreeMap;
 
+use async_trait::async_trait;
 use jlt_core::checker::lost_write;
 use jlt_core::history::{self, Operation, Value};
 use jlt_core::judgement::Judgement;
 use jlt_core::record::{Record, Typed, typed};
 use serde::{Deserialize, Serialize};
 
-use crate::kv::{self, Mode, Seen};
-use crate::workload::{Client, Workload};
+use crate::api::{Mode, Seen};
+use crate::client::{Client, Workload};
 
 /// Writers come first, then watchers.
 const WRITERS: usize = 2;
@@ -34,6 +35,7 @@ enum Answer {
     Saw(Seen),
 }
 
+#[async_trait(?Send)]
 impl Workload for Watch {
     fn name(&self) -> &'static str {
         "watch"
@@ -43,12 +45,13 @@ impl Workload for Watch {
         WRITERS + 3
     }
 
-    fn run(&self, client: &mut Client<'_>) {
-        if client.number < WRITERS { write(client) } else { watch(client) }
+    async fn run(&self, client: &mut Client) {
+        if client.number < WRITERS { write(client).await } else { watch(client).await }
     }
 
-    fn finish(&self, client: &mut Client<'_>) -> Result<(), String> {
-        client.insist(Call::Read, |to| kv::see(to, "jlt/watch/?recurse", Mode::Consistent, None)).map(|_| ())
+    async fn finish(&self, client: &mut Client) -> Result<(), String> {
+        let all = client.key("?recurse");
+        client.insist(Call::Read, async |api| api.see(&all, Mode::Consistent, None).await).await.map(|_| ())
     }
 
     fn judge(&self, history: &[Record]) -> Judgement {
@@ -59,21 +62,25 @@ impl Workload for Watch {
     }
 }
 
-fn write(client: &mut Client<'_>) {
+async fn write(client: &mut Client) {
     while client.goes_on() {
-        let key = format!("jlt/watch/{}-{}", client.number, client.rng.below(KEYS));
+        let name = format!("{}-{}", client.number, client.rng.below(KEYS));
+        let key = client.key(name);
         let (server, value) = (client.any_server(), client.unique());
-        client.ask(server, Call::Write { key: key.clone(), value }, |to| kv::put(to, &key, value)).ok();
-        std::thread::sleep(client.rng.between_ms(0, 40));
+        let call = Call::Write { key: key.clone(), value };
+        client.ask(server, call, async |api| api.put(&key, value).await).await.ok();
+        client.think(0, 40).await;
     }
 }
 
 /// Stays with a server while it answers, and takes its index to the next.
-fn watch(client: &mut Client<'_>) {
+async fn watch(client: &mut Client) {
     let (mut server, mut after) = (client.any_server(), 1);
+    let all = client.key("?recurse");
     while client.goes_on() {
-        let look = |to| kv::see(to, "jlt/watch/?recurse", Mode::Default, Some(after));
-        match client.ask(server, Call::Watch { after }, look) {
+        let answer =
+            client.ask(server, Call::Watch { after }, async |api| api.see(&all, Mode::Default, Some(after)).await);
+        match answer.await {
             Ok(seen) => after = seen.index,
             Err(_) => server = client.any_server(),
         }
@@ -172,7 +179,7 @@ fn end_is_explained(operations: &[Typed<Call, Answer>], judgement: &mut Judgemen
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kv::Entry;
+    use crate::api::Entry;
 
     fn seen(index: u64, rows: &[(&str, Value, u64)]) -> Seen {
         let rows = rows.iter().map(|(key, value, at)| ((*key).to_owned(), Entry { value: *value, modify_index: *at }));

@@ -4,14 +4,15 @@
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 
+use async_trait::async_trait;
 use jlt_core::checker::{OPERATIONS_PER_KEY_MAX, UNKNOWN_PER_KEY_MAX, linearizable, lost_write};
 use jlt_core::history::{self, Operation, Value};
 use jlt_core::judgement::Judgement;
 use jlt_core::record::{Record, Typed, typed};
 use serde::{Deserialize, Serialize};
 
-use crate::kv::{self, Entry, KvError, Mode, Seen};
-use crate::workload::{Client, Workload};
+use crate::api::{Entry, Failure, Mode, Seen};
+use crate::client::{Client, Workload};
 
 /// Keys in use at one time. Few, so that clients meet on them.
 const KEYS: usize = 3;
@@ -50,6 +51,7 @@ enum Answer {
     Saw(Seen),
 }
 
+#[async_trait(?Send)]
 impl Workload for Register {
     fn name(&self) -> &'static str {
         "register"
@@ -59,25 +61,25 @@ impl Workload for Register {
         CLIENTS
     }
 
-    fn run(&self, client: &mut Client<'_>) {
+    async fn run(&self, client: &mut Client) {
         // What this client last saw of a key, so that it has an index to compare with.
         let mut seen: BTreeMap<String, Option<Entry>> = BTreeMap::new();
         while client.goes_on() {
             let place = client.rng.below(KEYS);
-            let key = self.key_of(place);
-            if let Err(KvError::Unknown(_)) = operate(client, &key, &mut seen) {
+            let key = client.key(self.name_of(place));
+            if let Err(Failure::Unknown(_)) = operate(client, &key, &mut seen).await {
                 self.places.lock().unwrap_or_else(PoisonError::into_inner)[place].unknown += 1;
             }
         }
     }
 
-    fn finish(&self, client: &mut Client<'_>) -> Result<(), String> {
+    async fn finish(&self, client: &mut Client) -> Result<(), String> {
         let places = *self.places.lock().unwrap_or_else(PoisonError::into_inner);
         for (place, state) in places.iter().enumerate() {
             for generation in 0..=state.generation {
-                let key = key_name(place, generation);
+                let key = client.key(name(place, generation));
                 let call = Call::Read { key: key.clone(), mode: Mode::Consistent };
-                client.insist(call, |address| kv::see(address, &key, Mode::Consistent, None))?;
+                client.insist(call, async |api| api.see(&key, Mode::Consistent, None).await).await?;
             }
         }
         Ok(())
@@ -93,38 +95,39 @@ impl Workload for Register {
 
 impl Register {
     /// A key that has seen neither too many operations nor too many of unknown outcome.
-    fn key_of(&self, place: usize) -> String {
+    fn name_of(&self, place: usize) -> String {
         let state = &mut self.places.lock().unwrap_or_else(PoisonError::into_inner)[place];
         if state.calls >= OPERATIONS_PER_KEY_MAX || state.unknown >= UNKNOWN_PER_KEY_MAX {
             *state = Place { generation: state.generation + 1, ..Place::default() };
         }
         state.calls += 1;
-        key_name(place, state.generation)
+        name(place, state.generation)
     }
 }
 
-fn key_name(place: usize, generation: u32) -> String {
-    format!("jlt/register/{place}-{generation}")
+fn name(place: usize, generation: u32) -> String {
+    format!("{place}-{generation}")
 }
 
 /// One operation; `Err` is of a change, as a read that failed changes nothing.
-fn operate(client: &mut Client<'_>, key: &str, seen: &mut BTreeMap<String, Option<Entry>>) -> Result<(), KvError> {
+async fn operate(client: &mut Client, key: &str, seen: &mut BTreeMap<String, Option<Entry>>) -> Result<(), Failure> {
     let server = client.any_server();
     let value = client.unique();
     let key = key.to_owned();
     match (client.rng.below(8), seen.get(&key).copied()) {
         (0..2, _) => {
-            client.ask(server, Call::Write { key: key.clone(), value }, |to| kv::put(to, &key, value)).map(|_| ())
+            let call = Call::Write { key: key.clone(), value };
+            client.ask(server, call, async |api| api.put(&key, value).await).await.map(|_| ())
         }
         (2..4, Some(entry)) => {
             let call = Call::Cas { key: key.clone(), expected: entry.map(|entry| entry.value), new: value };
             let index = entry.map_or(0, |entry| entry.modify_index);
-            client.ask(server, call, |to| kv::compare_and_set(to, &key, index, value)).map(|_| ())
+            client.ask(server, call, async |api| api.compare_and_set(&key, index, value).await).await.map(|_| ())
         }
         (choice, _) => {
             let mode = [Mode::Consistent, Mode::Consistent, Mode::Default, Mode::Stale][choice % 4];
             let call = Call::Read { key: key.clone(), mode };
-            if let Ok(answer) = client.ask(server, call, |to| kv::see(to, &key, mode, None)) {
+            if let Ok(answer) = client.ask(server, call, async |api| api.see(&key, mode, None).await).await {
                 seen.insert(key, answer.rows.into_values().next());
             }
             Ok(())
