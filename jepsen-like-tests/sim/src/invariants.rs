@@ -26,6 +26,8 @@ pub(crate) struct Invariants {
     last: BTreeMap<usize, Last>,
     /// The number that each server drew at its first start.
     ids: BTreeMap<usize, NodeId>,
+    /// Servers that had applied more than they knew to be agreed on, and how much.
+    ahead: BTreeSet<(usize, u64)>,
     logs: Logs,
     /// The catalog's hash at each index.
     hashes: BTreeMap<u64, u64>,
@@ -70,6 +72,15 @@ impl Invariants {
         self.calm = self.last.values().map(|last| last.term).max();
     }
 
+    /// All servers have come to the same.
+    pub(crate) fn are_equal(&mut self, world: &World) {
+        let states = world.servers.iter().filter_map(|node| Some((&node.name, node.server()?.state_hash())));
+        let states: Vec<_> = states.collect();
+        if let Some(pair) = states.windows(2).find(|pair| pair[0].1 != pair[1].1) {
+            self.findings.push(format!("{} and {} hold different catalogs in the end", pair[0].0, pair[1].0));
+        }
+    }
+
     /// How many leaders there were.
     pub(crate) fn elections(&self) -> usize {
         self.leaders.len()
@@ -92,7 +103,9 @@ impl Invariants {
             findings.push(format!("{name} has forgotten its id"));
         }
         let is_new_leader = raft.role == Role::Leader && self.leaders.insert((raft.term, raft.id));
-        if raft.applied > raft.committed.max(raft.snapshot) {
+        // Of a snapshot that was just installed Raft's status tells a moment later.
+        let is_ahead = raft.applied > raft.committed.max(raft.snapshot);
+        if is_ahead && !self.ahead.insert((at, raft.applied)) {
             findings.push(format!("{name} has applied {} and knows {} to be agreed on", raft.applied, raft.committed));
         }
         if raft.purged > raft.snapshot {

@@ -1,5 +1,6 @@
-//! The trace of a run: every message of the network, byte for byte, and every word of the servers' logs, with its time and place, as one hash. Two runs
-//! of one seed must have the same. A message's bytes are taken when it is sent; of its way only when it arrives where, and when it is read.
+//! The trace of a run: every message of the network and every word of the servers' logs, with its time and place, as one hash. Two runs
+//! of one seed must have the same. A message's bytes are taken when it is sent, the first hundreds of them; of its way only when it arrives where, and when
+//! it is read.
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -15,8 +16,10 @@ use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Level, Metadata, Subscriber};
 
+/// So much of a field is in the trace: of a message six hundred bytes.
+const FIELD_BYTES_MAX: usize = 4 * 1024;
 /// So much of a line is kept in the file; the hash has all of it.
-const LINE_BYTES_KEPT: usize = 240;
+const LINE_BYTES_KEPT: usize = 600;
 /// Hosts that are no servers have numbers from here on.
 const FIRST_OTHER_HOST: u64 = 1_000;
 
@@ -167,12 +170,27 @@ impl Visit for Fields<'_> {
             return;
         }
         let start = self.line.len();
-        let _ = write!(self.line, "{}={value:?} ", field.name());
+        // What is too long ends with an error of our own, and a longer one is told from it by what follows from it.
+        let _ = write!(Limited { line: self.line, left: FIELD_BYTES_MAX }, "{}={value:?} ", field.name());
         // The message is the first of the fields.
         self.is_known |= matches!(&self.line[start..], "message=Delivered " | "message=Recv " | "message=Peek ");
     }
 
     fn record_str(&mut self, field: &Field, value: &str) {
         let _ = write!(self.line, "{}={value} ", field.name());
+    }
+}
+
+/// Takes so many bytes, and then no more: to write all of a long message takes longer than to deal with it.
+struct Limited<'a> {
+    line: &'a mut String,
+    left: usize,
+}
+
+impl fmt::Write for Limited<'_> {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        self.left = self.left.checked_sub(text.len()).ok_or(fmt::Error)?;
+        self.line.push_str(text);
+        Ok(())
     }
 }

@@ -1,12 +1,13 @@
 //! The simulated world: servers with their disks on a network, of which one seed decides everything.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::error::Error;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use faults::Point;
@@ -17,7 +18,7 @@ use server::{HttpLimits, RaftSizes, Server, ServerConfig};
 use turmoil::{Builder, Sim};
 
 use crate::trace::Trace;
-use crate::{crash, http};
+use crate::{clients, crash};
 
 /// A message takes from the first to the second of these, unless it is delayed.
 pub(crate) const LATENCY: (Duration, Duration) = (Duration::from_micros(200), Duration::from_millis(3));
@@ -49,7 +50,7 @@ pub(crate) struct Node {
     folder: PathBuf,
     running: Rc<RefCell<Option<Server>>>,
     /// How often it was started.
-    lives: Rc<Cell<u32>>,
+    lives: Arc<AtomicU32>,
 }
 
 impl World {
@@ -80,15 +81,15 @@ impl World {
     }
 
     fn host(&mut self, node: &Node, config: ServerConfig) {
-        let (disk, running, lives) = (node.disk.clone(), Rc::clone(&node.running), Rc::clone(&node.lives));
+        let (disk, running, lives) = (node.disk.clone(), Rc::clone(&node.running), Arc::clone(&node.lives));
         self.sim.host(node.name.as_str(), move || {
             let (disk, config, running) = (Arc::new(disk.clone()), config.clone(), Rc::clone(&running));
-            lives.set(lives.get() + 1);
+            lives.fetch_add(1, Ordering::SeqCst);
             async move {
                 let server = Server::start_on(disk, config).await?;
                 let router = server.http_router();
                 running.replace(Some(server));
-                let listener = turmoil::net::TcpListener::bind(("0.0.0.0", http::PORT)).await?;
+                let listener = turmoil::net::TcpListener::bind(("0.0.0.0", clients::PORT)).await?;
                 let limits = HttpLimits { connections_per_client_max: 10_000, ..HttpLimits::default() };
                 server::serve_http(listener, router, limits, std::future::pending()).await;
                 Ok(())
@@ -171,7 +172,7 @@ impl Node {
             disk,
             folder: folder.join(name),
             running: Rc::default(),
-            lives: Rc::default(),
+            lives: Arc::default(),
         }
     }
 
@@ -209,6 +210,11 @@ impl Node {
 
     /// How often it was started.
     pub(crate) fn lives(&self) -> u32 {
-        self.lives.get()
+        self.lives.load(Ordering::SeqCst)
+    }
+
+    /// The counter of its lives.
+    pub(crate) fn counter(&self) -> Arc<AtomicU32> {
+        Arc::clone(&self.lives)
     }
 }
