@@ -232,6 +232,8 @@ fn raft_config(config: &ServerConfig, address: &SocketAddr) -> raft::Config {
         heartbeat_ms: config.timing.heartbeat_ms,
         election_ms_min: config.timing.election_ms_min,
         election_ms_max: config.timing.election_ms_max,
+        snapshot_every_entries: config.log.snapshot_every_entries,
+        log_entries_kept: config.log.entries_kept,
         ..raft::Config::new(config.data_dir.join("raft"), config.node_name.clone(), address.to_string())
     }
 }
