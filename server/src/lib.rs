@@ -4,6 +4,7 @@
 //! (how fresh an answer is), `http` (`/v1/*`), `rpc` (the port between nodes), `join` and `bootstrap` (how servers find each
 //! other), `leader` (what only the leader does), `trust` (certificates), `lookup` (what DNS asks).
 
+mod as_of;
 mod bootstrap;
 mod ca;
 mod clock;
