@@ -115,6 +115,22 @@ impl Fault {
         }
     }
 
+    /// What is counted where it acts. A run in which it stayed 0 did not have the fault, whatever was planned.
+    pub fn effect(self) -> &'static str {
+        match self {
+            Fault::Partition | Fault::Oneway => "frames cut",
+            Fault::Delay => "frames delayed",
+            Fault::Loss => "frames lost",
+            Fault::Kill => "processes killed",
+            Fault::Pause => "milliseconds paused",
+            Fault::Power => "unsynced bytes lost",
+            Fault::DiskFull => "writes refused",
+            Fault::SlowSync => "syncs slow",
+            Fault::Eio => "syncs failed",
+            Fault::Skew => "clocks seen to be wrong",
+        }
+    }
+
     /// The fault of that name.
     pub fn named(name: &str) -> Result<Self, String> {
         Self::ALL.into_iter().find(|fault| fault.name() == name).ok_or_else(|| {

@@ -2,11 +2,12 @@
 
 use std::fs::{File, OpenOptions};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::http;
 use crate::kv;
@@ -32,6 +33,11 @@ const HOLD: Duration = Duration::from_secs(5);
 const LAST_WORDS: usize = 3;
 
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// For questions between faults, which must not wait.
+const QUICK_TIMEOUT: Duration = Duration::from_millis(300);
+
+const SECONDS_A_DAY: u64 = 86_400;
 
 /// The join secret of every test cluster: 32 bytes in base64. They listen on loopback only.
 const SECRET: &str = "amVwc2VuLWxpa2UgdGVzdHMgb2YgVHJpYnVuZSEhISE=";
@@ -121,7 +127,11 @@ impl Cluster {
 
     /// Where clients send their requests.
     pub(crate) fn http_addresses(&self) -> Vec<SocketAddr> {
-        self.servers.iter().map(|server| SocketAddr::new(IpAddr::V4(server.address), HTTP_PORT)).collect()
+        (0..SERVERS).map(|index| self.http_address(index)).collect()
+    }
+
+    fn http_address(&self, index: usize) -> SocketAddr {
+        SocketAddr::new(IpAddr::V4(self.servers[index].address), HTTP_PORT)
     }
 
     /// Where the data, logs and history are.
@@ -134,13 +144,12 @@ impl Cluster {
         self.keep = true;
     }
 
-    /// SIGKILL, and wait until the process is gone. Does nothing when it is.
-    pub(crate) fn kill(&mut self, index: usize) {
-        if let Some(mut process) = self.servers[index].process.take() {
-            // Both fail only for a process that is gone already.
-            process.kill().ok();
-            process.wait().ok();
-        }
+    /// SIGKILL, and wait until the process is gone. True if the signal is what ended it.
+    pub(crate) fn kill(&mut self, index: usize) -> bool {
+        let Some(mut process) = self.servers[index].process.take() else { return false };
+        // It fails only for a process that is gone already.
+        process.kill().ok();
+        process.wait().is_ok_and(|status| status.signal() == Some(Signal::SIGKILL as i32))
     }
 
     /// SIGSTOP: it does nothing and holds its connections, as a machine that swaps.
@@ -151,6 +160,20 @@ impl Cluster {
     /// SIGCONT: it goes on where it stopped.
     pub(crate) fn thaw(&self, index: usize) -> Result<(), String> {
         self.signal(index, Signal::SIGCONT)
+    }
+
+    /// Whether the kernel holds it stopped: proc(5), the third field of `stat`, behind the name in brackets.
+    pub(crate) fn is_frozen(&self, index: usize) -> bool {
+        let Some(process) = &self.servers[index].process else { return false };
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", process.id())).unwrap_or_default();
+        stat.rsplit_once(") ").is_some_and(|(_name, rest)| rest.starts_with('T'))
+    }
+
+    /// How many seconds its clock is away from ours, either way, as the header `Date` of an answer tells. None without an answer.
+    pub(crate) fn clock_off_by(&self, index: usize) -> Option<u64> {
+        let reply = http::request(self.http_address(index), "GET", "/v1/status/leader", b"", QUICK_TIMEOUT).ok()?;
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).ok()?.as_secs();
+        Some(seconds_apart(second_of_day(reply.header("date")?)?, now % SECONDS_A_DAY))
     }
 
     fn signal(&self, index: usize, signal: Signal) -> Result<(), String> {
@@ -374,4 +397,30 @@ pub(crate) fn seal(mut verdict: Verdict, mut cluster: Cluster, keep: bool) -> Ve
 fn knows_leader(address: SocketAddr) -> bool {
     http::request(address, "GET", "/v1/status/leader", b"", REQUEST_TIMEOUT)
         .is_ok_and(|reply| reply.status == 200 && reply.body.len() > 4)
+}
+
+/// Of a date as RFC 9110 has it, `Sun, 06 Nov 1994 08:49:37 GMT`, the time of the day.
+fn second_of_day(date: &str) -> Option<u64> {
+    let mut parts = date.split(' ').find(|word| word.contains(':'))?.split(':').map(|part| part.parse::<u64>().ok());
+    let mut next = || parts.next()?;
+    Some(next()? * 3600 + next()? * 60 + next()?)
+}
+
+/// Clocks are wrong by minutes, never by half a day.
+fn seconds_apart(one: u64, other: u64) -> u64 {
+    let apart = one.abs_diff(other);
+    apart.min(SECONDS_A_DAY - apart)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clocks_are_compared_by_the_date_of_an_answer() {
+        assert_eq!(second_of_day("sun, 06 nov 1994 08:49:37 gmt"), Some(8 * 3600 + 49 * 60 + 37));
+        assert_eq!(second_of_day("soon"), None);
+        assert_eq!(seconds_apart(10, 40), 30);
+        assert_eq!(seconds_apart(SECONDS_A_DAY - 10, 20), 30, "over midnight");
+    }
 }

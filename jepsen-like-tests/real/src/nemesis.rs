@@ -22,6 +22,9 @@ const RESTART_AFTER: Duration = Duration::from_secs(1);
 /// So long after a fault of its disk a server may end because of it.
 const DISK_MEMORY: Duration = Duration::from_secs(10);
 
+/// A clock is wrong from here on; below, the answer may have been under way.
+const CLOCK_WRONG_S: u64 = 3;
+
 /// A fault as it happened.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Happened {
@@ -42,9 +45,14 @@ pub(crate) struct Havoc {
     pub(crate) violations: Vec<String>,
     /// Servers that ended by themselves because of their disk.
     pub(crate) notes: Vec<String>,
-    /// Bytes that power cuts took.
-    pub(crate) lost_bytes: u64,
-    pub(crate) torn_bytes: u64,
+    /// What the faults did, counted where they act; for what network and disks do not count themselves.
+    pub(crate) effects: BTreeMap<&'static str, u64>,
+}
+
+impl Havoc {
+    fn count(&mut self, effect: &'static str, by: u64) {
+        *self.effects.entry(effect).or_default() += by;
+    }
 }
 
 pub(crate) struct Nemesis<'a> {
@@ -57,7 +65,8 @@ pub(crate) struct Nemesis<'a> {
     excused: [Option<Instant>; SERVERS],
     /// When a server that ended by itself is started again.
     revive: [Option<Instant>; SERVERS],
-    paused: [bool; SERVERS],
+    /// Since when a server is stopped.
+    paused: [Option<Instant>; SERVERS],
 }
 
 struct Active {
@@ -69,7 +78,7 @@ struct Active {
 
 impl<'a> Nemesis<'a> {
     pub(crate) fn new(cluster: &'a mut Cluster, network: Arc<Network>, started: Instant) -> Self {
-        let (excused, revive, paused) = ([None; SERVERS], [None; SERVERS], [false; SERVERS]);
+        let (excused, revive, paused) = ([None; SERVERS], [None; SERVERS], [None; SERVERS]);
         Self { cluster, network, started, active: Vec::new(), havoc: Havoc::default(), excused, revive, paused }
     }
 
@@ -91,6 +100,7 @@ impl<'a> Nemesis<'a> {
             self.look_after()?;
             if now_ms >= told_ms {
                 told_ms = now_ms + 1000;
+                self.look_at_clocks();
                 tell(&self.describe());
             }
             std::thread::sleep(TICK);
@@ -110,7 +120,7 @@ impl<'a> Nemesis<'a> {
     }
 
     fn now_ms(&self) -> u64 {
-        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
+        millis(self.started.elapsed())
     }
 
     /// Ends the faults whose time is over; `true` if there was one.
@@ -134,14 +144,17 @@ impl<'a> Nemesis<'a> {
         };
         let mut effect = String::new();
         match planned.fault {
-            Fault::Kill => servers.iter().for_each(|server| self.cluster.kill(*server)),
+            Fault::Kill => {
+                let killed = servers.iter().filter(|server| self.cluster.kill(**server)).count();
+                self.havoc.count(Fault::Kill.effect(), killed as u64);
+            }
             Fault::Power => {
                 let survivors = survivors(planned.degree);
                 servers.iter().for_each(|server| self.cluster.hold_syncs(*server));
                 std::thread::sleep(Duration::from_millis(u64::from(planned.degree) / 10));
                 let lost = self.cluster.cut_power(&servers, survivors);
-                self.havoc.lost_bytes += lost.bytes;
-                self.havoc.torn_bytes += lost.torn_bytes;
+                self.havoc.count(Fault::Power.effect(), lost.bytes);
+                self.havoc.count("torn bytes kept", lost.torn_bytes);
                 let (bytes, names, torn) = (lost.bytes, lost.names, lost.torn_bytes);
                 effect = format!("{survivors:?}: {bytes} bytes and {names} names lost, {torn} torn");
             }
@@ -183,12 +196,36 @@ impl<'a> Nemesis<'a> {
             if !is_down && self.revive[server].is_none() {
                 self.cluster.restart(server)?;
             }
-            if is_paused != self.paused[server] {
-                self.paused[server] = is_paused;
-                if is_paused { self.cluster.freeze(server)? } else { self.cluster.thaw(server)? }
-            }
+            self.pause(server, is_paused)?;
         }
         Ok(())
+    }
+
+    /// Stops a server or lets it go on. Only the time in which the kernel held it stopped counts: it may have been killed meanwhile.
+    fn pause(&mut self, server: usize, is_paused: bool) -> Result<(), String> {
+        match self.paused[server] {
+            None if is_paused => {
+                self.cluster.freeze(server)?;
+                self.paused[server] = Some(Instant::now());
+            }
+            Some(since) if !is_paused => {
+                if self.cluster.is_frozen(server) {
+                    self.havoc.count(Fault::Pause.effect(), millis(since.elapsed()));
+                }
+                self.cluster.thaw(server)?;
+                self.paused[server] = None;
+            }
+            Some(_) | None => {}
+        }
+        Ok(())
+    }
+
+    /// Clocks that were set must be seen to be wrong by who asks the server.
+    fn look_at_clocks(&mut self) {
+        let wrong = self.active.iter().filter(|active| active.planned.fault == Fault::Skew);
+        let servers: Vec<usize> = wrong.flat_map(|active| active.servers.iter().copied()).collect();
+        let seen = servers.iter().filter(|server| self.cluster.clock_off_by(**server) >= Some(CLOCK_WRONG_S)).count();
+        self.havoc.count(Fault::Skew.effect(), seen as u64);
     }
 
     /// Servers that ended by themselves: excused by their disk or a finding, and started again either way.
@@ -220,6 +257,10 @@ impl<'a> Nemesis<'a> {
             names.iter().map(|(fault, servers)| format!("{fault}({})", servers.join(","))).collect();
         if faults.is_empty() { "quiet".to_owned() } else { faults.join(" ") }
     }
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// Two in five cuts lose all that was not synced; in one of five some blocks survive, and in two the last write is torn.

@@ -218,7 +218,7 @@ fn tell(shared: &Shared, broken: &str) {
 }
 
 fn effects(fates: &Fates, disks: jlt_fs::Counts, havoc: &Havoc) -> BTreeMap<&'static str, u64> {
-    BTreeMap::from([
+    let mut effects = BTreeMap::from([
         ("frames sent", fates.sent),
         ("frames cut", fates.cut),
         ("frames lost", fates.lost),
@@ -229,12 +229,12 @@ fn effects(fates: &Fates, disks: jlt_fs::Counts, havoc: &Havoc) -> BTreeMap<&'st
         ("syncs failed", disks.failed),
         ("syncs slow", disks.slow),
         ("writes refused", disks.refused),
-        ("unsynced bytes lost", havoc.lost_bytes),
-        ("torn bytes kept", havoc.torn_bytes),
-    ])
+    ]);
+    effects.extend(&havoc.effects);
+    effects
 }
 
-/// Each fault that was asked for must have happened, and have had an effect where that can be counted.
+/// Each fault that was asked for must have happened, and have had an effect.
 fn cover_faults(
     plan: &Plan,
     happened: &[Happened],
@@ -246,19 +246,7 @@ fn cover_faults(
         let count = happened.iter().filter(|one| one.fault == *kind).count() as u64;
         faults.insert(kind.name(), count);
         judgement.cover(&format!("faults {}", kind.name()), count, 1);
-        let effect = match kind {
-            Fault::Partition | Fault::Oneway => Some("frames cut"),
-            Fault::Delay => Some("frames delayed"),
-            Fault::Loss => Some("frames lost"),
-            Fault::DiskFull => Some("writes refused"),
-            Fault::SlowSync => Some("syncs slow"),
-            Fault::Eio => Some("syncs failed"),
-            Fault::Power => Some("unsynced bytes lost"),
-            Fault::Kill | Fault::Pause | Fault::Skew => None,
-        };
-        if let Some(effect) = effect {
-            judgement.cover(effect, effects.get(effect).copied().unwrap_or(0), 1);
-        }
+        judgement.cover(kind.effect(), effects.get(kind.effect()).copied().unwrap_or(0), 1);
     }
     faults
 }
