@@ -162,6 +162,16 @@ impl Cluster {
         self.signal(index, Signal::SIGCONT)
     }
 
+    /// SIGTERM: it is to stop politely. Does not wait for that.
+    pub(crate) fn terminate(&self, index: usize) -> Result<(), String> {
+        self.signal(index, Signal::SIGTERM)
+    }
+
+    /// Whether there is a process, as far as [`Cluster::ended`] was asked.
+    pub(crate) fn is_running(&self, index: usize) -> bool {
+        self.servers[index].process.is_some()
+    }
+
     /// Whether the kernel holds it stopped: proc(5), the third field of `stat`, behind the name in brackets.
     pub(crate) fn is_frozen(&self, index: usize) -> bool {
         let Some(process) = &self.servers[index].process else { return false };

@@ -51,7 +51,7 @@ enum Mode {
         /// How long faults begin, for example `45s` or `5m`.
         #[arg(long = "for", default_value = "45s", value_parser = parse_duration)]
         duration: Duration,
-        /// Faults, with commas; `all` for all but skew.
+        /// Faults, with commas; `all` for all that need nothing special.
         #[arg(long, default_value = "partition,kill")]
         faults: String,
         /// Workloads, with commas.
@@ -156,7 +156,7 @@ fn real(
     common: &Common,
 ) -> Result<ExitCode, String> {
     let kinds: Vec<Fault> = match faults {
-        "all" => Fault::ALL.into_iter().filter(|fault| *fault != Fault::Skew).collect(),
+        "all" => Fault::ALL.into_iter().filter(|fault| fault.is_usual()).collect(),
         list => list.split(',').map(Fault::named).collect::<Result<_, _>>()?,
     };
     let usual = || PathBuf::from(format!("jlt-runs/{}-{}", common.seed, faults.replace(',', "-")));

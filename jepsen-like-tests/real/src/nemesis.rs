@@ -1,7 +1,11 @@
 //! Breaks the cluster as the plan says. Faults overlap as they please; after each beginning and end the network, processes, disks and clocks
-//! are put into the state that all faults of the moment ask for.
+//! are put into the state that all faults of the moment ask for. Some faults are operations of several steps, one of which is carried out at a time.
 
-use std::collections::BTreeMap;
+mod operate;
+mod script;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::process::ExitStatus;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -12,6 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::cluster::{Cluster, SERVERS, name};
 use crate::http;
+use operate::Operation;
 
 /// How often the cluster is looked at between faults.
 const TICK: Duration = Duration::from_millis(20);
@@ -61,12 +66,29 @@ pub(crate) struct Nemesis<'a> {
     started: Instant,
     active: Vec<Active>,
     havoc: Havoc,
-    /// Until when a server may end because of its disk.
-    excused: [Option<Instant>; SERVERS],
-    /// When a server that ended by itself is started again.
-    revive: [Option<Instant>; SERVERS],
-    /// Since when a server is stopped.
-    paused: [Option<Instant>; SERVERS],
+    hosts: Vec<Host>,
+    /// The operation that is carried out, and those that come after it.
+    operation: Option<Operation>,
+    waiting: VecDeque<Planned>,
+    /// Since when there is no other fault.
+    calm: Instant,
+}
+
+/// What is known of a server.
+#[derive(Default, Clone)]
+struct Host {
+    /// Until when it may end because of its disk.
+    excused: Option<Instant>,
+    /// When it is started again, having ended by itself.
+    revive: Option<Instant>,
+    /// Since when it is stopped.
+    paused: Option<Instant>,
+    /// So many seconds its clock is ahead.
+    clock: i64,
+    /// An operation has it down.
+    out: bool,
+    /// How it ended since it was told to.
+    left: Option<(ExitStatus, String)>,
 }
 
 struct Active {
@@ -78,15 +100,24 @@ struct Active {
 
 impl<'a> Nemesis<'a> {
     pub(crate) fn new(cluster: &'a mut Cluster, network: Arc<Network>, started: Instant) -> Self {
-        let (excused, revive, paused) = ([None; SERVERS], [None; SERVERS], [None; SERVERS]);
-        Self { cluster, network, started, active: Vec::new(), havoc: Havoc::default(), excused, revive, paused }
+        Self {
+            cluster,
+            network,
+            started,
+            active: Vec::new(),
+            havoc: Havoc::default(),
+            hosts: vec![Host::default(); SERVERS],
+            operation: None,
+            waiting: VecDeque::new(),
+            calm: started,
+        }
     }
 
     /// Carries the plan out, ends all faults, and returns what happened. `tell` hears about once a second what is broken.
     pub(crate) fn run(mut self, plan: &Plan, tell: impl Fn(&str)) -> Result<Havoc, String> {
         let mut coming = plan.faults.iter().peekable();
-        let mut told_ms = 0;
-        while coming.peek().is_some() || !self.active.is_empty() || self.now_ms() < plan.duration_ms {
+        let (mut looked_ms, mut told_ms) = (0, 0);
+        while coming.peek().is_some() || self.is_busy() || self.now_ms() < plan.duration_ms {
             let now_ms = self.now_ms();
             let ended = self.end_due(now_ms);
             let mut begun = false;
@@ -98,9 +129,14 @@ impl<'a> Nemesis<'a> {
                 self.apply()?;
             }
             self.look_after()?;
+            self.set_clocks()?;
+            self.operate(now_ms < plan.duration_ms)?;
+            if now_ms >= looked_ms {
+                looked_ms = now_ms + 300;
+                self.look_at_clocks();
+            }
             if now_ms >= told_ms {
                 told_ms = now_ms + 1000;
-                self.look_at_clocks();
                 tell(&self.describe());
             }
             std::thread::sleep(TICK);
@@ -109,10 +145,14 @@ impl<'a> Nemesis<'a> {
         Ok(self.havoc)
     }
 
+    fn is_busy(&self) -> bool {
+        !self.active.is_empty() || self.operation.is_some() || !self.waiting.is_empty()
+    }
+
     /// A server may still be about to end because of its disk; that is not a failure to heal.
     fn settle(&mut self) -> Result<(), String> {
         let calm = Instant::now() + RESTART_AFTER;
-        while Instant::now() < calm || self.revive.iter().any(Option::is_some) {
+        while Instant::now() < calm || self.hosts.iter().any(|host| host.revive.is_some()) {
             self.look_after()?;
             std::thread::sleep(TICK);
         }
@@ -137,11 +177,10 @@ impl<'a> Nemesis<'a> {
 
     /// What happens once happens here; what lasts is done by [`Nemesis::apply`].
     fn begin(&mut self, planned: &Planned, start_ms: u64) {
-        let servers = match planned.target {
-            Target::Server(server) => vec![server],
-            Target::Leader => vec![self.leader().unwrap_or(planned.degree as usize % SERVERS)],
-            Target::All => (0..SERVERS).collect(),
-        };
+        if script::is_operation(planned.fault) {
+            return self.waiting.push_back(planned.clone());
+        }
+        let servers = self.victims(planned);
         let mut effect = String::new();
         match planned.fault {
             Fault::Kill => {
@@ -160,11 +199,20 @@ impl<'a> Nemesis<'a> {
             }
             Fault::DiskFull | Fault::Eio | Fault::SlowSync => {
                 let until = Instant::now() + Duration::from_millis(planned.for_ms) + DISK_MEMORY;
-                servers.iter().for_each(|server| self.excused[*server] = Some(until));
+                servers.iter().for_each(|server| self.hosts[*server].excused = Some(until));
             }
-            Fault::Partition | Fault::Oneway | Fault::Delay | Fault::Loss | Fault::Pause | Fault::Skew => {}
+            Fault::Partition | Fault::Oneway | Fault::Delay | Fault::Loss | Fault::Pause => {}
+            Fault::Skew | Fault::Strobe | Fault::RestartAll => {}
         }
         self.active.push(Active { planned: planned.clone(), servers, start_ms, effect });
+    }
+
+    fn victims(&self, planned: &Planned) -> Vec<usize> {
+        match planned.target {
+            Target::Server(server) => vec![server],
+            Target::Leader => vec![self.leader().unwrap_or(planned.degree as usize % SERVERS)],
+            Target::All => (0..SERVERS).collect(),
+        }
     }
 
     /// Who leads, as the first server that answers knows it.
@@ -186,14 +234,12 @@ impl<'a> Nemesis<'a> {
                 active.find(|active| active.planned.fault == fault && active.servers.contains(&server))
             };
             let slow = hit(Fault::SlowSync).map_or(0, |active| 200 + 2 * u64::from(active.planned.degree));
-            let skew = hit(Fault::Skew).map_or(0, |active| skew_seconds(active.planned.degree));
             let is_down = hit(Fault::Kill).is_some() || hit(Fault::Power).is_some();
             let is_paused = hit(Fault::Pause).is_some();
             let (full, failing_syncs) = (hit(Fault::DiskFull).is_some(), hit(Fault::Eio).is_some());
             let slow_sync = Duration::from_millis(slow);
             self.cluster.set_disk(server, jlt_fs::Faults { full, failing_syncs, slow_sync });
-            self.cluster.set_clock(server, skew)?;
-            if !is_down && self.revive[server].is_none() {
+            if !is_down && self.hosts[server].revive.is_none() && !self.hosts[server].out {
                 self.cluster.restart(server)?;
             }
             self.pause(server, is_paused)?;
@@ -203,26 +249,40 @@ impl<'a> Nemesis<'a> {
 
     /// Stops a server or lets it go on. Only the time in which the kernel held it stopped counts: it may have been killed meanwhile.
     fn pause(&mut self, server: usize, is_paused: bool) -> Result<(), String> {
-        match self.paused[server] {
+        match self.hosts[server].paused {
             None if is_paused => {
                 self.cluster.freeze(server)?;
-                self.paused[server] = Some(Instant::now());
+                self.hosts[server].paused = Some(Instant::now());
             }
             Some(since) if !is_paused => {
                 if self.cluster.is_frozen(server) {
                     self.havoc.count(Fault::Pause.effect(), millis(since.elapsed()));
                 }
                 self.cluster.thaw(server)?;
-                self.paused[server] = None;
+                self.hosts[server].paused = None;
             }
             Some(_) | None => {}
         }
         Ok(())
     }
 
+    /// Skewed clocks are wrong for as long as the fault lasts; others jump there and back.
+    fn set_clocks(&mut self) -> Result<(), String> {
+        let now_ms = self.now_ms();
+        for server in 0..self.hosts.len() {
+            let seconds = wrong_by(&self.active, server, now_ms);
+            if seconds != self.hosts[server].clock {
+                self.hosts[server].clock = seconds;
+                self.havoc.count("jumps of clocks", 1);
+                self.cluster.set_clock(server, seconds)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Clocks that were set must be seen to be wrong by who asks the server.
     fn look_at_clocks(&mut self) {
-        let wrong = self.active.iter().filter(|active| active.planned.fault == Fault::Skew);
+        let wrong = self.active.iter().filter(|active| matches!(active.planned.fault, Fault::Skew | Fault::Strobe));
         let servers: Vec<usize> = wrong.flat_map(|active| active.servers.iter().copied()).collect();
         let seen = servers.iter().filter(|server| self.cluster.clock_off_by(**server) >= Some(CLOCK_WRONG_S)).count();
         self.havoc.count(Fault::Skew.effect(), seen as u64);
@@ -233,25 +293,36 @@ impl<'a> Nemesis<'a> {
         for (server, status) in self.cluster.ended() {
             let words = self.cluster.last_words(server);
             let what = format!("{} ended by itself at {} ms ({status}): {words}", name(server), self.now_ms());
-            match self.excused[server].is_some_and(|until| Instant::now() < until) {
+            if self.hosts[server].out {
+                self.hosts[server].left = Some((status, words));
+                continue;
+            }
+            match self.is_excused(server) {
                 true => self.havoc.notes.push(what),
                 false => self.havoc.violations.push(what),
             }
-            self.revive[server] = Some(Instant::now() + RESTART_AFTER);
+            self.hosts[server].revive = Some(Instant::now() + RESTART_AFTER);
         }
-        for server in 0..SERVERS {
-            if self.revive[server].is_some_and(|when| Instant::now() >= when) {
-                self.revive[server] = None;
+        for server in 0..self.hosts.len() {
+            if self.hosts[server].revive.is_some_and(|when| Instant::now() >= when) {
+                self.hosts[server].revive = None;
                 self.apply()?;
             }
         }
         Ok(())
     }
 
+    fn is_excused(&self, server: usize) -> bool {
+        self.hosts[server].excused.is_some_and(|until| Instant::now() < until)
+    }
+
     fn describe(&self) -> String {
         let mut names: BTreeMap<&str, Vec<String>> = BTreeMap::new();
         for active in &self.active {
             names.entry(active.planned.fault.name()).or_default().extend(active.servers.iter().map(|at| name(*at)));
+        }
+        if let Some(operation) = &self.operation {
+            names.entry(operation.planned.fault.name()).or_default().push(operation.describe());
         }
         let faults: Vec<String> =
             names.iter().map(|(fault, servers)| format!("{fault}({})", servers.join(","))).collect();
@@ -271,6 +342,22 @@ fn survivors(degree: u32) -> Survivors {
         3 => Survivors::Torn(512),
         _ => Survivors::Torn(4096),
     }
+}
+
+/// How many seconds a server's clock has to be ahead now.
+fn wrong_by(active: &[Active], server: usize, now_ms: u64) -> i64 {
+    let seconds = active.iter().filter(|active| active.servers.contains(&server)).map(|active| {
+        let Planned { fault, degree, .. } = active.planned;
+        let period_ms = 200 + u64::from(degree) * 8 / 10;
+        let is_away = ((now_ms - active.start_ms) / period_ms).is_multiple_of(2);
+        match fault {
+            Fault::Skew => skew_seconds(degree),
+            // The size of the jumps must not come with their pace.
+            Fault::Strobe if is_away => skew_seconds(degree * 7 % 1000),
+            _ => 0,
+        }
+    });
+    seconds.sum()
 }
 
 /// From five minutes behind to five minutes ahead.
@@ -316,7 +403,8 @@ fn spoil(links: &mut Links, planned: &Planned, (one, other): (usize, usize), is_
                 *link = Link { delay, jitter, loss_per_mille, duplicate_per_mille: 50, reorder_per_mille: 100, cut };
             }
         }
-        Fault::Kill | Fault::Pause | Fault::Power | Fault::DiskFull | Fault::SlowSync | Fault::Eio | Fault::Skew => {}
+        Fault::Kill | Fault::Pause | Fault::Power | Fault::DiskFull | Fault::SlowSync | Fault::Eio => {}
+        Fault::Skew | Fault::Strobe | Fault::RestartAll => {}
     }
 }
 
@@ -356,5 +444,14 @@ mod tests {
     #[test]
     fn clocks_jump_both_ways() {
         assert_eq!((skew_seconds(0), skew_seconds(999)), (-300, 300));
+    }
+
+    #[test]
+    fn a_strobe_comes_and_goes_and_a_skew_stays() {
+        let strobe = [active(Fault::Strobe, 1, 100)];
+        let at = |now_ms| wrong_by(&strobe, 1, now_ms);
+        assert_eq!((at(0), at(279), at(280), at(559), at(560)), (120, 120, 0, 0, 120));
+        assert_eq!(wrong_by(&strobe, 0, 0), 0, "another server's");
+        assert_eq!(wrong_by(&[active(Fault::Skew, 1, 999)], 1, 5_000), 300);
     }
 }

@@ -63,7 +63,7 @@ pub(crate) fn run(binary: &Path, plan: &Plan, folder: &Path) -> Result<Verdict, 
     let world = World {
         network: Some(Arc::clone(&network)),
         disks: Some(plan.seed),
-        clocks: plan.kinds.contains(&Fault::Skew),
+        clocks: [Fault::Skew, Fault::Strobe].iter().any(|fault| plan.kinds.contains(fault)),
         folder: Some(folder.to_owned()),
     };
     let mut cluster = Cluster::start_in(binary, world)?;
