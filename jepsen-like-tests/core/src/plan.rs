@@ -40,6 +40,8 @@ pub enum Fault {
     Strobe,
     /// All servers are stopped politely and started again, one after the other.
     RestartAll,
+    /// Servers join, leave, are lost and replaced; one comes back with an empty disk.
+    Member,
 }
 
 /// Whom a fault hits.
@@ -88,7 +90,7 @@ pub struct Plan {
 
 impl Fault {
     /// All of them.
-    pub const ALL: [Fault; 13] = [
+    pub const ALL: [Fault; 14] = [
         Fault::Partition,
         Fault::Oneway,
         Fault::Delay,
@@ -102,6 +104,7 @@ impl Fault {
         Fault::Skew,
         Fault::Strobe,
         Fault::RestartAll,
+        Fault::Member,
     ];
 
     /// As on the command line.
@@ -120,6 +123,7 @@ impl Fault {
             Fault::Skew => "skew",
             Fault::Strobe => "strobe",
             Fault::RestartAll => "restart-all",
+            Fault::Member => "member",
         }
     }
 
@@ -137,6 +141,7 @@ impl Fault {
             Fault::Eio => "syncs failed",
             Fault::Skew | Fault::Strobe => "clocks seen to be wrong",
             Fault::RestartAll => "servers stopped politely",
+            Fault::Member => "members changed",
         }
     }
 
@@ -163,8 +168,9 @@ impl Fault {
             Fault::SlowSync => (1_000, 4_000),
             Fault::Eio => (100, 1_000),
             Fault::Skew | Fault::Strobe => (2_000, 8_000),
-            // It is over when all have been restarted; this is only until when the next one is not planned.
+            // These end when all is done; until then the next one is not planned.
             Fault::RestartAll => (3_000, 15_000),
+            Fault::Member => (5_000, 15_000),
         }
     }
 

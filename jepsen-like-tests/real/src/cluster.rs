@@ -1,4 +1,4 @@
-//! Three real servers of the `tribune` binary on loopback addresses of their own: started, killed, restarted, and gone when dropped.
+//! Three real servers of the `tribune` binary, and room for guests, on addresses of their own: started, killed, restarted, and gone when dropped.
 
 use std::fs::{File, OpenOptions};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -17,8 +17,11 @@ use jlt_net::Network;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-/// How many servers a cluster has.
+/// How many servers a cluster has, and clients know.
 pub(crate) const SERVERS: usize = 3;
+
+/// How many there can be for a while, where each has a machine of its own: the others are guests, down unless somebody starts them.
+pub(crate) const MACHINES: usize = SERVERS + 2;
 
 /// Consul's HTTP port; each server has an address of its own, so all can have the usual ports.
 const HTTP_PORT: u16 = 8500;
@@ -98,7 +101,8 @@ impl Cluster {
         let subnet = (process % 250 + 1) as u8;
         let keep = world.folder.is_some();
         let mut cluster = Self { binary, folder, servers: Vec::new(), world, keep };
-        for index in 0..SERVERS {
+        let machines = if cluster.world.network.is_some() { MACHINES } else { SERVERS };
+        for index in 0..machines {
             let address = match cluster.world.network {
                 Some(_) => Network::address(index + 1),
                 None => Ipv4Addr::new(127, 30, subnet, index as u8 + 1),
@@ -106,8 +110,10 @@ impl Cluster {
             let disk = cluster.mount_disk(index)?;
             cluster.servers.push(Server { disk, lives: Arc::default(), address, process: None });
         }
-        for index in 0..SERVERS {
+        for index in 0..machines {
             cluster.set_clock(index, 0)?;
+        }
+        for index in 0..SERVERS {
             cluster.restart(index)?;
         }
         cluster.wait_ready().inspect_err(|_| cluster.keep = true)?;
@@ -130,7 +136,8 @@ impl Cluster {
         (0..SERVERS).map(|index| self.http_address(index)).collect()
     }
 
-    fn http_address(&self, index: usize) -> SocketAddr {
+    /// Where the API of one server is, guest or not.
+    pub(crate) fn http_address(&self, index: usize) -> SocketAddr {
         SocketAddr::new(IpAddr::V4(self.servers[index].address), HTTP_PORT)
     }
 
@@ -220,6 +227,19 @@ impl Cluster {
         all
     }
 
+    /// Kills a server and takes all it had: what starts there next is a new one.
+    pub(crate) fn wipe(&mut self, index: usize) -> Result<(), String> {
+        self.kill(index);
+        match &self.servers[index].disk {
+            Some(disk) => disk.clear(),
+            None => {
+                let data = self.data(index);
+                std::fs::remove_dir_all(&data).map_err(|error| format!("{}: {error}", data.display()))?;
+            }
+        }
+        Ok(())
+    }
+
     /// From now on no disk keeps what it says it keeps.
     pub(crate) fn let_disks_lie(&self) {
         self.servers.iter().filter_map(|server| server.disk.as_ref()).for_each(Disk::lie);
@@ -260,7 +280,7 @@ impl Cluster {
 
     /// How often each server was started; counts on while the cluster lives.
     pub(crate) fn lives(&self) -> Vec<Arc<AtomicU32>> {
-        self.servers.iter().map(|server| Arc::clone(&server.lives)).collect()
+        self.servers.iter().take(SERVERS).map(|server| Arc::clone(&server.lives)).collect()
     }
 
     /// The servers that ended by themselves since the last call, and how.
@@ -322,7 +342,7 @@ impl Cluster {
         command.args(["agent", "-server", "-bootstrap-expect=3", &format!("-encrypt={SECRET}")]);
         command.args([format!("-node={}", name(index)), format!("-bind={address}"), format!("-client={address}")]);
         command.arg(format!("-data-dir={}", self.data(index).display()));
-        for (other, server) in self.servers.iter().enumerate() {
+        for (other, server) in self.servers.iter().enumerate().take(SERVERS) {
             if other != index {
                 command.arg(format!("-retry-join={}", server.address));
             }

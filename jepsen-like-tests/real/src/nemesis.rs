@@ -1,6 +1,7 @@
 //! Breaks the cluster as the plan says. Faults overlap as they please; after each beginning and end the network, processes, disks and clocks
 //! are put into the state that all faults of the moment ask for. Some faults are operations of several steps, one of which is carried out at a time.
 
+mod members;
 mod operate;
 mod script;
 
@@ -14,9 +15,10 @@ use jlt_fs::Survivors;
 use jlt_net::{Link, Links, Network};
 use serde::{Deserialize, Serialize};
 
-use crate::cluster::{Cluster, SERVERS, name};
+use self::members::Book;
+use self::operate::Operation;
+use crate::cluster::{Cluster, MACHINES, SERVERS, name};
 use crate::http;
-use operate::Operation;
 
 /// How often the cluster is looked at between faults.
 const TICK: Duration = Duration::from_millis(20);
@@ -72,6 +74,7 @@ pub(crate) struct Nemesis<'a> {
     waiting: VecDeque<Planned>,
     /// Since when there is no other fault.
     calm: Instant,
+    book: Book,
 }
 
 /// What is known of a server.
@@ -89,6 +92,8 @@ struct Host {
     out: bool,
     /// How it ended since it was told to.
     left: Option<(ExitStatus, String)>,
+    /// The id of its former life, on a disk that is gone.
+    former: Option<String>,
 }
 
 struct Active {
@@ -106,7 +111,8 @@ impl<'a> Nemesis<'a> {
             started,
             active: Vec::new(),
             havoc: Havoc::default(),
-            hosts: vec![Host::default(); SERVERS],
+            hosts: (0..MACHINES).map(|server| Host { out: server >= SERVERS, ..Host::default() }).collect(),
+            book: Book::default(),
             operation: None,
             waiting: VecDeque::new(),
             calm: started,
@@ -202,7 +208,7 @@ impl<'a> Nemesis<'a> {
                 servers.iter().for_each(|server| self.hosts[*server].excused = Some(until));
             }
             Fault::Partition | Fault::Oneway | Fault::Delay | Fault::Loss | Fault::Pause => {}
-            Fault::Skew | Fault::Strobe | Fault::RestartAll => {}
+            Fault::Skew | Fault::Strobe | Fault::RestartAll | Fault::Member => {}
         }
         self.active.push(Active { planned: planned.clone(), servers, start_ms, effect });
     }
@@ -217,18 +223,24 @@ impl<'a> Nemesis<'a> {
 
     /// Who leads, as the first server that answers knows it.
     fn leader(&self) -> Option<usize> {
-        let ask = |server: &std::net::SocketAddr| {
-            let reply = http::request(*server, "GET", "/v1/status/leader", b"", Duration::from_millis(300)).ok()?;
+        let ask = |server| {
+            let address = self.cluster.http_address(server);
+            let reply = http::request(address, "GET", "/v1/status/leader", b"", Duration::from_millis(300)).ok()?;
             let text = String::from_utf8(reply.body).ok()?;
-            (0..SERVERS).find(|server| text.contains(&format!("{}:", Network::address(server + 1))))
+            (0..MACHINES).find(|server| text.contains(&format!("{}:", Network::address(server + 1))))
         };
-        self.cluster.http_addresses().iter().find_map(ask)
+        self.within_reach().find_map(ask)
+    }
+
+    /// The servers that can answer.
+    fn within_reach(&self) -> impl Iterator<Item = usize> {
+        (0..MACHINES).filter(|server| self.cluster.is_running(*server) && self.hosts[*server].paused.is_none())
     }
 
     /// Puts everything into the state that the faults of the moment ask for.
     fn apply(&mut self) -> Result<(), String> {
         self.network.set(links(self.network.perfect(), &self.active));
-        for server in 0..SERVERS {
+        for server in 0..MACHINES {
             let hit = |fault: Fault| {
                 let mut active = self.active.iter();
                 active.find(|active| active.planned.fault == fault && active.servers.contains(&server))
@@ -369,7 +381,7 @@ fn skew_seconds(degree: u32) -> i64 {
 fn links(mut links: Links, active: &[Active]) -> Links {
     for active in active {
         for server in &active.servers {
-            let others: Vec<usize> = (0..SERVERS).filter(|other| other != server).collect();
+            let others: Vec<usize> = (0..MACHINES).filter(|other| other != server).collect();
             for other in &others {
                 spoil(&mut links, &active.planned, (server + 1, other + 1), *other == others[0]);
             }
@@ -404,7 +416,7 @@ fn spoil(links: &mut Links, planned: &Planned, (one, other): (usize, usize), is_
             }
         }
         Fault::Kill | Fault::Pause | Fault::Power | Fault::DiskFull | Fault::SlowSync | Fault::Eio => {}
-        Fault::Skew | Fault::Strobe | Fault::RestartAll => {}
+        Fault::Skew | Fault::Strobe | Fault::RestartAll | Fault::Member => {}
     }
 }
 
@@ -418,24 +430,24 @@ mod tests {
     }
 
     fn cuts(fault: Fault, degree: u32) -> Vec<(usize, usize)> {
-        let mut links = links(Links::perfect(4), &[active(fault, 0, degree)]);
-        let pairs = (0..4).flat_map(|from| (0..4).map(move |to| (from, to)));
+        let mut links = links(Links::perfect(MACHINES + 1), &[active(fault, 0, degree)]);
+        let pairs = (0..=MACHINES).flat_map(|from| (0..=MACHINES).map(move |to| (from, to)));
         pairs.filter(|(from, to)| links.link(*from, *to).cut).collect()
     }
 
     #[test]
     fn partitions_have_shapes_and_spare_the_clients() {
-        assert_eq!(cuts(Fault::Partition, 1), [(1, 2), (1, 3), (2, 1), (3, 1)]);
+        assert_eq!(cuts(Fault::Partition, 1), [(1, 2), (1, 3), (1, 4), (1, 5), (2, 1), (3, 1), (4, 1), (5, 1)]);
         assert_eq!(cuts(Fault::Partition, 4), [(1, 2), (2, 1)]);
-        assert_eq!(cuts(Fault::Oneway, 2), [(1, 2), (1, 3)]);
-        assert_eq!(cuts(Fault::Oneway, 1), [(2, 1), (3, 1)]);
+        assert_eq!(cuts(Fault::Oneway, 2), [(1, 2), (1, 3), (1, 4), (1, 5)]);
+        assert_eq!(cuts(Fault::Oneway, 1), [(2, 1), (3, 1), (4, 1), (5, 1)]);
         assert_eq!(cuts(Fault::Delay, 1), []);
     }
 
     #[test]
     fn faults_of_the_network_overlap() {
         let all = [active(Fault::Partition, 0, 1), active(Fault::Loss, 0, 400), active(Fault::Delay, 1, 999)];
-        let mut links = links(Links::perfect(4), &all);
+        let mut links = links(Links::perfect(MACHINES + 1), &all);
         let (cut, late) = (*links.link(1, 3), *links.link(2, 3));
         assert!(cut.cut && cut.loss_per_mille == 120);
         assert!(!late.cut && late.delay == Duration::from_millis(259));

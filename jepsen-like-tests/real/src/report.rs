@@ -167,6 +167,7 @@ fn colour(fault: Fault) -> &'static str {
         Fault::Skew => "#f15bb5",
         Fault::Strobe => "#ff99c8",
         Fault::RestartAll => "#e09f3e",
+        Fault::Member => "#2a9d8f",
     }
 }
 

@@ -14,7 +14,7 @@ use jlt_core::record::{self, Outcome, Record, Tally, tally};
 use jlt_net::{Fates, Network};
 use serde::Serialize;
 
-use crate::cluster::{Cluster, SERVERS, World, name};
+use crate::cluster::{Cluster, MACHINES, World, name};
 use crate::kv::{self, Mode};
 use crate::nemesis::{Happened, Havoc, Nemesis};
 use crate::workload::{Client, Shared, Workload};
@@ -57,7 +57,7 @@ pub(crate) fn run(binary: &Path, plan: &Plan, folder: &Path) -> Result<Verdict, 
     std::fs::create_dir_all(folder).map_err(failed("the folder of the run"))?;
     std::fs::write(folder.join("plan.json"), pretty(plan)).map_err(failed("plan.json"))?;
     jlt_fs::apart().map_err(failed("mounts of our own (needs root)"))?;
-    let network = Network::new(SERVERS + 1, plan.seed).map_err(failed("the network (needs root)"))?;
+    let network = Network::new(MACHINES + 1, plan.seed).map_err(failed("the network (needs root)"))?;
     network.machine(0).enter().map_err(failed("the clients' machine"))?;
     let network = Arc::new(network);
     let world = World {
