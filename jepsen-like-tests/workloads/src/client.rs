@@ -21,6 +21,13 @@ const BACK_OFF: Duration = Duration::from_millis(50);
 /// How long a healed cluster may take to answer a final read.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// What not every world has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Need {
+    /// The servers' DNS ports.
+    Dns,
+}
+
 /// One way to use the cluster, and the judge of what was seen.
 #[async_trait(?Send)]
 pub trait Workload: Send + Sync {
@@ -38,6 +45,11 @@ pub trait Workload: Send + Sync {
 
     /// What the history says; records of other workloads are in it, too.
     fn judge(&self, history: &[Record]) -> Judgement;
+
+    /// What the world must have beside servers that speak HTTP.
+    fn needs(&self) -> &'static [Need] {
+        &[]
+    }
 
     /// Removes what the round has left, but for keys below [`Client::key`], so that the next round finds the cluster as this one did.
     async fn clear(&self, _client: &mut Client) -> Result<(), String> {
@@ -131,6 +143,11 @@ impl Client {
     /// Whether there is still something to do.
     pub fn goes_on(&self) -> bool {
         !self.shared.stop.load(Ordering::Relaxed)
+    }
+
+    /// How many servers there are.
+    pub fn servers(&self) -> usize {
+        self.shared.servers
     }
 
     /// A server chosen at random.
