@@ -299,6 +299,8 @@ impl Cluster {
         command.args(["agent", "-server", "-bootstrap-expect=3", &format!("-encrypt={SECRET}")]);
         command.args([format!("-node={}", name(index)), format!("-bind={address}"), format!("-client={address}")]);
         command.arg(format!("-data-dir={}", self.data(index).display()));
+        // A run of seconds has many snapshots, and servers that need one to catch up.
+        command.args(["-hcl=raft_snapshot_threshold = 500", "-hcl=raft_trailing_logs = 100"]);
         for (other, server) in self.servers.iter().enumerate() {
             if other != index {
                 command.arg(format!("-retry-join={}", server.address));

@@ -18,6 +18,9 @@ use crate::http::{Http, Wire};
 /// After an error a client waits this long, so that a cluster without a leader is not flooded.
 const BACK_OFF: Duration = Duration::from_millis(50);
 
+/// How long a client waits for an answer, unless its workload says otherwise.
+const ANSWER_PATIENCE: Duration = Duration::from_secs(5);
+
 /// How long a healed cluster may take to answer a final read.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -77,6 +80,8 @@ pub struct Client {
     pub number: usize,
     /// For its choices.
     pub rng: Rng,
+    /// How long it waits for an answer, whose outcome is then unknown. Five seconds, unless its workload says otherwise.
+    pub patience: Duration,
     workload: &'static str,
     shared: Arc<Shared>,
     http: Http,
@@ -137,7 +142,7 @@ impl Client {
         let name = workload.bytes().fold(0u64, |hash, byte| hash.wrapping_mul(31).wrapping_add(u64::from(byte)));
         let rng = Rng::new(shared.seed ^ name, number as u64 + 1);
         let http = Http::new(wire, shared.servers);
-        Self { number, rng, workload, shared, http }
+        Self { number, rng, patience: ANSWER_PATIENCE, workload, shared, http }
     }
 
     /// Whether there is still something to do.
@@ -193,7 +198,7 @@ impl Client {
     ) -> Result<S, Failure> {
         let life = self.shared.lives[server].load(Ordering::SeqCst);
         let start_ns = self.shared.now_ns();
-        let answer = send(&mut Api::new(&mut self.http, server)).await;
+        let answer = send(&mut Api::new(&mut self.http, server, self.patience)).await;
         let end_ns = self.shared.now_ns();
         // Invariant: calls and answers are plain structs and enums with text keys, which always have a JSON form.
         let json = |value: serde_json::Result<serde_json::Value>| value.expect("a call or answer has a JSON form");
@@ -233,6 +238,6 @@ impl Client {
 
     /// One server, without a record.
     pub fn api(&mut self, server: usize) -> Api<'_> {
-        Api::new(&mut self.http, server)
+        Api::new(&mut self.http, server, self.patience)
     }
 }

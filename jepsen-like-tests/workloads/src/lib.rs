@@ -11,6 +11,7 @@ mod http;
 mod phases;
 mod register;
 mod set;
+mod tree;
 mod watch;
 
 use std::sync::Arc;
@@ -26,6 +27,7 @@ pub fn all() -> Vec<Arc<dyn Workload>> {
     vec![
         Arc::new(register::Register::default()),
         Arc::new(set::Set),
+        Arc::new(tree::Tree),
         Arc::new(watch::Watch),
         Arc::new(catalog::Catalog),
         Arc::new(bulk::Bulk),
