@@ -205,7 +205,10 @@ impl Nemesis {
             Fault::Delay => set_latency(world, server, Some(fault.degree)),
             // These are of links, which are set by what is active.
             Fault::Partition | Fault::Oneway | Fault::Pause => {}
-            Fault::Loss | Fault::DiskFull | Fault::Eio | Fault::Skew => return false,
+            // Not here.
+            Fault::Loss | Fault::DiskFull | Fault::Eio | Fault::Skew | Fault::Strobe | Fault::RestartAll => {
+                return false;
+            }
         }
         true
     }

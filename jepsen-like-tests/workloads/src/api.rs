@@ -1,6 +1,7 @@
 //! The HTTP API as Consul's clients see it, and what an answer proves. Other endpoints than KV's are asked through [`Api::send`].
 
 use std::collections::BTreeMap;
+use std::rc::Rc;
 use std::time::Duration;
 
 use base64::Engine;
@@ -9,7 +10,7 @@ use jlt_core::history::Value;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::http::{Http, HttpError, Reply};
+use crate::http::{Http, HttpError, Reply, Wire};
 
 /// A large value; Consul takes up to 512 KiB.
 const LARGE_BYTES: usize = 200_000;
@@ -77,6 +78,16 @@ struct Row {
 impl<'a> Api<'a> {
     pub(crate) fn new(http: &'a mut Http, server: usize, patience: Duration) -> Self {
         Self { http, server, patience }
+    }
+
+    /// The server that is asked.
+    pub fn server(&self) -> usize {
+        self.server
+    }
+
+    /// How other ports than HTTP's are reached.
+    pub fn wire(&self) -> Rc<dyn Wire> {
+        self.http.wire()
     }
 
     /// A read of a key, or of all below a prefix with `?recurse`; for a blocking one the index that has to be exceeded.

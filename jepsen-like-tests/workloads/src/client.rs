@@ -24,6 +24,13 @@ const ANSWER_PATIENCE: Duration = Duration::from_secs(5);
 /// How long a healed cluster may take to answer a final read.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// What not every world has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Need {
+    /// The servers' DNS ports.
+    Dns,
+}
+
 /// One way to use the cluster, and the judge of what was seen.
 #[async_trait(?Send)]
 pub trait Workload: Send + Sync {
@@ -41,6 +48,11 @@ pub trait Workload: Send + Sync {
 
     /// What the history says; records of other workloads are in it, too.
     fn judge(&self, history: &[Record]) -> Judgement;
+
+    /// What the world must have beside servers that speak HTTP.
+    fn needs(&self) -> &'static [Need] {
+        &[]
+    }
 
     /// Removes what the round has left, but for keys below [`Client::key`], so that the next round finds the cluster as this one did.
     async fn clear(&self, _client: &mut Client) -> Result<(), String> {
