@@ -304,7 +304,7 @@ impl<'a> Nemesis<'a> {
     fn look_after(&mut self) -> Result<(), String> {
         for (server, status) in self.cluster.ended() {
             let words = self.cluster.last_words(server);
-            let what = format!("{} ended by itself at {} ms ({status}): {words}", name(server), self.now_ms());
+            let what = format!("server: {} ended by itself at {} ms ({status}): {words}", name(server), self.now_ms());
             if self.hosts[server].out {
                 self.hosts[server].left = Some((status, words));
                 continue;
