@@ -127,7 +127,7 @@ fn attempt(hunt: &Hunt, options: &Options, seed: u64) -> Result<Option<String>, 
 }
 
 /// The broken guarantees of a run; none if it did not come to a verdict.
-fn said(folder: &Path) -> Result<Vec<String>, String> {
+pub(crate) fn said(folder: &Path) -> Result<Vec<String>, String> {
     let path = folder.join("verdict.json");
     let Ok(text) = std::fs::read_to_string(&path) else { return Ok(Vec::new()) };
     let verdict: BTreeMap<String, serde_json::Value> =
