@@ -2,7 +2,7 @@
 //! should find it is repeated with one seed after the other until the judge that should see it does.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -162,9 +162,12 @@ fn real(hunt: &Hunt, options: &Options, seed: u64) -> Result<Vec<String>, String
     if status.success() {
         return Ok(Vec::new());
     }
-    // A run that did not come to a verdict has none.
-    let text = std::fs::read_to_string(folder.join("verdict.json")).unwrap_or_default();
-    violations(&text)
+    said(&folder)
+}
+
+/// The broken guarantees of a run; none if it did not come to a verdict.
+pub(crate) fn said(folder: &Path) -> Result<Vec<String>, String> {
+    violations(&std::fs::read_to_string(folder.join("verdict.json")).unwrap_or_default())
 }
 
 fn simulation(hunt: &Hunt, seed: u64) -> Result<Vec<String>, String> {

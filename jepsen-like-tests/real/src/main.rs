@@ -8,10 +8,12 @@ mod cluster;
 mod http;
 mod kill;
 mod kv;
+mod leader;
 mod nemesis;
 mod picture;
 mod report;
 mod run;
+mod shrink;
 mod smoke;
 mod soak;
 mod wire;
@@ -127,11 +129,28 @@ enum Mode {
         #[command(flatten)]
         common: Common,
     },
+    /// Looks for a smaller plan that fails as an earlier run of `real` did. Needs root.
+    Shrink {
+        /// The folder of that run.
+        run: PathBuf,
+        /// The `tribune` binary.
+        #[arg(long, env = "TRIBUNE_BIN", default_value = "../target/debug/tribune")]
+        bin: PathBuf,
+        /// How long to look.
+        #[arg(long, default_value = "30m", value_parser = parse_duration)]
+        limit: Duration,
+        /// How often a plan is run before it is taken for one that passes.
+        #[arg(long, default_value_t = 2)]
+        tries: u32,
+    },
     /// `kill -9` at random moments under writes, again and again; no acknowledged write may be lost.
     Kill {
         /// How many times to kill.
         #[arg(long, default_value_t = 100)]
         rounds: u32,
+        /// Always the leader, while others are written to; measures how long no write is acknowledged.
+        #[arg(long)]
+        leader: bool,
         #[command(flatten)]
         common: Common,
     },
@@ -155,7 +174,9 @@ fn main() -> ExitCode {
     let done = match Cli::parse().mode {
         Mode::Smoke { duration, common } => smoke::run(&common.bin, duration, common.seed)
             .map(|(verdict, cluster)| print_verdict(&seal(verdict, cluster, common.keep))),
-        Mode::Kill { rounds, common } => kill::run(&common.bin, rounds, common.seed, How::Kill)
+        Mode::Kill { rounds, leader: true, common } => leader::run(&common.bin, rounds, common.seed)
+            .map(|(verdict, cluster)| print_verdict(&seal(verdict, cluster, common.keep))),
+        Mode::Kill { rounds, leader: false, common } => kill::run(&common.bin, rounds, common.seed, How::Kill)
             .map(|(verdict, cluster)| print_verdict(&seal(verdict, cluster, common.keep))),
         Mode::Power { rounds, lying_disks, common } => {
             let how = if lying_disks { How::PowerOnLies } else { How::Power };
@@ -167,6 +188,9 @@ fn main() -> ExitCode {
         Mode::Sim { arguments } => sim(&arguments),
         Mode::Replay { run, bin } => replay(&run, &bin),
         Mode::Check { run } => check(&run),
+        Mode::Shrink { run, bin, limit, tries } => {
+            shrink::run(&shrink::Options { run, binary: bin, limit, tries }).map(|_| ExitCode::SUCCESS)
+        }
         Mode::Bugs { only, limit, out, common } => bugs(only, limit, out, common),
     };
     done.unwrap_or_else(|message| {
