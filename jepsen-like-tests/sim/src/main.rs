@@ -123,7 +123,11 @@ fn again(shape: &Shape) -> Result<bool, String> {
     let program = std::env::current_exe().map_err(|error| error.to_string())?;
     let mut command = Command::new(program);
     let ended = shape.environment(&mut command).args(std::env::args_os().skip(1)).status();
-    Ok(ended.map_err(|error| error.to_string())?.success())
+    match ended.map_err(|error| error.to_string())?.code() {
+        Some(0) => Ok(true),
+        Some(1) => Ok(false),
+        other => Err(format!("the run did not come to a verdict: {other:?}")),
+    }
 }
 
 fn one(seed: u64, shape: &Shape, file: Option<PathBuf>, level: Level) -> Result<bool, String> {

@@ -25,7 +25,7 @@ const FINISH_MS_MAX: u64 = 120_000;
 /// Of all workloads together.
 const ANSWERED_PER_SECOND_MIN: u64 = 3;
 /// A server holds a request for no longer.
-const SETTLE_MS: u64 = 10_000;
+const SETTLE_MS: u64 = 8_000;
 
 /// What one run is made of.
 #[derive(Debug, Clone)]
@@ -78,16 +78,21 @@ impl Run {
         }
         trace_phase(world, "healed");
         self.until(world, CONVERGE_MS_MAX, "the servers did not come together after the faults", is_one_cluster)?;
-        self.invariants.is_calm();
         self.clients.set_phase(Phase::Finish);
         let clients = self.clients.clone();
         self.until(world, FINISH_MS_MAX, "the final reads did not end", |_world| clients.is_finished())?;
-        // What clients have given up may still be carried out.
-        let settled_ms = world.now_ms() + SETTLE_MS;
-        let is_settled = |world: &World| world.now_ms() >= settled_ms && is_one_cluster(world);
-        self.until(world, SETTLE_MS + CONVERGE_MS_MAX, "the servers did not settle", is_settled)?;
+        // What clients have given up may still be carried out, and connections that lost something may still have to be given up.
+        self.settle(world)?;
+        self.invariants.is_calm();
+        self.settle(world)?;
         self.invariants.are_equal(world);
         Ok(())
+    }
+
+    fn settle(&mut self, world: &mut World) -> Result<(), String> {
+        let settled_ms = world.now_ms() + SETTLE_MS;
+        let is_settled = |world: &World| world.now_ms() >= settled_ms && is_one_cluster(world);
+        self.until(world, SETTLE_MS + CONVERGE_MS_MAX, "the servers did not settle", is_settled)
     }
 
     fn until(

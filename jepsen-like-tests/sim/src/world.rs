@@ -14,7 +14,7 @@ use faults::Point;
 use identity::JoinSecret;
 use jlt_core::rng::Rng;
 use raft::disk::fault::{FaultDisk, Faults};
-use server::{HttpLimits, RaftSizes, Server, ServerConfig};
+use server::{HttpLimits, RaftLog, Server, ServerConfig};
 use turmoil::{Builder, Sim};
 
 use crate::trace::Trace;
@@ -72,7 +72,7 @@ impl World {
         for (at, name) in names.iter().enumerate() {
             let node = Node::new(name, addresses[at], folder);
             let mut config = node.config(at, &addresses)?;
-            config.sizes = sizes(seed);
+            config.log = log(seed);
             world.host(&node, config);
             world.servers.push(node);
         }
@@ -152,11 +152,11 @@ impl World {
 }
 
 /// Small ones, so that a short run has many snapshots and segments; each seed has its own.
-fn sizes(seed: u64) -> RaftSizes {
+fn log(seed: u64) -> RaftLog {
     let mut rng = Rng::new(seed, 300);
-    RaftSizes {
+    RaftLog {
         snapshot_every_entries: 30 + rng.below(170) as u64,
-        log_entries_kept: rng.below(60) as u64,
+        entries_kept: rng.below(60) as u64,
         segment_bytes: 16 * 1024 << rng.below(5),
         cache_bytes_max: 4 * 1024 << rng.below(5),
     }
