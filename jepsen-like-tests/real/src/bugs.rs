@@ -46,12 +46,12 @@ const fn simulated(
 
 const HUNTS: &[Hunt] = &[
     hunt("ack-before-sync", "power", "register,set,bulk", &["register", "set", "bulk", "server"]),
-    simulated("vote-not-kept", "kill,partition", "register", &["raft", "register"]),
+    simulated("vote-not-kept", "power,kill,partition", "register", &["raft", "register"]),
     hunt("plain-flush", "power", "register,set,bulk", &["register", "set", "bulk", "server"]),
     hunt("snapshot-not-synced", "power,partition", "tree,set,bulk", &["tree", "set", "bulk", "server"]),
-    hunt("snapshot-forgets-flags", "kill", "tree", &["tree", "servers"]),
-    hunt("snapshot-forgets-gone", "kill", "tree", &["tree", "servers"]),
-    hunt("snapshot-forgets-index", "kill", "tree", &["tree", "servers"]),
+    hunt("snapshot-forgets-flags", "kill", "tree,set", &["tree", "servers"]),
+    hunt("snapshot-forgets-gone", "kill", "tree,set", &["tree", "servers"]),
+    hunt("snapshot-forgets-index", "kill", "tree,set", &["tree", "servers"]),
     hunt("read-not-confirmed", "partition", "register", &["register"]),
     hunt("read-not-awaited", "delay,loss", "register", &["register"]),
     hunt("default-read-anywhere", "partition", "register", &["register"]),
