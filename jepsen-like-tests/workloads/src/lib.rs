@@ -7,6 +7,8 @@ mod bulk;
 mod catalog;
 mod client;
 mod http;
+mod lease;
+mod lock;
 mod phases;
 mod register;
 mod set;
@@ -28,6 +30,7 @@ pub fn all() -> Vec<Arc<dyn Workload>> {
         Arc::new(watch::Watch),
         Arc::new(catalog::Catalog),
         Arc::new(bulk::Bulk),
+        Arc::new(lock::Lock),
     ]
 }
 
