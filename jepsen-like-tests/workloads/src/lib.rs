@@ -11,6 +11,7 @@ mod lease;
 mod lock;
 mod phases;
 mod register;
+mod session;
 mod set;
 mod watch;
 
@@ -31,6 +32,7 @@ pub fn all() -> Vec<Arc<dyn Workload>> {
         Arc::new(catalog::Catalog),
         Arc::new(bulk::Bulk),
         Arc::new(lock::Lock),
+        Arc::new(session::Session::default()),
     ]
 }
 
