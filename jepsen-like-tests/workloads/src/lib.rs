@@ -3,6 +3,7 @@
 //! A new workload is a file here and a line in [`all`].
 
 mod api;
+mod append;
 mod bulk;
 mod catalog;
 mod client;
@@ -33,6 +34,7 @@ pub fn all() -> Vec<Arc<dyn Workload>> {
         Arc::new(bulk::Bulk),
         Arc::new(lock::Lock),
         Arc::new(session::Session::default()),
+        Arc::new(append::Append::default()),
     ]
 }
 
