@@ -44,6 +44,8 @@ pub struct ServerConfig {
     pub default_intention_policy: Action,
     /// How Raft behaves.
     pub timing: RaftTiming,
+    /// How much Raft keeps.
+    pub sizes: RaftSizes,
     /// How long a request waits for an election (Consul: RPC hold timeout).
     pub hold_timeout: Duration,
     /// Nodes that have failed for so long are removed.
@@ -78,6 +80,31 @@ impl Default for RaftTiming {
     }
 }
 
+/// How much Raft keeps in its log. See `raft::Config`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RaftSizes {
+    /// Entries from one snapshot to the next, at least 1 (Consul: `raft_snapshot_threshold`). An entry holds what was written at the same time.
+    pub snapshot_every_entries: u64,
+    /// Entries that stay behind a snapshot (Consul: `raft_trailing_logs`).
+    pub log_entries_kept: u64,
+    /// A file of the log.
+    pub segment_bytes: u64,
+    /// Entries in memory.
+    pub cache_bytes_max: usize,
+}
+
+impl Default for RaftSizes {
+    fn default() -> Self {
+        let raft = raft::Config::new("", "", "");
+        RaftSizes {
+            snapshot_every_entries: raft.snapshot_every_entries,
+            log_entries_kept: raft.log_entries_kept,
+            segment_bytes: raft.segment_bytes,
+            cache_bytes_max: raft.cache_bytes_max,
+        }
+    }
+}
+
 impl ServerConfig {
     /// One server on its own, with defaults.
     pub fn new(
@@ -104,6 +131,7 @@ impl ServerConfig {
             join_secret,
             default_intention_policy: Action::Allow,
             timing: RaftTiming::default(),
+            sizes: RaftSizes::default(),
             hold_timeout: Duration::from_secs(7),
             reap_after: Duration::from_secs(72 * 3600),
             session_ttl_min: model::session::TTL_MIN,

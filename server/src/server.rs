@@ -80,12 +80,7 @@ impl Server {
         let (raft, service) = Raft::start_on(disk, raft_config, Machine::new(watch.clone()), peers.clone()).await?;
         let core = Arc::new(Core {
             proposer: Proposer::start(raft.clone(), peers.clone(), watch.clone(), config.hold_timeout),
-            reads: Reads::start(
-                raft.clone(),
-                peers.clone(),
-                config.hold_timeout,
-                2 * Duration::from_millis(config.timing.election_ms_max),
-            ),
+            reads: Reads::start(raft.clone(), peers.clone(), config.hold_timeout, config.timing),
             members: Members::new(raft.clone(), &config.datacenter),
             sessions: LocalSessions::default(),
             leases: Leases::default(),
@@ -138,6 +133,19 @@ impl Server {
         }
     }
 
+    /// The catalog's index and the hash of all that is in it: replicas of the same index have the same. Walks the whole catalog.
+    #[cfg(feature = "sim")]
+    pub fn state_hash(&self) -> (model::Index, u64) {
+        let catalog = self.core.watch.current();
+        (catalog.index(), catalog.state_hash())
+    }
+
+    /// What Raft's log holds, for who checks its rules.
+    #[cfg(feature = "sim")]
+    pub fn raft_log(&self, from: u64) -> raft::LogView {
+        self.core.raft.log_view(from)
+    }
+
     /// Waits until this server knows a leader and has its certificate, so that it can serve. False after `timeout`.
     pub async fn ready(&self, timeout: Duration) -> bool {
         let (mut leadership, mut member) = (self.core.raft.watch(), self.core.trust.member());
@@ -182,6 +190,7 @@ fn spawn_tasks(core: &Arc<Core>, http: &Router, service: raft::RaftServer<raft::
         }
     });
     core.tasks.spawn(crate::trust::follow(core.clone()));
+    core.tasks.spawn(crate::as_of::follow(core.clone()));
     core.tasks.spawn(crate::join::run(core.clone()));
     core.tasks.spawn(crate::leader::run(core.clone()));
     core.tasks.spawn(crate::leader::report(core.clone()));
@@ -232,6 +241,10 @@ fn raft_config(config: &ServerConfig, address: &SocketAddr) -> raft::Config {
         heartbeat_ms: config.timing.heartbeat_ms,
         election_ms_min: config.timing.election_ms_min,
         election_ms_max: config.timing.election_ms_max,
+        snapshot_every_entries: config.sizes.snapshot_every_entries,
+        log_entries_kept: config.sizes.log_entries_kept,
+        segment_bytes: config.sizes.segment_bytes,
+        cache_bytes_max: config.sizes.cache_bytes_max,
         ..raft::Config::new(config.data_dir.join("raft"), config.node_name.clone(), address.to_string())
     }
 }

@@ -44,10 +44,13 @@ pub(crate) struct Settings {
     pub(crate) pid_file: Option<PathBuf>,
     pub(crate) ports: Ports,
     pub(crate) primary_datacenter: String,
+    pub(crate) raft_snapshot_threshold: Option<u64>,
+    pub(crate) raft_trailing_logs: Option<u64>,
     pub(crate) recursors: Vec<String>,
     pub(crate) retry_join: Vec<String>,
     pub(crate) retry_join_wan: Vec<String>,
     pub(crate) server: bool,
+    pub(crate) session_ttl_min: GoDuration,
     pub(crate) skip_leave_on_interrupt: Option<bool>,
     #[serde(deserialize_with = "one_or_many")]
     pub(crate) service: Vec<Value>,
@@ -91,10 +94,13 @@ impl Default for Settings {
             pid_file: None,
             ports: Ports::default(),
             primary_datacenter: String::new(),
+            raft_snapshot_threshold: None,
+            raft_trailing_logs: None,
             recursors: Vec::new(),
             retry_join: Vec::new(),
             retry_join_wan: Vec::new(),
             server: false,
+            session_ttl_min: GoDuration::ZERO,
             skip_leave_on_interrupt: None,
             service: Vec::new(),
             services: Vec::new(),
@@ -239,11 +245,21 @@ impl Settings {
         if (self.bootstrap || self.bootstrap_expect > 0) && !self.server {
             return conflict("bootstrap_expect needs a server: add `server = true` (or -server)");
         }
+        if self.raft_snapshot_threshold == Some(0) {
+            return conflict(
+                "raft_snapshot_threshold: there must be something to make a snapshot of; 10000 is the default",
+            );
+        }
         if self.bootstrap_expect > 9 {
             return conflict("bootstrap_expect: more than 9 servers are slower and no safer; 3 or 5 are usual");
         }
         if !matches!(self.default_intention_policy.as_str(), "" | "allow" | "deny") {
             return conflict("default_intention_policy: must be \"allow\" or \"deny\"");
+        }
+        if self.session_ttl_min.0 > model::session::TTL_MAX {
+            return conflict(
+                "session_ttl_min: no session may live for more than 24h without being renewed, so none could have a TTL; set a shorter one (default 10s)",
+            );
         }
         for (what, name) in [("datacenter", &self.datacenter), ("primary_datacenter", &self.primary_datacenter)] {
             if !name.is_empty() {

@@ -65,11 +65,14 @@ fn mistakes_are_told_with_the_way_out() {
         (json!({"ports": {"http": "x"}}), "ports.http: invalid type: string \"x\", expected i32"),
         (json!({"ports": 5}), "ports: must be an object"),
         (json!({"bootstrap_expect": 3}), "needs a server"),
+        (json!({"raft_snapshot_threshold": 0}), "raft_snapshot_threshold"),
         (json!({"acl": {"enabled": true}}), "not supported yet"),
         (json!({"acl": {"default_policy": "deny"}}), "not supported yet"),
         (json!({"datacenter": "a.b"}), "not allowed"),
         (json!({"server": true, "bootstrap": true, "bootstrap_expect": 3}), "exclude each other"),
         (json!({"check_update_interval": "5 minutes"}), "invalid duration"),
+        (json!({"session_ttl_min": "25h"}), "more than 24h"),
+        (json!({"session_ttl_min": "-1s"}), "session_ttl_min: invalid duration"),
     ];
     for (given, want) in cases {
         let error = load(&[Source::Flags(given.clone())]).expect_err(&given.to_string()).to_string();

@@ -36,6 +36,12 @@ pub enum Fault {
     Eio,
     /// The clock jumps by up to five minutes.
     Skew,
+    /// The clock jumps back and forth, several times a second.
+    Strobe,
+    /// All servers are stopped politely and started again, one after the other.
+    RestartAll,
+    /// Servers join, leave, are lost and replaced; one comes back with an empty disk.
+    Member,
 }
 
 /// Whom a fault hits.
@@ -84,7 +90,7 @@ pub struct Plan {
 
 impl Fault {
     /// All of them.
-    pub const ALL: [Fault; 11] = [
+    pub const ALL: [Fault; 14] = [
         Fault::Partition,
         Fault::Oneway,
         Fault::Delay,
@@ -96,6 +102,9 @@ impl Fault {
         Fault::SlowSync,
         Fault::Eio,
         Fault::Skew,
+        Fault::Strobe,
+        Fault::RestartAll,
+        Fault::Member,
     ];
 
     /// As on the command line.
@@ -112,6 +121,27 @@ impl Fault {
             Fault::SlowSync => "slow-sync",
             Fault::Eio => "eio",
             Fault::Skew => "skew",
+            Fault::Strobe => "strobe",
+            Fault::RestartAll => "restart-all",
+            Fault::Member => "member",
+        }
+    }
+
+    /// What is counted where it acts. A run in which it stayed 0 did not have the fault, whatever was planned.
+    pub fn effect(self) -> &'static str {
+        match self {
+            Fault::Partition | Fault::Oneway => "frames cut",
+            Fault::Delay => "frames delayed",
+            Fault::Loss => "frames lost",
+            Fault::Kill => "processes killed",
+            Fault::Pause => "milliseconds paused",
+            Fault::Power => "unsynced bytes lost",
+            Fault::DiskFull => "writes refused",
+            Fault::SlowSync => "syncs slow",
+            Fault::Eio => "syncs failed",
+            Fault::Skew | Fault::Strobe => "clocks seen to be wrong",
+            Fault::RestartAll => "servers stopped politely",
+            Fault::Member => "members changed",
         }
     }
 
@@ -123,6 +153,11 @@ impl Fault {
         })
     }
 
+    /// Whether it needs no more than any machine has; the others have to be asked for by name.
+    pub fn is_usual(self) -> bool {
+        !matches!(self, Fault::Skew | Fault::Strobe)
+    }
+
     /// The shortest and longest time that it lasts, in milliseconds.
     fn lasts_ms(self) -> (u64, u64) {
         match self {
@@ -132,7 +167,10 @@ impl Fault {
             Fault::DiskFull => (1_000, 6_000),
             Fault::SlowSync => (1_000, 4_000),
             Fault::Eio => (100, 1_000),
-            Fault::Skew => (2_000, 8_000),
+            Fault::Skew | Fault::Strobe => (2_000, 8_000),
+            // These end when all is done; until then the next one is not planned.
+            Fault::RestartAll => (3_000, 15_000),
+            Fault::Member => (5_000, 15_000),
         }
     }
 
@@ -197,6 +235,7 @@ fn of_kind(
 /// Half of the faults hit the leader, which is the harder case.
 fn target(rng: &mut Rng, fault: Fault, servers: usize) -> Target {
     match rng.below(10) {
+        _ if fault == Fault::RestartAll => Target::All,
         0..5 => Target::Leader,
         5 if fault.may_hit_all() => Target::All,
         _ => Target::Server(rng.below(servers)),

@@ -142,6 +142,12 @@ impl Image {
         lengths.sum()
     }
 
+    /// Everything is gone, now and after a cut. No number is used again.
+    pub(crate) fn clear(&mut self) {
+        self.nodes = BTreeMap::from([(ROOT, Node::new(Content::Folder(Folder::default()), 0o755))]);
+        self.last_write = None;
+    }
+
     /// fsync, or fdatasync, which must keep the length too; of a folder: its names.
     pub(crate) fn sync(&mut self, id: Id) {
         match self.nodes.get_mut(&id).map(|node| &mut node.content) {
@@ -397,6 +403,17 @@ mod tests {
         let (mut image, file) = with_file(&[1; 5000]);
         cut(&mut image, Survivors::Torn(512));
         assert_eq!(bytes(&mut image, file), [1; 5000]);
+    }
+
+    #[test]
+    fn a_cleared_disk_is_empty_for_good() {
+        let (mut image, file) = with_file(b"kept");
+        image.clear();
+        assert_eq!((image.find(ROOT, name("f")), image.bytes()), (None, 0));
+        cut(&mut image, Survivors::Nothing);
+        assert_eq!(image.find(ROOT, name("f")), None);
+        let new = image.make(ROOT, name("g"), Content::File(File::default()), 0o644).unwrap();
+        assert_ne!(new, file);
     }
 
     #[test]

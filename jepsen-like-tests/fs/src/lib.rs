@@ -118,6 +118,12 @@ impl Disk {
         self.shared.off.store(false, Ordering::SeqCst);
     }
 
+    /// All files are gone, as if the disk had been replaced. Nobody may be using it.
+    pub fn clear(&self) {
+        self.shared.epoch.fetch_add(1, Ordering::SeqCst);
+        self.shared.image.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
     /// From now on syncs of files are answered and not done. A control: whoever judges what survives has to notice.
     pub fn lie(&self) {
         self.shared.lies.store(true, Ordering::SeqCst);

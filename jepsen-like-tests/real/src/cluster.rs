@@ -1,12 +1,13 @@
-//! Three real servers of the `tribune` binary on loopback addresses of their own: started, killed, restarted, and gone when dropped.
+//! Three real servers of the `tribune` binary, and room for guests, on addresses of their own: started, killed, restarted, and gone when dropped.
 
 use std::fs::{File, OpenOptions};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::http;
 use crate::kv;
@@ -16,8 +17,11 @@ use jlt_net::Network;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-/// How many servers a cluster has.
+/// How many servers a cluster has, and clients know.
 pub(crate) const SERVERS: usize = 3;
+
+/// How many there can be for a while, where each has a machine of its own: the others are guests, down unless somebody starts them.
+pub(crate) const MACHINES: usize = SERVERS + 2;
 
 /// Consul's HTTP port; each server has an address of its own, so all can have the usual ports.
 const HTTP_PORT: u16 = 8500;
@@ -32,6 +36,11 @@ const HOLD: Duration = Duration::from_secs(5);
 const LAST_WORDS: usize = 3;
 
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// For questions between faults, which must not wait.
+const QUICK_TIMEOUT: Duration = Duration::from_millis(300);
+
+const SECONDS_A_DAY: u64 = 86_400;
 
 /// The join secret of every test cluster: 32 bytes in base64. They listen on loopback only.
 const SECRET: &str = "amVwc2VuLWxpa2UgdGVzdHMgb2YgVHJpYnVuZSEhISE=";
@@ -92,7 +101,8 @@ impl Cluster {
         let subnet = (process % 250 + 1) as u8;
         let keep = world.folder.is_some();
         let mut cluster = Self { binary, folder, servers: Vec::new(), world, keep };
-        for index in 0..SERVERS {
+        let machines = if cluster.world.network.is_some() { MACHINES } else { SERVERS };
+        for index in 0..machines {
             let address = match cluster.world.network {
                 Some(_) => Network::address(index + 1),
                 None => Ipv4Addr::new(127, 30, subnet, index as u8 + 1),
@@ -100,8 +110,10 @@ impl Cluster {
             let disk = cluster.mount_disk(index)?;
             cluster.servers.push(Server { disk, lives: Arc::default(), address, process: None });
         }
-        for index in 0..SERVERS {
+        for index in 0..machines {
             cluster.set_clock(index, 0)?;
+        }
+        for index in 0..SERVERS {
             cluster.restart(index)?;
         }
         cluster.wait_ready().inspect_err(|_| cluster.keep = true)?;
@@ -121,7 +133,12 @@ impl Cluster {
 
     /// Where clients send their requests.
     pub(crate) fn http_addresses(&self) -> Vec<SocketAddr> {
-        self.servers.iter().map(|server| SocketAddr::new(IpAddr::V4(server.address), HTTP_PORT)).collect()
+        (0..SERVERS).map(|index| self.http_address(index)).collect()
+    }
+
+    /// Where the API of one server is, guest or not.
+    pub(crate) fn http_address(&self, index: usize) -> SocketAddr {
+        SocketAddr::new(IpAddr::V4(self.servers[index].address), HTTP_PORT)
     }
 
     /// Where the data, logs and history are.
@@ -134,13 +151,12 @@ impl Cluster {
         self.keep = true;
     }
 
-    /// SIGKILL, and wait until the process is gone. Does nothing when it is.
-    pub(crate) fn kill(&mut self, index: usize) {
-        if let Some(mut process) = self.servers[index].process.take() {
-            // Both fail only for a process that is gone already.
-            process.kill().ok();
-            process.wait().ok();
-        }
+    /// SIGKILL, and wait until the process is gone. True if the signal is what ended it.
+    pub(crate) fn kill(&mut self, index: usize) -> bool {
+        let Some(mut process) = self.servers[index].process.take() else { return false };
+        // It fails only for a process that is gone already.
+        process.kill().ok();
+        process.wait().is_ok_and(|status| status.signal() == Some(Signal::SIGKILL as i32))
     }
 
     /// SIGSTOP: it does nothing and holds its connections, as a machine that swaps.
@@ -151,6 +167,30 @@ impl Cluster {
     /// SIGCONT: it goes on where it stopped.
     pub(crate) fn thaw(&self, index: usize) -> Result<(), String> {
         self.signal(index, Signal::SIGCONT)
+    }
+
+    /// SIGTERM: it is to stop politely. Does not wait for that.
+    pub(crate) fn terminate(&self, index: usize) -> Result<(), String> {
+        self.signal(index, Signal::SIGTERM)
+    }
+
+    /// Whether there is a process, as far as [`Cluster::ended`] was asked.
+    pub(crate) fn is_running(&self, index: usize) -> bool {
+        self.servers[index].process.is_some()
+    }
+
+    /// Whether the kernel holds it stopped: proc(5), the third field of `stat`, behind the name in brackets.
+    pub(crate) fn is_frozen(&self, index: usize) -> bool {
+        let Some(process) = &self.servers[index].process else { return false };
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", process.id())).unwrap_or_default();
+        stat.rsplit_once(") ").is_some_and(|(_name, rest)| rest.starts_with('T'))
+    }
+
+    /// How many seconds its clock is away from ours, either way, as the header `Date` of an answer tells. None without an answer.
+    pub(crate) fn clock_off_by(&self, index: usize) -> Option<u64> {
+        let reply = http::request(self.http_address(index), "GET", "/v1/status/leader", b"", QUICK_TIMEOUT).ok()?;
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).ok()?.as_secs();
+        Some(seconds_apart(second_of_day(reply.header("date")?)?, now % SECONDS_A_DAY))
     }
 
     fn signal(&self, index: usize, signal: Signal) -> Result<(), String> {
@@ -185,6 +225,19 @@ impl Cluster {
             }
         }
         all
+    }
+
+    /// Kills a server and takes all it had: what starts there next is a new one.
+    pub(crate) fn wipe(&mut self, index: usize) -> Result<(), String> {
+        self.kill(index);
+        match &self.servers[index].disk {
+            Some(disk) => disk.clear(),
+            None => {
+                let data = self.data(index);
+                std::fs::remove_dir_all(&data).map_err(|error| format!("{}: {error}", data.display()))?;
+            }
+        }
+        Ok(())
     }
 
     /// From now on no disk keeps what it says it keeps.
@@ -227,7 +280,7 @@ impl Cluster {
 
     /// How often each server was started; counts on while the cluster lives.
     pub(crate) fn lives(&self) -> Vec<Arc<AtomicU32>> {
-        self.servers.iter().map(|server| Arc::clone(&server.lives)).collect()
+        self.servers.iter().take(SERVERS).map(|server| Arc::clone(&server.lives)).collect()
     }
 
     /// The servers that ended by themselves since the last call, and how.
@@ -299,7 +352,9 @@ impl Cluster {
         command.args(["agent", "-server", "-bootstrap-expect=3", &format!("-encrypt={SECRET}")]);
         command.args([format!("-node={}", name(index)), format!("-bind={address}"), format!("-client={address}")]);
         command.arg(format!("-data-dir={}", self.data(index).display()));
-        for (other, server) in self.servers.iter().enumerate() {
+        // A run of seconds has many snapshots, and servers that need one to catch up.
+        command.args(["-hcl=raft_snapshot_threshold = 500", "-hcl=raft_trailing_logs = 100"]);
+        for (other, server) in self.servers.iter().enumerate().take(SERVERS) {
             if other != index {
                 command.arg(format!("-retry-join={}", server.address));
             }
@@ -384,4 +439,30 @@ pub(crate) fn seal(mut verdict: Verdict, mut cluster: Cluster, keep: bool) -> Ve
 fn knows_leader(address: SocketAddr) -> bool {
     http::request(address, "GET", "/v1/status/leader", b"", REQUEST_TIMEOUT)
         .is_ok_and(|reply| reply.status == 200 && reply.body.len() > 4)
+}
+
+/// Of a date as RFC 9110 has it, `Sun, 06 Nov 1994 08:49:37 GMT`, the time of the day.
+fn second_of_day(date: &str) -> Option<u64> {
+    let mut parts = date.split(' ').find(|word| word.contains(':'))?.split(':').map(|part| part.parse::<u64>().ok());
+    let mut next = || parts.next()?;
+    Some(next()? * 3600 + next()? * 60 + next()?)
+}
+
+/// Clocks are wrong by minutes, never by half a day.
+fn seconds_apart(one: u64, other: u64) -> u64 {
+    let apart = one.abs_diff(other);
+    apart.min(SECONDS_A_DAY - apart)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clocks_are_compared_by_the_date_of_an_answer() {
+        assert_eq!(second_of_day("sun, 06 nov 1994 08:49:37 gmt"), Some(8 * 3600 + 49 * 60 + 37));
+        assert_eq!(second_of_day("soon"), None);
+        assert_eq!(seconds_apart(10, 40), 30);
+        assert_eq!(seconds_apart(SECONDS_A_DAY - 10, 20), 30, "over midnight");
+    }
 }

@@ -1,4 +1,4 @@
-//! A small HTTP/1.1 client for threads: one request on one connection, with a deadline, and an error that says whether the server can have acted.
+//! A small HTTP/1.1 client: one request on one connection, with a deadline, and an error that says whether the server can have acted.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -15,6 +15,15 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 pub(crate) struct Reply {
     pub(crate) status: u16,
     pub(crate) body: Vec<u8>,
+    /// The status line and the headers, in small letters.
+    head: String,
+}
+
+impl Reply {
+    /// The value of a header, whose name is given in small letters.
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        header(&self.head, name)
+    }
 }
 
 /// Why there is no reply.
@@ -75,7 +84,7 @@ fn parse(bytes: &[u8]) -> Result<Reply, String> {
     let body = &bytes[end + 4..];
     let status = head.split(' ').nth(1).and_then(|code| code.parse().ok()).ok_or("the reply has no status")?;
     if header(&head, "transfer-encoding").is_some_and(|coding| coding.contains("chunked")) {
-        return Ok(Reply { status, body: join_chunks(body)? });
+        return Ok(Reply { status, body: join_chunks(body)?, head });
     }
     let length = match header(&head, "content-length") {
         Some(length) => length.parse().map_err(|_| "the reply's length is no number")?,
@@ -84,7 +93,7 @@ fn parse(bytes: &[u8]) -> Result<Reply, String> {
     if body.len() != length {
         return Err(format!("the reply has {} bytes of {length}", body.len()));
     }
-    Ok(Reply { status, body: body.to_vec() })
+    Ok(Reply { status, body: body.to_vec(), head })
 }
 
 fn header<'a>(head: &'a str, name: &str) -> Option<&'a str> {
@@ -134,6 +143,13 @@ mod tests {
             let reply = parse(text.as_bytes()).unwrap();
             assert_eq!((reply.status, reply.body), (status, body.as_bytes().to_vec()), "{text}");
         }
+    }
+
+    #[test]
+    fn headers_are_found_in_any_case() {
+        let reply = parse(b"HTTP/1.1 200 OK\r\nX-Consul-Index: 12\r\nContent-Length: 0\r\n\r\n").unwrap();
+        assert_eq!(reply.header("x-consul-index"), Some("12"));
+        assert_eq!(reply.header("x-consul"), None);
     }
 
     #[test]

@@ -165,7 +165,7 @@ impl Run {
             }
             let all: Vec<usize> = victims.clone().collect();
             match self.how {
-                How::Kill => all.iter().for_each(|victim| cluster.kill(*victim)),
+                How::Kill => all.iter().for_each(|victim| _ = cluster.kill(*victim)),
                 How::Power | How::PowerOnLies => self.note(cluster.cut_power(&all, *rng.pick(&SURVIVORS))),
             }
             std::thread::sleep(rng.between_ms(0, 100));

@@ -51,7 +51,7 @@ enum Mode {
         /// How long faults begin, for example `45s` or `5m`.
         #[arg(long = "for", default_value = "45s", value_parser = parse_duration)]
         duration: Duration,
-        /// Faults, with commas; `all` for all but skew.
+        /// Faults, with commas; `all` for all that need nothing special.
         #[arg(long, default_value = "partition,kill")]
         faults: String,
         /// Workloads, with commas; all if it is not said.
@@ -211,7 +211,7 @@ fn all_workloads() -> Vec<String> {
 
 fn parse_faults(list: &str) -> Result<Vec<Fault>, String> {
     match list {
-        "all" => Ok(Fault::ALL.into_iter().filter(|fault| *fault != Fault::Skew).collect()),
+        "all" => Ok(Fault::ALL.into_iter().filter(|fault| fault.is_usual()).collect()),
         list => list.split(',').map(Fault::named).collect(),
     }
 }

@@ -1,7 +1,12 @@
 //! Breaks the cluster as the plan says. Faults overlap as they please; after each beginning and end the network, processes, disks and clocks
-//! are put into the state that all faults of the moment ask for.
+//! are put into the state that all faults of the moment ask for. Some faults are operations of several steps, one of which is carried out at a time.
 
-use std::collections::BTreeMap;
+mod members;
+mod operate;
+mod script;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::process::ExitStatus;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -10,7 +15,9 @@ use jlt_fs::Survivors;
 use jlt_net::{Link, Links, Network};
 use serde::{Deserialize, Serialize};
 
-use crate::cluster::{Cluster, SERVERS, name};
+use self::members::Book;
+use self::operate::Operation;
+use crate::cluster::{Cluster, MACHINES, SERVERS, name};
 use crate::http;
 
 /// How often the cluster is looked at between faults.
@@ -21,6 +28,9 @@ const RESTART_AFTER: Duration = Duration::from_secs(1);
 
 /// So long after a fault of its disk a server may end because of it.
 const DISK_MEMORY: Duration = Duration::from_secs(10);
+
+/// A clock is wrong from here on; below, the answer may have been under way.
+const CLOCK_WRONG_S: u64 = 3;
 
 /// A fault as it happened.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -42,9 +52,14 @@ pub(crate) struct Havoc {
     pub(crate) violations: Vec<String>,
     /// Servers that ended by themselves because of their disk.
     pub(crate) notes: Vec<String>,
-    /// Bytes that power cuts took.
-    pub(crate) lost_bytes: u64,
-    pub(crate) torn_bytes: u64,
+    /// What the faults did, counted where they act; for what network and disks do not count themselves.
+    pub(crate) effects: BTreeMap<&'static str, u64>,
+}
+
+impl Havoc {
+    fn count(&mut self, effect: &'static str, by: u64) {
+        *self.effects.entry(effect).or_default() += by;
+    }
 }
 
 pub(crate) struct Nemesis<'a> {
@@ -53,11 +68,32 @@ pub(crate) struct Nemesis<'a> {
     started: Instant,
     active: Vec<Active>,
     havoc: Havoc,
-    /// Until when a server may end because of its disk.
-    excused: [Option<Instant>; SERVERS],
-    /// When a server that ended by itself is started again.
-    revive: [Option<Instant>; SERVERS],
-    paused: [bool; SERVERS],
+    hosts: Vec<Host>,
+    /// The operation that is carried out, and those that come after it.
+    operation: Option<Operation>,
+    waiting: VecDeque<Planned>,
+    /// Since when there is no other fault.
+    calm: Instant,
+    book: Book,
+}
+
+/// What is known of a server.
+#[derive(Default, Clone)]
+struct Host {
+    /// Until when it may end because of its disk.
+    excused: Option<Instant>,
+    /// When it is started again, having ended by itself.
+    revive: Option<Instant>,
+    /// Since when it is stopped.
+    paused: Option<Instant>,
+    /// So many seconds its clock is ahead.
+    clock: i64,
+    /// An operation has it down.
+    out: bool,
+    /// How it ended since it was told to.
+    left: Option<(ExitStatus, String)>,
+    /// The id of its former life, on a disk that is gone.
+    former: Option<String>,
 }
 
 struct Active {
@@ -69,15 +105,25 @@ struct Active {
 
 impl<'a> Nemesis<'a> {
     pub(crate) fn new(cluster: &'a mut Cluster, network: Arc<Network>, started: Instant) -> Self {
-        let (excused, revive, paused) = ([None; SERVERS], [None; SERVERS], [false; SERVERS]);
-        Self { cluster, network, started, active: Vec::new(), havoc: Havoc::default(), excused, revive, paused }
+        Self {
+            cluster,
+            network,
+            started,
+            active: Vec::new(),
+            havoc: Havoc::default(),
+            hosts: (0..MACHINES).map(|server| Host { out: server >= SERVERS, ..Host::default() }).collect(),
+            book: Book::default(),
+            operation: None,
+            waiting: VecDeque::new(),
+            calm: started,
+        }
     }
 
     /// Carries the plan out, ends all faults, and returns what happened. `tell` hears about once a second what is broken.
     pub(crate) fn run(mut self, plan: &Plan, tell: impl Fn(&str)) -> Result<Havoc, String> {
         let mut coming = plan.faults.iter().peekable();
-        let mut told_ms = 0;
-        while coming.peek().is_some() || !self.active.is_empty() || self.now_ms() < plan.duration_ms {
+        let (mut looked_ms, mut told_ms) = (0, 0);
+        while coming.peek().is_some() || self.is_busy() || self.now_ms() < plan.duration_ms {
             let now_ms = self.now_ms();
             let ended = self.end_due(now_ms);
             let mut begun = false;
@@ -89,6 +135,12 @@ impl<'a> Nemesis<'a> {
                 self.apply()?;
             }
             self.look_after()?;
+            self.set_clocks()?;
+            self.operate(now_ms < plan.duration_ms)?;
+            if now_ms >= looked_ms {
+                looked_ms = now_ms + 300;
+                self.look_at_clocks();
+            }
             if now_ms >= told_ms {
                 told_ms = now_ms + 1000;
                 tell(&self.describe());
@@ -99,10 +151,14 @@ impl<'a> Nemesis<'a> {
         Ok(self.havoc)
     }
 
+    fn is_busy(&self) -> bool {
+        !self.active.is_empty() || self.operation.is_some() || !self.waiting.is_empty()
+    }
+
     /// A server may still be about to end because of its disk; that is not a failure to heal.
     fn settle(&mut self) -> Result<(), String> {
         let calm = Instant::now() + RESTART_AFTER;
-        while Instant::now() < calm || self.revive.iter().any(Option::is_some) {
+        while Instant::now() < calm || self.hosts.iter().any(|host| host.revive.is_some()) {
             self.look_after()?;
             std::thread::sleep(TICK);
         }
@@ -110,7 +166,7 @@ impl<'a> Nemesis<'a> {
     }
 
     fn now_ms(&self) -> u64 {
-        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
+        millis(self.started.elapsed())
     }
 
     /// Ends the faults whose time is over; `true` if there was one.
@@ -127,88 +183,149 @@ impl<'a> Nemesis<'a> {
 
     /// What happens once happens here; what lasts is done by [`Nemesis::apply`].
     fn begin(&mut self, planned: &Planned, start_ms: u64) {
-        let servers = match planned.target {
-            Target::Server(server) => vec![server],
-            Target::Leader => vec![self.leader().unwrap_or(planned.degree as usize % SERVERS)],
-            Target::All => (0..SERVERS).collect(),
-        };
+        if script::is_operation(planned.fault) {
+            return self.waiting.push_back(planned.clone());
+        }
+        let servers = self.victims(planned);
         let mut effect = String::new();
         match planned.fault {
-            Fault::Kill => servers.iter().for_each(|server| self.cluster.kill(*server)),
+            Fault::Kill => {
+                let killed = servers.iter().filter(|server| self.cluster.kill(**server)).count();
+                self.havoc.count(Fault::Kill.effect(), killed as u64);
+            }
             Fault::Power => {
                 let survivors = survivors(planned.degree);
                 servers.iter().for_each(|server| self.cluster.hold_syncs(*server));
                 std::thread::sleep(Duration::from_millis(u64::from(planned.degree) / 10));
                 let lost = self.cluster.cut_power(&servers, survivors);
-                self.havoc.lost_bytes += lost.bytes;
-                self.havoc.torn_bytes += lost.torn_bytes;
+                self.havoc.count(Fault::Power.effect(), lost.bytes);
+                self.havoc.count("torn bytes kept", lost.torn_bytes);
                 let (bytes, names, torn) = (lost.bytes, lost.names, lost.torn_bytes);
                 effect = format!("{survivors:?}: {bytes} bytes and {names} names lost, {torn} torn");
             }
             Fault::DiskFull | Fault::Eio | Fault::SlowSync => {
                 let until = Instant::now() + Duration::from_millis(planned.for_ms) + DISK_MEMORY;
-                servers.iter().for_each(|server| self.excused[*server] = Some(until));
+                servers.iter().for_each(|server| self.hosts[*server].excused = Some(until));
             }
-            Fault::Partition | Fault::Oneway | Fault::Delay | Fault::Loss | Fault::Pause | Fault::Skew => {}
+            Fault::Partition | Fault::Oneway | Fault::Delay | Fault::Loss | Fault::Pause => {}
+            Fault::Skew | Fault::Strobe | Fault::RestartAll | Fault::Member => {}
         }
         self.active.push(Active { planned: planned.clone(), servers, start_ms, effect });
     }
 
+    fn victims(&self, planned: &Planned) -> Vec<usize> {
+        match planned.target {
+            Target::Server(server) => vec![server],
+            Target::Leader => vec![self.leader().unwrap_or(planned.degree as usize % SERVERS)],
+            Target::All => (0..SERVERS).collect(),
+        }
+    }
+
     /// Who leads, as the first server that answers knows it.
     fn leader(&self) -> Option<usize> {
-        let ask = |server: &std::net::SocketAddr| {
-            let reply = http::request(*server, "GET", "/v1/status/leader", b"", Duration::from_millis(300)).ok()?;
+        let ask = |server| {
+            let address = self.cluster.http_address(server);
+            let reply = http::request(address, "GET", "/v1/status/leader", b"", Duration::from_millis(300)).ok()?;
             let text = String::from_utf8(reply.body).ok()?;
-            (0..SERVERS).find(|server| text.contains(&format!("{}:", Network::address(server + 1))))
+            (0..MACHINES).find(|server| text.contains(&format!("{}:", Network::address(server + 1))))
         };
-        self.cluster.http_addresses().iter().find_map(ask)
+        self.within_reach().find_map(ask)
+    }
+
+    /// The servers that can answer.
+    fn within_reach(&self) -> impl Iterator<Item = usize> {
+        (0..MACHINES).filter(|server| self.cluster.is_running(*server) && self.hosts[*server].paused.is_none())
     }
 
     /// Puts everything into the state that the faults of the moment ask for.
     fn apply(&mut self) -> Result<(), String> {
         self.network.set(links(self.network.perfect(), &self.active));
-        for server in 0..SERVERS {
+        for server in 0..MACHINES {
             let hit = |fault: Fault| {
                 let mut active = self.active.iter();
                 active.find(|active| active.planned.fault == fault && active.servers.contains(&server))
             };
             let slow = hit(Fault::SlowSync).map_or(0, |active| 200 + 2 * u64::from(active.planned.degree));
-            let skew = hit(Fault::Skew).map_or(0, |active| skew_seconds(active.planned.degree));
             let is_down = hit(Fault::Kill).is_some() || hit(Fault::Power).is_some();
             let is_paused = hit(Fault::Pause).is_some();
             let (full, failing_syncs) = (hit(Fault::DiskFull).is_some(), hit(Fault::Eio).is_some());
             let slow_sync = Duration::from_millis(slow);
             self.cluster.set_disk(server, jlt_fs::Faults { full, failing_syncs, slow_sync });
-            self.cluster.set_clock(server, skew)?;
-            if !is_down && self.revive[server].is_none() {
+            if !is_down && self.hosts[server].revive.is_none() && !self.hosts[server].out {
                 self.cluster.restart(server)?;
             }
-            if is_paused != self.paused[server] {
-                self.paused[server] = is_paused;
-                if is_paused { self.cluster.freeze(server)? } else { self.cluster.thaw(server)? }
+            self.pause(server, is_paused)?;
+        }
+        Ok(())
+    }
+
+    /// Stops a server or lets it go on. Only the time in which the kernel held it stopped counts: it may have been killed meanwhile.
+    fn pause(&mut self, server: usize, is_paused: bool) -> Result<(), String> {
+        match self.hosts[server].paused {
+            None if is_paused => {
+                self.cluster.freeze(server)?;
+                self.hosts[server].paused = Some(Instant::now());
+            }
+            Some(since) if !is_paused => {
+                if self.cluster.is_frozen(server) {
+                    self.havoc.count(Fault::Pause.effect(), millis(since.elapsed()));
+                }
+                self.cluster.thaw(server)?;
+                self.hosts[server].paused = None;
+            }
+            Some(_) | None => {}
+        }
+        Ok(())
+    }
+
+    /// Skewed clocks are wrong for as long as the fault lasts; others jump there and back.
+    fn set_clocks(&mut self) -> Result<(), String> {
+        let now_ms = self.now_ms();
+        for server in 0..self.hosts.len() {
+            let seconds = wrong_by(&self.active, server, now_ms);
+            if seconds != self.hosts[server].clock {
+                self.hosts[server].clock = seconds;
+                self.havoc.count("jumps of clocks", 1);
+                self.cluster.set_clock(server, seconds)?;
             }
         }
         Ok(())
+    }
+
+    /// Clocks that were set must be seen to be wrong by who asks the server.
+    fn look_at_clocks(&mut self) {
+        let wrong = self.active.iter().filter(|active| matches!(active.planned.fault, Fault::Skew | Fault::Strobe));
+        let servers: Vec<usize> = wrong.flat_map(|active| active.servers.iter().copied()).collect();
+        let seen = servers.iter().filter(|server| self.cluster.clock_off_by(**server) >= Some(CLOCK_WRONG_S)).count();
+        self.havoc.count(Fault::Skew.effect(), seen as u64);
     }
 
     /// Servers that ended by themselves: excused by their disk or a finding, and started again either way.
     fn look_after(&mut self) -> Result<(), String> {
         for (server, status) in self.cluster.ended() {
             let words = self.cluster.last_words(server);
-            let what = format!("{} ended by itself at {} ms ({status}): {words}", name(server), self.now_ms());
-            match self.excused[server].is_some_and(|until| Instant::now() < until) {
+            let what = format!("server: {} ended by itself at {} ms ({status}): {words}", name(server), self.now_ms());
+            if self.hosts[server].out {
+                self.hosts[server].left = Some((status, words));
+                continue;
+            }
+            match self.is_excused(server) {
                 true => self.havoc.notes.push(what),
                 false => self.havoc.violations.push(what),
             }
-            self.revive[server] = Some(Instant::now() + RESTART_AFTER);
+            self.hosts[server].revive = Some(Instant::now() + RESTART_AFTER);
         }
-        for server in 0..SERVERS {
-            if self.revive[server].is_some_and(|when| Instant::now() >= when) {
-                self.revive[server] = None;
+        for server in 0..self.hosts.len() {
+            if self.hosts[server].revive.is_some_and(|when| Instant::now() >= when) {
+                self.hosts[server].revive = None;
                 self.apply()?;
             }
         }
         Ok(())
+    }
+
+    fn is_excused(&self, server: usize) -> bool {
+        self.hosts[server].excused.is_some_and(|until| Instant::now() < until)
     }
 
     fn describe(&self) -> String {
@@ -216,10 +333,17 @@ impl<'a> Nemesis<'a> {
         for active in &self.active {
             names.entry(active.planned.fault.name()).or_default().extend(active.servers.iter().map(|at| name(*at)));
         }
+        if let Some(operation) = &self.operation {
+            names.entry(operation.planned.fault.name()).or_default().push(operation.describe());
+        }
         let faults: Vec<String> =
             names.iter().map(|(fault, servers)| format!("{fault}({})", servers.join(","))).collect();
         if faults.is_empty() { "quiet".to_owned() } else { faults.join(" ") }
     }
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// Two in five cuts lose all that was not synced; in one of five some blocks survive, and in two the last write is torn.
@@ -232,6 +356,22 @@ fn survivors(degree: u32) -> Survivors {
     }
 }
 
+/// How many seconds a server's clock has to be ahead now.
+fn wrong_by(active: &[Active], server: usize, now_ms: u64) -> i64 {
+    let seconds = active.iter().filter(|active| active.servers.contains(&server)).map(|active| {
+        let Planned { fault, degree, .. } = active.planned;
+        let period_ms = 200 + u64::from(degree) * 8 / 10;
+        let is_away = ((now_ms - active.start_ms) / period_ms).is_multiple_of(2);
+        match fault {
+            Fault::Skew => skew_seconds(degree),
+            // The size of the jumps must not come with their pace.
+            Fault::Strobe if is_away => skew_seconds(degree * 7 % 1000),
+            _ => 0,
+        }
+    });
+    seconds.sum()
+}
+
 /// From five minutes behind to five minutes ahead.
 fn skew_seconds(degree: u32) -> i64 {
     i64::from(degree) * 600 / 999 - 300
@@ -241,7 +381,7 @@ fn skew_seconds(degree: u32) -> i64 {
 fn links(mut links: Links, active: &[Active]) -> Links {
     for active in active {
         for server in &active.servers {
-            let others: Vec<usize> = (0..SERVERS).filter(|other| other != server).collect();
+            let others: Vec<usize> = (0..MACHINES).filter(|other| other != server).collect();
             for other in &others {
                 spoil(&mut links, &active.planned, (server + 1, other + 1), *other == others[0]);
             }
@@ -275,7 +415,8 @@ fn spoil(links: &mut Links, planned: &Planned, (one, other): (usize, usize), is_
                 *link = Link { delay, jitter, loss_per_mille, duplicate_per_mille: 50, reorder_per_mille: 100, cut };
             }
         }
-        Fault::Kill | Fault::Pause | Fault::Power | Fault::DiskFull | Fault::SlowSync | Fault::Eio | Fault::Skew => {}
+        Fault::Kill | Fault::Pause | Fault::Power | Fault::DiskFull | Fault::SlowSync | Fault::Eio => {}
+        Fault::Skew | Fault::Strobe | Fault::RestartAll | Fault::Member => {}
     }
 }
 
@@ -289,24 +430,24 @@ mod tests {
     }
 
     fn cuts(fault: Fault, degree: u32) -> Vec<(usize, usize)> {
-        let mut links = links(Links::perfect(4), &[active(fault, 0, degree)]);
-        let pairs = (0..4).flat_map(|from| (0..4).map(move |to| (from, to)));
+        let mut links = links(Links::perfect(MACHINES + 1), &[active(fault, 0, degree)]);
+        let pairs = (0..=MACHINES).flat_map(|from| (0..=MACHINES).map(move |to| (from, to)));
         pairs.filter(|(from, to)| links.link(*from, *to).cut).collect()
     }
 
     #[test]
     fn partitions_have_shapes_and_spare_the_clients() {
-        assert_eq!(cuts(Fault::Partition, 1), [(1, 2), (1, 3), (2, 1), (3, 1)]);
+        assert_eq!(cuts(Fault::Partition, 1), [(1, 2), (1, 3), (1, 4), (1, 5), (2, 1), (3, 1), (4, 1), (5, 1)]);
         assert_eq!(cuts(Fault::Partition, 4), [(1, 2), (2, 1)]);
-        assert_eq!(cuts(Fault::Oneway, 2), [(1, 2), (1, 3)]);
-        assert_eq!(cuts(Fault::Oneway, 1), [(2, 1), (3, 1)]);
+        assert_eq!(cuts(Fault::Oneway, 2), [(1, 2), (1, 3), (1, 4), (1, 5)]);
+        assert_eq!(cuts(Fault::Oneway, 1), [(2, 1), (3, 1), (4, 1), (5, 1)]);
         assert_eq!(cuts(Fault::Delay, 1), []);
     }
 
     #[test]
     fn faults_of_the_network_overlap() {
         let all = [active(Fault::Partition, 0, 1), active(Fault::Loss, 0, 400), active(Fault::Delay, 1, 999)];
-        let mut links = links(Links::perfect(4), &all);
+        let mut links = links(Links::perfect(MACHINES + 1), &all);
         let (cut, late) = (*links.link(1, 3), *links.link(2, 3));
         assert!(cut.cut && cut.loss_per_mille == 120);
         assert!(!late.cut && late.delay == Duration::from_millis(259));
@@ -315,5 +456,14 @@ mod tests {
     #[test]
     fn clocks_jump_both_ways() {
         assert_eq!((skew_seconds(0), skew_seconds(999)), (-300, 300));
+    }
+
+    #[test]
+    fn a_strobe_comes_and_goes_and_a_skew_stays() {
+        let strobe = [active(Fault::Strobe, 1, 100)];
+        let at = |now_ms| wrong_by(&strobe, 1, now_ms);
+        assert_eq!((at(0), at(279), at(280), at(559), at(560)), (120, 120, 0, 0, 120));
+        assert_eq!(wrong_by(&strobe, 0, 0), 0, "another server's");
+        assert_eq!(wrong_by(&[active(Fault::Skew, 1, 999)], 1, 5_000), 300);
     }
 }

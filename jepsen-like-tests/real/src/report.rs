@@ -166,6 +166,9 @@ fn colour(fault: Fault) -> &'static str {
         Fault::SlowSync => "#a7c957",
         Fault::Eio => "#f3722c",
         Fault::Skew => "#f15bb5",
+        Fault::Strobe => "#ff99c8",
+        Fault::RestartAll => "#e09f3e",
+        Fault::Member => "#2a9d8f",
     }
 }
 

@@ -13,7 +13,7 @@ use jlt_net::{Fates, Network};
 use jlt_workloads::{Shared, Workload};
 use serde::Serialize;
 
-use crate::cluster::{Cluster, SERVERS, World, name};
+use crate::cluster::{Cluster, MACHINES, World, name};
 use crate::nemesis::{Havoc, Nemesis};
 use crate::report;
 use crate::wire::with_sockets;
@@ -105,13 +105,13 @@ impl Scene {
     pub(crate) fn open(binary: &Path, seed: u64, kinds: &[Fault], folder: &Path) -> Result<Self, String> {
         let failed = |what: &'static str| move |error: std::io::Error| format!("{what}: {error}");
         jlt_fs::apart().map_err(failed("mounts of our own (needs root)"))?;
-        let network = Network::new(SERVERS + 1, seed).map_err(failed("the network (needs root)"))?;
+        let network = Network::new(MACHINES + 1, seed).map_err(failed("the network (needs root)"))?;
         network.machine(0).enter().map_err(failed("the clients' machine"))?;
         let network = Arc::new(network);
         let world = World {
             network: Some(Arc::clone(&network)),
             disks: Some(seed),
-            clocks: kinds.contains(&Fault::Skew),
+            clocks: [Fault::Skew, Fault::Strobe].iter().any(|fault| kinds.contains(fault)),
             folder: Some(folder.to_owned()),
         };
         Ok(Self { cluster: Cluster::start_in(binary, world)?, is_chatty: true, network })
@@ -127,7 +127,7 @@ impl Scene {
         }
         let mut found = Judgement::default();
         match self.cluster.heal() {
-            Err(why) => found.violations.push(format!("the cluster does not heal: {why}")),
+            Err(why) => found.violations.push(format!("server: the cluster does not heal: {why}")),
             Ok(()) => found.violations.extend(self.finish(&workloads, &shared)?),
         }
         let history = std::mem::take(&mut *shared.history());
@@ -251,7 +251,7 @@ fn tell(shared: &Shared, broken: &str) {
 }
 
 fn effects(fates: &Fates, disks: jlt_fs::Counts, havoc: &Havoc) -> BTreeMap<&'static str, u64> {
-    BTreeMap::from([
+    let mut effects = BTreeMap::from([
         ("frames sent", fates.sent),
         ("frames cut", fates.cut),
         ("frames lost", fates.lost),
@@ -262,12 +262,12 @@ fn effects(fates: &Fates, disks: jlt_fs::Counts, havoc: &Havoc) -> BTreeMap<&'st
         ("syncs failed", disks.failed),
         ("syncs slow", disks.slow),
         ("writes refused", disks.refused),
-        ("unsynced bytes lost", havoc.lost_bytes),
-        ("torn bytes kept", havoc.torn_bytes),
-    ])
+    ]);
+    effects.extend(&havoc.effects);
+    effects
 }
 
-/// Each fault that was asked for must have happened, and have had an effect where that can be counted.
+/// Each fault that was asked for must have happened, and have had an effect.
 pub(crate) fn cover_faults(
     kinds: &[Fault],
     happened: &BTreeMap<&'static str, u64>,
@@ -276,19 +276,7 @@ pub(crate) fn cover_faults(
 ) {
     for kind in kinds {
         judgement.cover(&format!("faults {}", kind.name()), happened.get(kind.name()).copied().unwrap_or(0), 1);
-        let effect = match kind {
-            Fault::Partition | Fault::Oneway => Some("frames cut"),
-            Fault::Delay => Some("frames delayed"),
-            Fault::Loss => Some("frames lost"),
-            Fault::DiskFull => Some("writes refused"),
-            Fault::SlowSync => Some("syncs slow"),
-            Fault::Eio => Some("syncs failed"),
-            Fault::Power => Some("unsynced bytes lost"),
-            Fault::Kill | Fault::Pause | Fault::Skew => None,
-        };
-        if let Some(effect) = effect {
-            judgement.cover(effect, effects.get(effect).copied().unwrap_or(0), 1);
-        }
+        judgement.cover(kind.effect(), effects.get(kind.effect()).copied().unwrap_or(0), 1);
     }
 }
 

@@ -85,8 +85,7 @@ pub(crate) fn run(options: &Options) -> Result<Soak, String> {
     while begun.elapsed() < options.duration {
         let plan = plan(options, soak.rounds);
         let round = scene.play(&plan, soak.rounds)?;
-        all.lost_bytes += round.havoc.lost_bytes;
-        all.torn_bytes += round.havoc.torn_bytes;
+        round.havoc.effects.iter().for_each(|(effect, count)| *all.effects.entry(effect).or_default() += count);
         soak.effects = scene.effects(&all);
         scene.clear(&round, soak.rounds)?;
         let judgement = soak.take(&plan, &round, begun.elapsed(), &scene.cluster.memory_kib());

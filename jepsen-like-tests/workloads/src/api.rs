@@ -1,6 +1,7 @@
 //! The HTTP API as Consul's clients see it, and what an answer proves. Other endpoints than KV's are asked through [`Api::send`].
 
 use std::collections::BTreeMap;
+use std::rc::Rc;
 use std::time::Duration;
 
 use base64::Engine;
@@ -9,10 +10,7 @@ use jlt_core::history::Value;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::http::{Http, HttpError, Reply};
-
-/// How long a client waits for one answer.
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
+use crate::http::{Http, HttpError, Reply, Wire};
 
 /// A large value; Consul takes up to 512 KiB.
 const LARGE_BYTES: usize = 200_000;
@@ -64,6 +62,8 @@ pub struct Seen {
 pub struct Api<'a> {
     http: &'a mut Http,
     server: usize,
+    /// How long the client waits for one answer.
+    patience: Duration,
 }
 
 /// A row of the KV store.
@@ -76,8 +76,18 @@ struct Row {
 }
 
 impl<'a> Api<'a> {
-    pub(crate) fn new(http: &'a mut Http, server: usize) -> Self {
-        Self { http, server }
+    pub(crate) fn new(http: &'a mut Http, server: usize, patience: Duration) -> Self {
+        Self { http, server, patience }
+    }
+
+    /// The server that is asked.
+    pub fn server(&self) -> usize {
+        self.server
+    }
+
+    /// How other ports than HTTP's are reached.
+    pub fn wire(&self) -> Rc<dyn Wire> {
+        self.http.wire()
     }
 
     /// A read of a key, or of all below a prefix with `?recurse`; for a blocking one the index that has to be exceeded.
@@ -138,7 +148,7 @@ impl<'a> Api<'a> {
     /// Sends a request; replies are 200, or 404 with an empty body, which is how Consul says that there is no such key.
     pub async fn send(&mut self, method: &str, path: &str, body: &str) -> Result<Reply, Failure> {
         let body = body.as_bytes().to_vec();
-        let reply = self.http.request(self.server, method, path, body, REQUEST_TIMEOUT).await;
+        let reply = self.http.request(self.server, method, path, body, self.patience).await;
         let reply = reply.map_err(|error| match error {
             HttpError::NotSent(why) => Failure::Failed(why),
             HttpError::Unknown(why) => Failure::Unknown(why),
@@ -182,6 +192,8 @@ mod tests {
     use super::*;
     use crate::http::tests::{run, serve};
 
+    const PATIENCE: Duration = Duration::from_secs(5);
+
     #[test]
     fn a_large_value_is_still_its_number() {
         assert!(large(12).len() > LARGE_BYTES);
@@ -193,7 +205,7 @@ mod tests {
     fn an_answer_proves_what_it_proves() {
         let answer = |text: &'static str| {
             let mut http = serve(Vec::leak(vec![text]));
-            run(async { Api::new(&mut http, 0).put("k", 1).await })
+            run(async { Api::new(&mut http, 0, PATIENCE).put("k", 1).await })
         };
         assert_eq!(answer("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\ntrue"), Ok(true));
         assert_eq!(answer("HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nfalse\n"), Ok(false));
@@ -208,7 +220,7 @@ mod tests {
     fn keys_read() {
         let read = |text: &'static str| {
             let mut http = serve(Vec::leak(vec![text]));
-            run(async { Api::new(&mut http, 0).read("k").await })
+            run(async { Api::new(&mut http, 0, PATIENCE).read("k").await })
         };
         let found = "HTTP/1.1 200 OK\r\nX-Consul-Index: 7\r\nContent-Length: 63\r\n\r\n[{\"Key\":\"k\",\"Value\":\"MTI=\",\"ModifyIndex\":7,\"Flags\":0,\"More\":1}]";
         assert_eq!(read(found), Ok(Some(Entry { value: 12, modify_index: 7 })));

@@ -26,8 +26,17 @@ struct State {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 enum Call {
-    Set { service: String, state: Option<State> },
-    Read { service: String },
+    Set {
+        service: String,
+        state: Option<State>,
+    },
+    Read {
+        service: String,
+    },
+    /// Only what passes.
+    Passing {
+        service: String,
+    },
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -78,8 +87,10 @@ impl Workload for Catalog {
                 }
                 2 => set(client, server, &service, None).await,
                 _ => {
-                    let call = Call::Read { service: service.clone() };
-                    client.ask(server, call, async |api| read(api, &service).await).await.ok();
+                    let is_passing = client.rng.below(3) == 0;
+                    let service = service.clone();
+                    let call = if is_passing { Call::Passing { service } } else { Call::Read { service } };
+                    client.ask(server, call.clone(), async |api| read(api, &call).await).await.ok();
                 }
             }
         }
@@ -88,8 +99,8 @@ impl Workload for Catalog {
     async fn finish(&self, client: &mut Client) -> Result<(), String> {
         for (owner, number) in (0..self.clients()).flat_map(|owner| (0..SERVICES).map(move |number| (owner, number))) {
             let service = client.named(format!("{owner}-{number}"));
-            let call = Call::Read { service: service.clone() };
-            client.insist(call, async |api| read(api, &service).await).await?;
+            let call = Call::Read { service };
+            client.insist(call.clone(), async |api| read(api, &call).await).await?;
         }
         Ok(())
     }
@@ -127,6 +138,8 @@ async fn set(client: &mut Client, server: usize, service: &str, state: Option<St
             let body = json!({"Node": node, "Address": "10.0.0.1", "SkipNodeUpdate": true, "Service": instance, "Check": check});
             ("/v1/catalog/register", body)
         }
+        // With its node, or alone.
+        None if client.rng.below(2) == 0 => ("/v1/catalog/deregister", json!({"Node": node})),
         None => ("/v1/catalog/deregister", json!({"Node": node, "ServiceID": service})),
     };
     let call = Call::Set { service: service.to_owned(), state };
@@ -134,8 +147,12 @@ async fn set(client: &mut Client, server: usize, service: &str, state: Option<St
     client.ask(server, call, async |api| api.send("PUT", path, &body).await.map(|_| Answer::Set)).await.ok();
 }
 
-async fn read(api: &mut Api<'_>, service: &str) -> Result<Answer, Failure> {
-    let rows: Vec<Row> = api.get(&format!("/v1/health/service/{service}?consistent")).await?;
+async fn read(api: &mut Api<'_>, call: &Call) -> Result<Answer, Failure> {
+    let (service, filter) = match call {
+        Call::Set { service, .. } | Call::Read { service } => (service, ""),
+        Call::Passing { service } => (service, "&passing"),
+    };
+    let rows: Vec<Row> = api.get(&format!("/v1/health/service/{service}?consistent{filter}")).await?;
     let state = |row: Row| {
         let passing = row.checks.iter().all(|check| check.status == "passing");
         State { port: row.service.port, passing }
@@ -154,10 +171,15 @@ fn judge(operations: &[Typed<Call, Answer>]) -> Judgement {
     }
     let mut reads = 0;
     for operation in operations {
-        if let (Call::Read { service }, Some(Some(Answer::Saw(seen)))) = (&operation.call, &operation.seen) {
+        if let (Call::Read { service } | Call::Passing { service }, Some(Some(Answer::Saw(seen)))) =
+            (&operation.call, &operation.seen)
+        {
             reads += 1;
             let changes = changes.get(service.as_str()).map_or(&[][..], Vec::as_slice);
-            let allowed = allowed(changes, operation.start_ns, operation.end_ns);
+            let mut allowed = allowed(changes, operation.start_ns, operation.end_ns);
+            if let Call::Passing { .. } = operation.call {
+                allowed.iter_mut().for_each(|state| *state = state.filter(|state| state.passing));
+            }
             let is_allowed = seen.len() <= 1 && allowed.contains(&seen.first().copied());
             if !is_allowed {
                 let at = operation.end_ns / 1_000_000;
@@ -175,7 +197,7 @@ fn judge(operations: &[Typed<Call, Answer>]) -> Judgement {
 fn allowed(changes: &[&Typed<Call, Answer>], start_ns: u64, end_ns: u64) -> Vec<Option<State>> {
     let state = |change: &&Typed<Call, Answer>| match change.call {
         Call::Set { state, .. } => state,
-        Call::Read { .. } => None,
+        Call::Read { .. } | Call::Passing { .. } => None,
     };
     let is_done = |change: &&&Typed<Call, Answer>| matches!(change.seen, Some(Some(_))) && change.end_ns <= start_ns;
     let last = changes.iter().rev().find(is_done).and_then(state);
@@ -229,5 +251,11 @@ mod tests {
         let two =
             Typed { seen: Some(Some(Answer::Saw(vec![State { port: 1, passing: true }; 2]))), ..read(None, (5, 6)) };
         assert_eq!(violations(&[set(Some(1), DONE, (1, 2)), two]), 1, "twice");
+        let state = State { port: 1, passing: false };
+        let critical = operation(Call::Set { service: "s".to_owned(), state: Some(state) }, DONE, (1, 2));
+        let passing =
+            |seen| operation(Call::Passing { service: "s".to_owned() }, Some(Some(Answer::Saw(seen))), (3, 4));
+        assert_eq!(violations(&[critical.clone(), passing(vec![state])]), 1, "critical");
+        assert_eq!(violations(&[critical, passing(Vec::new())]), 0);
     }
 }

@@ -18,8 +18,18 @@ use crate::http::{Http, Wire};
 /// After an error a client waits this long, so that a cluster without a leader is not flooded.
 const BACK_OFF: Duration = Duration::from_millis(50);
 
+/// How long a client waits for an answer, unless its workload says otherwise.
+const ANSWER_PATIENCE: Duration = Duration::from_secs(5);
+
 /// How long a healed cluster may take to answer a final read.
 const PATIENCE: Duration = Duration::from_secs(30);
+
+/// What not every world has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Need {
+    /// The servers' DNS ports.
+    Dns,
+}
 
 /// One way to use the cluster, and the judge of what was seen.
 #[async_trait(?Send)]
@@ -39,6 +49,11 @@ pub trait Workload: Send + Sync {
     /// What the history says; records of other workloads are in it, too.
     fn judge(&self, history: &[Record]) -> Judgement;
 
+    /// What the world must have beside servers that speak HTTP.
+    fn needs(&self) -> &'static [Need] {
+        &[]
+    }
+
     /// Removes what the round has left, but for keys below [`Client::key`], so that the next round finds the cluster as this one did.
     async fn clear(&self, _client: &mut Client) -> Result<(), String> {
         Ok(())
@@ -51,6 +66,8 @@ pub struct Shared {
     /// Keys and names of a round are its own.
     round: u64,
     servers: usize,
+    /// The longest that a client thinks before it asks, in milliseconds.
+    think_ms_max: u64,
     /// How often each server was started.
     lives: Vec<Arc<AtomicU32>>,
     started: Instant,
@@ -65,6 +82,8 @@ pub struct Client {
     pub number: usize,
     /// For its choices.
     pub rng: Rng,
+    /// How long it waits for an answer, whose outcome is then unknown. Five seconds, unless its workload says otherwise.
+    pub patience: Duration,
     workload: &'static str,
     shared: Arc<Shared>,
     http: Http,
@@ -77,12 +96,19 @@ impl Shared {
             seed,
             round,
             servers: lives.len(),
+            think_ms_max: 0,
             lives,
             started: Instant::now(),
             stop: AtomicBool::new(false),
             history: Mutex::default(),
             next: AtomicU64::new(1),
         }
+    }
+
+    /// Clients think before they ask, up to so many milliseconds, where a world is to be less busy.
+    #[must_use]
+    pub fn thinking(self, think_ms_max: u64) -> Self {
+        Self { think_ms_max, ..self }
     }
 
     /// Time since the beginning of the round.
@@ -125,12 +151,17 @@ impl Client {
         let name = workload.bytes().fold(0u64, |hash, byte| hash.wrapping_mul(31).wrapping_add(u64::from(byte)));
         let rng = Rng::new(shared.seed ^ name, number as u64 + 1);
         let http = Http::new(wire, shared.servers);
-        Self { number, rng, workload, shared, http }
+        Self { number, rng, patience: ANSWER_PATIENCE, workload, shared, http }
     }
 
     /// Whether there is still something to do.
     pub fn goes_on(&self) -> bool {
         !self.shared.stop.load(Ordering::Relaxed)
+    }
+
+    /// How many servers there are.
+    pub fn servers(&self) -> usize {
+        self.shared.servers
     }
 
     /// A server chosen at random.
@@ -174,9 +205,12 @@ impl Client {
         call: C,
         send: impl AsyncFnOnce(&mut Api<'_>) -> Result<S, Failure>,
     ) -> Result<S, Failure> {
+        if self.shared.think_ms_max > 0 {
+            self.think(0, self.shared.think_ms_max).await;
+        }
         let life = self.shared.lives[server].load(Ordering::SeqCst);
         let start_ns = self.shared.now_ns();
-        let answer = send(&mut Api::new(&mut self.http, server)).await;
+        let answer = send(&mut Api::new(&mut self.http, server, self.patience)).await;
         let end_ns = self.shared.now_ns();
         // Invariant: calls and answers are plain structs and enums with text keys, which always have a JSON form.
         let json = |value: serde_json::Result<serde_json::Value>| value.expect("a call or answer has a JSON form");
@@ -216,6 +250,6 @@ impl Client {
 
     /// One server, without a record.
     pub fn api(&mut self, server: usize) -> Api<'_> {
-        Api::new(&mut self.http, server)
+        Api::new(&mut self.http, server, self.patience)
     }
 }

@@ -23,6 +23,27 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 pub trait Wire {
     /// Opens a connection to the HTTP port of a server.
     async fn connect(&self, server: usize) -> std::io::Result<Box<dyn Stream>>;
+
+    /// Opens a connection to another place.
+    async fn connect_to(&self, place: Place) -> std::io::Result<Box<dyn Stream>> {
+        Err(missing(place))
+    }
+
+    /// Sends a datagram, and waits for one from there.
+    async fn exchange(&self, place: Place, _datagram: &[u8]) -> std::io::Result<Vec<u8>> {
+        Err(missing(place))
+    }
+}
+
+/// Where else than at a server's HTTP port something is to be asked. Not every world has all places: see [`crate::Need`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// The DNS port of a server.
+    Dns(usize),
+}
+
+fn missing(place: Place) -> std::io::Error {
+    std::io::Error::new(std::io::ErrorKind::Unsupported, format!("this world has no {place:?}"))
 }
 
 /// What a connection is.
@@ -67,6 +88,10 @@ pub(crate) struct Http {
 impl Http {
     pub(crate) fn new(wire: Rc<dyn Wire>, servers: usize) -> Self {
         Self { wire, kept: (0..servers).map(|_| None).collect() }
+    }
+
+    pub(crate) fn wire(&self) -> Rc<dyn Wire> {
+        Rc::clone(&self.wire)
     }
 
     /// Sends one request and reads the whole reply.

@@ -7,6 +7,7 @@ mod append;
 mod bulk;
 mod catalog;
 mod client;
+mod dns;
 mod http;
 mod lease;
 mod lock;
@@ -14,14 +15,15 @@ mod phases;
 mod register;
 mod session;
 mod set;
+mod tree;
 mod watch;
 
 use std::sync::Arc;
 
 pub use api::{Api, Entry, Failure, Mode, Seen};
 pub use async_trait::async_trait;
-pub use client::{Client, Shared, Workload};
-pub use http::{Reply, Stream, Wire};
+pub use client::{Client, Need, Shared, Workload};
+pub use http::{Place, Reply, Stream, Wire};
 pub use phases::{clear, converge, finish, load};
 
 /// One of each.
@@ -29,12 +31,14 @@ pub fn all() -> Vec<Arc<dyn Workload>> {
     vec![
         Arc::new(register::Register::default()),
         Arc::new(set::Set),
+        Arc::new(tree::Tree),
         Arc::new(watch::Watch),
         Arc::new(catalog::Catalog),
         Arc::new(bulk::Bulk),
         Arc::new(lock::Lock),
         Arc::new(session::Session::default()),
         Arc::new(append::Append::default()),
+        Arc::new(dns::Dns::default()),
     ]
 }
 
@@ -48,4 +52,29 @@ pub fn named(names: &[String]) -> Result<Vec<Arc<dyn Workload>>, String> {
         return Err(format!("{other:?} is no workload; there are {}", known.join(", ")));
     }
     Ok(all().into_iter().filter(|workload| names.iter().any(|name| name == workload.name())).collect())
+}
+
+/// Refuses workloads in a world that offers only these.
+///
+/// # Errors
+/// The first of the workloads that needs something else, and what that is.
+pub fn fit(workloads: &[Arc<dyn Workload>], offers: &[Need]) -> Result<(), String> {
+    for workload in workloads {
+        if let Some(need) = workload.needs().iter().find(|need| !offers.contains(need)) {
+            return Err(format!("the workload {} needs {need:?}, which this world does not have", workload.name()));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_workload_is_refused_where_it_cannot_run() {
+        let dns = named(&["dns".to_owned()]).unwrap();
+        assert!(fit(&dns, &[]).unwrap_err().contains("dns needs Dns"));
+        assert_eq!(fit(&dns, &[Need::Dns]), Ok(()));
+    }
 }

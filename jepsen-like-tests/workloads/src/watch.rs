@@ -1,4 +1,5 @@
-//! Blocking queries while keys are written: a watcher's index never runs backwards, it misses no change and is told none twice.
+//! Blocking queries while keys are written: a watcher's index never runs backwards, it misses no change and is told none twice,
+//! and it is told at once. Some keys are busy; another one is calm, so that nobody who waits for it is woken by chance.
 
 use std::collections::BTreeMap;
 
@@ -12,8 +13,16 @@ use serde::{Deserialize, Serialize};
 use crate::api::{Mode, Seen};
 use crate::client::{Client, Workload};
 
-/// Writers come first, then watchers.
+/// Who does what, by the number of the client: the first two write the busy keys, the next three watch them.
 const WRITERS: usize = 2;
+const WATCHERS: usize = 3;
+
+/// Then one writes the calm key, and the rest watch it, one each server.
+const CALM_WRITER: usize = WRITERS + WATCHERS;
+const CLIENTS: usize = CALM_WRITER + 4;
+
+/// A server that knows of a change tells it in this time, if it answers others.
+const TELL_NS: u64 = 500_000_000;
 
 /// Keys of one writer.
 const KEYS: usize = 4;
@@ -25,6 +34,7 @@ pub(crate) struct Watch;
 enum Call {
     Write { key: String, value: Value },
     Watch { after: u64 },
+    Await { after: u64 },
     Read,
 }
 
@@ -42,11 +52,16 @@ impl Workload for Watch {
     }
 
     fn clients(&self) -> usize {
-        WRITERS + 3
+        CLIENTS
     }
 
     async fn run(&self, client: &mut Client) {
-        if client.number < WRITERS { write(client).await } else { watch(client).await }
+        match client.number {
+            ..WRITERS => write(client).await,
+            WRITERS..CALM_WRITER => watch(client).await,
+            CALM_WRITER => write_calmly(client).await,
+            _ => wait(client).await,
+        }
     }
 
     async fn finish(&self, client: &mut Client) -> Result<(), String> {
@@ -64,7 +79,7 @@ impl Workload for Watch {
 
 async fn write(client: &mut Client) {
     while client.goes_on() {
-        let name = format!("{}-{}", client.number, client.rng.below(KEYS));
+        let name = format!("busy/{}-{}", client.number, client.rng.below(KEYS));
         let key = client.key(name);
         let (server, value) = (client.any_server(), client.unique());
         let call = Call::Write { key: key.clone(), value };
@@ -73,10 +88,31 @@ async fn write(client: &mut Client) {
     }
 }
 
+async fn write_calmly(client: &mut Client) {
+    while client.goes_on() {
+        let (server, value, key) = (client.any_server(), client.unique(), client.key("calm/key"));
+        let call = Call::Write { key: key.clone(), value };
+        client.ask(server, call, async |api| api.put(&key, value).await).await.ok();
+        let rest = client.rng.between_ms(600, 1_400);
+        client.pause(rest).await;
+    }
+}
+
+/// Waits for the calm key at one server for ever; it does not need the leader for that.
+async fn wait(client: &mut Client) {
+    let (server, all) = (client.number % client.servers(), client.key("calm/?recurse"));
+    let mut after = 1;
+    while client.goes_on() {
+        let answer =
+            client.ask(server, Call::Await { after }, async |api| api.see(&all, Mode::Stale, Some(after)).await);
+        after = answer.await.map_or(after, |seen| seen.index.max(1));
+    }
+}
+
 /// Stays with a server while it answers, and takes its index to the next.
 async fn watch(client: &mut Client) {
     let (mut server, mut after) = (client.any_server(), 1);
-    let all = client.key("?recurse");
+    let all = client.key("busy/?recurse");
     while client.goes_on() {
         let answer =
             client.ask(server, Call::Watch { after }, async |api| api.see(&all, Mode::Default, Some(after)).await);
@@ -104,7 +140,7 @@ fn judge(operations: &[Typed<Call, Answer>]) -> Judgement {
                     .push(format!("the write {} of {key} has two indexes, {index} and {other}", entry.value));
             }
         }
-        if let Call::Watch { .. } = operation.call {
+        if let Call::Watch { .. } | Call::Await { .. } = operation.call {
             answers += 1;
             if let Some(before) = last.insert(operation.client, seen) {
                 let at = operation.end_ns / 1_000_000;
@@ -115,6 +151,8 @@ fn judge(operations: &[Typed<Call, Answer>]) -> Judgement {
             }
         }
     }
+    servers_do_not_go_back(operations, &mut judgement);
+    waiters_are_told(operations, &mut judgement);
     end_is_explained(operations, &mut judgement);
     judgement.cover("answers to watchers", answers, 20);
     judgement.cover("values seen", index_of.len() as u64, 20);
@@ -146,6 +184,69 @@ fn wrong_step(before: &Seen, now: &Seen) -> Option<String> {
         }
     }
     None
+}
+
+/// What a server has told one of its watchers, it does not take back when another asks after that.
+fn servers_do_not_go_back(operations: &[Typed<Call, Answer>], judgement: &mut Judgement) {
+    let mut ended: Vec<(&Typed<Call, Answer>, &Seen)> = operations.iter().filter_map(watched).collect();
+    ended.sort_by_key(|(operation, _)| operation.end_ns);
+    let mut started = ended.clone();
+    started.sort_by_key(|(operation, _)| operation.start_ns);
+    let mut told: BTreeMap<(usize, u32, bool), u64> = BTreeMap::new();
+    let mut ended = ended.into_iter().peekable();
+    for (operation, seen) in started {
+        while let Some((before, seen)) = ended.next_if(|(before, _)| before.end_ns < operation.start_ns) {
+            let index = told.entry(place(before)).or_default();
+            *index = seen.index.max(*index);
+        }
+        let index = told.get(&place(operation)).copied().unwrap_or(0);
+        if seen.index < index {
+            let (server, at, now) = (operation.server, operation.end_ns / 1_000_000, seen.index);
+            judgement.violations.push(format!("server {server} went back from index {index} to {now} at {at} ms"));
+        }
+    }
+}
+
+/// An answer to a watcher.
+fn watched(operation: &Typed<Call, Answer>) -> Option<(&Typed<Call, Answer>, &Seen)> {
+    match (&operation.call, &operation.seen) {
+        (Call::Watch { .. } | Call::Await { .. }, Some(Some(Answer::Saw(seen)))) => Some((operation, seen)),
+        _ => None,
+    }
+}
+
+/// Which life of which server was asked for which keys.
+fn place(operation: &Typed<Call, Answer>) -> (usize, u32, bool) {
+    (operation.server, operation.life, matches!(operation.call, Call::Await { .. }))
+}
+
+/// A server that has told one watcher of a later change, and goes on answering, has told who waits for an earlier one.
+fn waiters_are_told(operations: &[Typed<Call, Answer>], judgement: &mut Judgement) {
+    let mut busy: BTreeMap<(usize, u32), Vec<(u64, u64)>> = BTreeMap::new();
+    for (operation, seen) in operations.iter().filter_map(watched) {
+        if let Call::Watch { .. } = operation.call {
+            busy.entry((operation.server, operation.life)).or_default().push((operation.end_ns, seen.index));
+        }
+    }
+    let mut told = 0;
+    for (operation, seen) in operations.iter().filter_map(watched) {
+        let Call::Await { after } = operation.call else { continue };
+        let Some(index) = seen.rows.values().map(|row| row.modify_index).find(|index| *index > after) else { continue };
+        told += 1;
+        let others = busy.get(&(operation.server, operation.life)).map_or(&[][..], Vec::as_slice);
+        let within = |at: u64| operation.start_ns < at && at < operation.end_ns;
+        let known_ns = others.iter().filter(|(at, other)| within(*at) && *other >= index).map(|(at, _)| *at).min();
+        let alive = |known_ns: u64| others.iter().any(|(at, _)| within(*at) && *at >= known_ns + TELL_NS);
+        if let Some(known_ns) = known_ns
+            && alive(known_ns)
+        {
+            let (server, late) = (operation.server, (operation.end_ns - known_ns) / 1_000_000);
+            judgement
+                .violations
+                .push(format!("server {server} knew of index {index} and told a waiter {late} ms later"));
+        }
+    }
+    judgement.cover("answers to those who wait", told, 5);
 }
 
 /// The final read holds what was acknowledged.
@@ -207,6 +308,31 @@ mod tests {
 
     fn operation(call: Call, seen: Option<Option<Answer>>, at: u64) -> Typed<Call, Answer> {
         Typed { client: 3, server: 0, life: 1, call, seen, start_ns: at, end_ns: at }
+    }
+
+    #[test]
+    fn a_server_that_goes_back_or_forgets_a_waiter_is_found() {
+        let answer = |call: Call, index: u64, (start_ns, end_ns): (u64, u64)| Typed {
+            start_ns,
+            ..operation(call, Some(Some(Answer::Saw(seen(index, &[("a", index, index)])))), end_ns)
+        };
+        let judged = |operations: &[Typed<Call, Answer>]| {
+            let mut judgement = Judgement::default();
+            let mut operations = operations.to_vec();
+            operations.sort_by_key(|operation| operation.start_ns);
+            servers_do_not_go_back(&operations, &mut judgement);
+            waiters_are_told(&operations, &mut judgement);
+            judgement.violations
+        };
+        let busy = |index, at| answer(Call::Watch { after: 1 }, index, at);
+        assert_eq!(judged(&[busy(5, (1, 2)), busy(5, (3, 4)), busy(4, (1, 5))]), [""; 0]);
+        assert!(judged(&[busy(5, (1, 2)), busy(4, (3, 4))])[0].contains("went back"));
+        let waiter = |end_ns| answer(Call::Await { after: 3 }, 4, (1, end_ns));
+        let others = [busy(6, (1, 10)), busy(7, (11, 20 + TELL_NS))];
+        let with = |waiter| judged(&[&others[..], &[waiter]].concat());
+        assert_eq!(with(waiter(15)), [""; 0]);
+        assert_eq!(judged(&[others[0].clone(), waiter(30 + TELL_NS)]), [""; 0], "it may have been frozen");
+        assert!(with(waiter(30 + TELL_NS))[0].contains("told a waiter"));
     }
 
     #[test]

@@ -1,0 +1,296 @@
+//! Carries operations out: one at a time, step by step, while other faults come and go. A step that does not come to its end though nothing else
+//! is wrong is a finding.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use jlt_core::plan::{Fault, Planned, Target};
+
+use super::members::Members;
+use super::script::{Step, script};
+use super::{Happened, Nemesis};
+use crate::cluster::{MACHINES, SERVERS, name};
+use crate::http;
+
+/// How long a step may take when nothing else is wrong.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// How often the cluster is asked what a step waits for.
+const ASK_AGAIN: Duration = Duration::from_millis(300);
+
+/// A server that was told to leave, and is still there, is told again after this time.
+const LEAVE_AGAIN: Duration = Duration::from_secs(5);
+
+/// Faults do not wait for answers for long.
+const ASK_TIMEOUT: Duration = Duration::from_millis(700);
+
+/// An operation on its way.
+pub(super) struct Operation {
+    pub(super) planned: Planned,
+    servers: Vec<usize>,
+    start_ms: u64,
+    steps: VecDeque<Step>,
+    /// When the step began that is the first now; none before it has.
+    since: Option<Instant>,
+    effects: Vec<String>,
+    /// When the cluster was last asked.
+    asked: Option<Instant>,
+}
+
+/// What became of a step.
+enum Progress {
+    Done,
+    Wait,
+}
+
+impl Progress {
+    fn when(is_done: bool) -> Self {
+        if is_done { Progress::Done } else { Progress::Wait }
+    }
+}
+
+/// How many joined, left, or were given a vote.
+fn changes(before: &Members, now: &Members) -> u64 {
+    let is_in = |members: &Members, id: &str, votes: bool| {
+        members.0.iter().any(|member| member.id == id && (member.is_voter || !votes))
+    };
+    let missing = |from: &Members, others: &Members| {
+        from.0.iter().filter(|member| !is_in(others, &member.id, member.is_voter)).count() as u64
+    };
+    if before.0.is_empty() { 0 } else { missing(now, before) + missing(before, now) }
+}
+
+impl Operation {
+    /// For people.
+    pub(super) fn describe(&self) -> String {
+        self.steps.front().map_or(String::new(), Step::describe)
+    }
+}
+
+impl Nemesis<'_> {
+    /// Goes on with the operation, or begins the next. When the time is over only those begin whose kind has not been seen yet.
+    pub(super) fn operate(&mut self, is_time: bool) -> Result<(), String> {
+        if !self.active.is_empty() || self.hosts.iter().any(|host| host.revive.is_some()) {
+            self.calm = Instant::now();
+        }
+        if self.operation.is_none() {
+            if !is_time {
+                let happened = &self.havoc.happened;
+                self.waiting.retain(|planned| happened.iter().all(|one| one.fault != planned.fault));
+            }
+            let Some(planned) = self.waiting.pop_front() else { return Ok(()) };
+            self.operation = Some(self.prepare(planned));
+        }
+        let Some(mut operation) = self.operation.take() else { return Ok(()) };
+        while let Some(step) = operation.steps.front().cloned() {
+            let since = *operation.since.get_or_insert_with(Instant::now);
+            match self.step(&step, since, &mut operation)? {
+                Progress::Done => {
+                    operation.steps.pop_front();
+                    operation.since = None;
+                }
+                Progress::Wait if since.max(self.calm).elapsed() < PATIENCE => {
+                    self.operation = Some(operation);
+                    return Ok(());
+                }
+                Progress::Wait => {
+                    let (fault, what) = (operation.planned.fault.name(), step.describe());
+                    self.havoc
+                        .violations
+                        .push(format!("{fault}: not within {PATIENCE:?} without other faults: {what}"));
+                    operation.steps.clear();
+                }
+            }
+        }
+        self.finish(operation)
+    }
+
+    fn prepare(&mut self, planned: Planned) -> Operation {
+        let victim = match planned.target {
+            Target::All => planned.degree as usize % SERVERS,
+            Target::Server(_) | Target::Leader => self.victims(&planned)[0],
+        };
+        let steps = script(&planned, victim);
+        let servers = if planned.target == Target::All { (0..SERVERS).collect() } else { vec![victim] };
+        Operation { planned, servers, start_ms: self.now_ms(), steps, since: None, effects: Vec::new(), asked: None }
+    }
+
+    fn finish(&mut self, operation: Operation) -> Result<(), String> {
+        let Operation { planned, servers, start_ms, effects, .. } = operation;
+        let (end_ms, effect) = (self.now_ms(), effects.join(", "));
+        self.havoc.happened.push(Happened { fault: planned.fault, servers, start_ms, end_ms, effect });
+        for server in 0..MACHINES {
+            self.hosts[server].out = server >= SERVERS;
+            if server >= SERVERS {
+                self.cluster.kill(server);
+            }
+        }
+        self.apply()
+    }
+
+    fn step(&mut self, step: &Step, since: Instant, operation: &mut Operation) -> Result<Progress, String> {
+        match step {
+            Step::Stop(server) => self.stop(*server, operation),
+            Step::Start(server) => {
+                self.hosts[*server].out = false;
+                self.apply()?;
+                Ok(Progress::Done)
+            }
+            Step::Wait(ms) => Ok(Progress::when(since.elapsed() >= Duration::from_millis(*ms))),
+            Step::Kill(server) => {
+                self.hosts[*server].out = true;
+                self.cluster.kill(*server);
+                Ok(Progress::Done)
+            }
+            Step::Wipe(server) => self.wipe(*server),
+            Step::Leave(server) => self.leave(*server, operation),
+            _ if operation.asked.is_some_and(|asked| asked.elapsed() < ASK_AGAIN) => Ok(Progress::Wait),
+            Step::Remove(_) | Step::SeeOff(_) | Step::AwaitVote(_) | Step::StaysOut(..) => {
+                operation.asked = Some(Instant::now());
+                let Some(members) = self.agreed_members() else { return Ok(Progress::Wait) };
+                Ok(self.compare(step, since, &members, operation))
+            }
+        }
+    }
+
+    /// The steps that are over when the members are as they should be.
+    fn compare(&mut self, step: &Step, since: Instant, members: &Members, operation: &mut Operation) -> Progress {
+        match step {
+            Step::AwaitVote(server) => {
+                let is_new = |id: &str| self.hosts[*server].former.as_deref() != Some(id);
+                let voter = members.named(&name(*server)).filter(|member| member.is_voter && is_new(&member.id));
+                Progress::when(voter.is_some())
+            }
+            Step::Remove(server) | Step::SeeOff(server) => {
+                let Some(member) = members.named(&name(*server)) else { return Progress::Done };
+                if matches!(step, Step::SeeOff(_)) && !operation.steps.contains(&Step::Wipe(*server)) {
+                    operation.steps.insert(1, Step::Wipe(*server));
+                }
+                let path = format!("/v1/operator/raft/peer?id={}", member.id);
+                let removed = self.ask_leader(members, "DELETE", &path);
+                operation.effects.extend(removed.map(|()| format!("{} removed by an operator", name(*server))));
+                Progress::Wait
+            }
+            Step::StaysOut(server, ms) => {
+                if members.named(&name(*server)).is_some() {
+                    let what = format!("{} was removed, came back with its old disk, and is a member", name(*server));
+                    self.havoc.violations.push(what);
+                    return Progress::Done;
+                }
+                Progress::when(since.elapsed() >= Duration::from_millis(*ms))
+            }
+            _ => Progress::Done,
+        }
+    }
+
+    fn wipe(&mut self, server: usize) -> Result<Progress, String> {
+        let former = self.book.last.named(&name(server)).map(|member| member.id.clone());
+        self.hosts[server].former = former.or(self.hosts[server].former.take());
+        self.cluster.wipe(server)?;
+        self.havoc.count("disks emptied", 1);
+        Ok(Progress::Done)
+    }
+
+    /// Asked again until it has gone, for it may be cut off, or be killed and come back.
+    fn leave(&mut self, server: usize, operation: &mut Operation) -> Result<Progress, String> {
+        if !self.hosts[server].out {
+            self.hosts[server].out = true;
+            self.hosts[server].left = None;
+        }
+        if !self.cluster.is_running(server) {
+            if let Some((status, words)) = self.hosts[server].left.take() {
+                operation.effects.push(format!("{} left ({status})", name(server)));
+                if !status.success() && !self.is_excused(server) {
+                    self.havoc
+                        .violations
+                        .push(format!("{} was told to leave and ended so ({status}): {words}", name(server)));
+                }
+            }
+            return Ok(Progress::Done);
+        }
+        if operation.asked.is_none_or(|asked| asked.elapsed() >= LEAVE_AGAIN) && self.hosts[server].paused.is_none() {
+            operation.asked = Some(Instant::now());
+            // What it answers does not matter: it goes or does not.
+            http::request(self.cluster.http_address(server), "PUT", "/v1/agent/leave", b"", ASK_TIMEOUT).ok();
+        }
+        Ok(Progress::Wait)
+    }
+
+    /// The members as all have agreed on them: a leader tells them, acknowledges a write, and tells them again.
+    fn agreed_members(&mut self) -> Option<Members> {
+        let members = self.members()?;
+        self.ask_leader(&members, "PUT", "/v1/kv/jlt/ready")?;
+        if self.members()? != members {
+            return None;
+        }
+        if members != self.book.last {
+            self.havoc.count(Fault::Member.effect(), changes(&self.book.last, &members));
+            self.havoc.violations.extend(self.book.see(members.clone()));
+        }
+        Some(members)
+    }
+
+    /// The members as a server tells them that takes itself for the leader.
+    fn members(&self) -> Option<Members> {
+        let ask = |server| {
+            let address = self.cluster.http_address(server);
+            let reply = http::request(address, "GET", "/v1/operator/raft/configuration", b"", ASK_TIMEOUT).ok()?;
+            let members = Members::parse(&reply.body)?;
+            members.named(&name(server)).is_some_and(|member| member.is_leader).then_some(members)
+        };
+        self.within_reach().find_map(ask)
+    }
+
+    fn ask_leader(&self, members: &Members, method: &str, path: &str) -> Option<()> {
+        let leads = |server: &usize| members.named(&name(*server)).is_some_and(|member| member.is_leader);
+        let leader = self.within_reach().find(leads)?;
+        let reply = http::request(self.cluster.http_address(leader), method, path, b"1", ASK_TIMEOUT).ok()?;
+        (reply.status == 200).then_some(())
+    }
+
+    /// A server that another fault has killed is down as well as one that was stopped, but does not count.
+    fn stop(&mut self, server: usize, operation: &mut Operation) -> Result<Progress, String> {
+        if self.cluster.is_running(server) {
+            if !self.hosts[server].out {
+                self.hosts[server].out = true;
+                self.hosts[server].left = None;
+                self.cluster.terminate(server)?;
+            }
+            return Ok(Progress::Wait);
+        }
+        self.hosts[server].out = true;
+        match self.hosts[server].left.take() {
+            Some((status, _)) if status.success() => {
+                self.havoc.count(Fault::RestartAll.effect(), 1);
+                operation.effects.push(format!("{} stopped", name(server)));
+            }
+            Some((status, words)) => {
+                let what = format!("{} was told to stop and ended so ({status}): {words}", name(server));
+                if self.is_excused(server) { self.havoc.notes.push(what) } else { self.havoc.violations.push(what) }
+            }
+            None => {}
+        }
+        Ok(Progress::Done)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::members::Member;
+    use super::*;
+
+    #[test]
+    fn changes_of_the_members_are_counted() {
+        let member = |id: &str, is_voter| Member { id: id.to_owned(), name: String::new(), is_leader: false, is_voter };
+        let members = |voters: &[&str], learners: &[&str]| {
+            let all = voters.iter().map(|id| member(id, true)).chain(learners.iter().map(|id| member(id, false)));
+            Members(all.collect())
+        };
+        let three = members(&["1", "2", "3"], &[]);
+        assert_eq!(changes(&Members::default(), &three), 0, "nothing was seen before");
+        assert_eq!(changes(&three, &three), 0);
+        assert_eq!(changes(&three, &members(&["1", "2", "3"], &["4"])), 1);
+        assert_eq!(changes(&members(&["1", "2", "3"], &["4"]), &members(&["1", "2", "3", "4"], &[])), 1);
+        assert_eq!(changes(&three, &members(&["1", "2", "9"], &[])), 2);
+    }
+}
