@@ -221,7 +221,7 @@ impl Drop for Inner {
 
 /// What was kept of this node's identity, given to `identity` if the node has to join.
 fn restore_identity(config: &AgentConfig, keeper: &Keeper, identity: &Identity) -> Result<KeptIdentity, StartError> {
-    let kept = keeper.load()?.unwrap_or_default();
+    let kept = keeper.kept();
     if !kept.node.is_empty() && kept.node != config.node.name {
         return Err(StartError::OtherNode { kept: kept.node, asked: config.node.name.clone() });
     }

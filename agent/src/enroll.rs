@@ -16,8 +16,6 @@ use tokio::time::{sleep, timeout};
 
 /// Most time for one question to a server.
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
-/// How often the clock is compared with the time of renewal: sleeping until then would trust a clock that may be set.
-const LOOK_INTERVAL: Duration = Duration::from_secs(30);
 
 /// Gets this node its certificate and renews it at half its life.
 pub(crate) struct Enroller {
@@ -49,9 +47,10 @@ impl Enroller {
                 roots = self.identity.bundle().roots_pem();
                 renewer.roots_changed(SystemTime::now(), rand::random());
             }
-            if let Ok(left) = renewer.due().duration_since(SystemTime::now()) {
+            let left = renewer.wait(SystemTime::now());
+            if !left.is_zero() {
                 // A cluster that was made anew has another CA; who knows the join secret may still join.
-                if timeout(LOOK_INTERVAL.min(left), self.strangers.notified()).await.is_ok() {
+                if timeout(left, self.strangers.notified()).await.is_ok() {
                     renewer = Renewer::new(SystemTime::now());
                     sleep(backoff.next()).await;
                 }
@@ -60,7 +59,7 @@ impl Enroller {
             match self.enroll().await {
                 Ok(leaf) => {
                     tracing::info!(serial = %leaf.serial, "this node has its certificate");
-                    renewer.renewed(leaf.not_before, leaf.not_after, rand::random());
+                    renewer.renewed(SystemTime::now(), leaf.not_before, leaf.not_after, rand::random());
                     roots = self.identity.bundle().roots_pem();
                     self.enrolled.send_replace(true);
                 }
@@ -77,7 +76,7 @@ impl Enroller {
     }
 
     fn has_valid_leaf(&self) -> bool {
-        self.identity.leaf().is_some_and(|leaf| leaf.not_after > SystemTime::now())
+        self.identity.leaf().is_some_and(|leaf| leaf.is_valid_at(SystemTime::now()))
     }
 
     /// Asks one server after the other. The error is the one that says most: a refusal rather than an absence.

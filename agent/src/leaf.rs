@@ -5,7 +5,7 @@ use crate::servers::Servers;
 use api::proto::SignRequest;
 use api::proto::mesh_client::MeshClient;
 use api::reply::LeafCert;
-use identity::{Csr, Identity, LeafName, renew_at};
+use identity::{Csr, Identity, LeafInfo, LeafName, Renewer};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -29,7 +29,7 @@ type Slot = tokio::sync::Mutex<Option<Held>>;
 
 struct Held {
     leaf: Arc<LeafCert>,
-    renew_at: SystemTime,
+    renewer: Renewer,
     roots: Vec<String>,
 }
 
@@ -49,13 +49,15 @@ impl Leaves {
         let slot = self.slot(service)?;
         let mut held = slot.lock().await;
         let roots = self.identity.bundle().roots_pem();
-        let is_good = |held: &Held| held.renew_at > SystemTime::now() && held.roots == roots;
+        let is_good = |held: &Held| !held.renewer.is_due(SystemTime::now()) && held.roots == roots;
         if let Some(held) = held.as_ref().filter(|held| is_good(held)) {
             return Ok(held.leaf.clone());
         }
         let before = held.as_ref().map(|held| (held.leaf.create_index, held.leaf.modify_index));
-        let (leaf, renew_at) = self.sign(service, before).await?;
-        *held = Some(Held { leaf: leaf.clone(), renew_at, roots });
+        let (leaf, info) = self.sign(service, before).await?;
+        let mut renewer = held.take().map_or_else(|| Renewer::new(SystemTime::now()), |held| held.renewer);
+        renewer.renewed(SystemTime::now(), info.not_before, info.not_after, rand::random());
+        *held = Some(Held { leaf: leaf.clone(), renewer, roots });
         Ok(leaf)
     }
 
@@ -67,7 +69,7 @@ impl Leaves {
         Ok(slots.entry(service.to_string()).or_default().clone())
     }
 
-    async fn sign(&self, service: &str, before: Option<(u64, u64)>) -> Result<(Arc<LeafCert>, SystemTime), api::Error> {
+    async fn sign(&self, service: &str, before: Option<(u64, u64)>) -> Result<(Arc<LeafCert>, LeafInfo), api::Error> {
         let failed = |e: &dyn std::fmt::Display| api::Error::internal(format!("rpc error making call: {e}"));
         let bundle = self.identity.bundle();
         let name = LeafName::service(bundle.trust_domain(), &self.datacenter, service)
@@ -96,7 +98,7 @@ impl Leaves {
             create_index: before.map_or(index, |(create, _)| create),
             modify_index: index,
         };
-        Ok((Arc::new(leaf), renew_at(info.not_before, info.not_after, rand::random())))
+        Ok((Arc::new(leaf), info))
     }
 }
 

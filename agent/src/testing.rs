@@ -13,7 +13,7 @@ use axum::Router;
 use axum::body::Body;
 use axum::routing::any;
 use base64::Engine;
-use identity::{Ca, Csr, Identity, JoinSecret, LeafName, Peer, Role, RpcIdentity};
+use identity::{Ca, Csr, Identity, JoinSecret, LEAF_TTL, LeafName, Peer, Role, RpcIdentity};
 use model::{Check, Node, ServiceInstance};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -28,7 +28,6 @@ use tonic::{Request, Response, Status, Streaming};
 
 pub(crate) const TRUST_DOMAIN: &str = "6ba7b810-9dad-11d1-80b4-00c04fd430c8.consul";
 pub(crate) const DC: &str = "dc1";
-const HOUR: Duration = Duration::from_secs(3600);
 
 /// The CA and the join secret of one mesh.
 pub(crate) struct Pki {
@@ -75,7 +74,7 @@ impl Pki {
     }
 
     fn sign(&self, csr_pem: &str, name: &LeafName) -> Result<String, Status> {
-        let signed = self.ca.sign_leaf(csr_pem, name, HOUR, SystemTime::now());
+        let signed = self.ca.sign_leaf(csr_pem, name, LEAF_TTL, SystemTime::now());
         signed.map(|leaf| leaf.cert_chain_pem).map_err(|e| Status::invalid_argument(e.to_string()))
     }
 

@@ -3,6 +3,7 @@
 use identity::{Identity, LeafPem, Serial};
 use model::SpiffeId;
 use serde::{Deserialize, Serialize};
+use std::sync::{Arc, Mutex, PoisonError};
 use store::{Store, StoreError, Tree};
 
 /// The one key of the tree.
@@ -30,31 +31,31 @@ pub(crate) struct KeptIdentity {
     pub(crate) servers: Vec<String>,
 }
 
-/// Where it is kept.
+/// Where it is kept. What is told to it is in memory at once and on the disk soon after; only [`Keeper::open`] reads the disk.
 #[derive(Clone)]
 pub(crate) struct Keeper {
     store: Store,
     tree: Tree<KeptIdentity>,
+    now: Arc<Mutex<KeptIdentity>>,
 }
 
 impl Keeper {
     pub(crate) fn open(store: Store) -> Result<Self, StoreError> {
-        let tree = store.tree("agent/identity")?;
-        Ok(Keeper { store, tree })
+        let tree: Tree<KeptIdentity> = store.tree("agent/identity")?;
+        let now = Arc::new(Mutex::new(tree.get(KEY)?.unwrap_or_default()));
+        Ok(Keeper { store, tree, now })
     }
 
-    pub(crate) fn load(&self) -> Result<Option<KeptIdentity>, StoreError> {
-        self.tree.get(KEY)
+    pub(crate) fn kept(&self) -> KeptIdentity {
+        self.now.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Changes what is kept. It is on the disk soon after.
+    /// Changes what is kept. Does not wait for the disk: it is called by tasks that others share their thread with.
     pub(crate) fn change(&self, change: impl FnOnce(&mut KeptIdentity)) {
-        let kept = self.tree.get(KEY).and_then(|kept| {
-            let mut kept = kept.unwrap_or_default();
-            change(&mut kept);
-            self.tree.insert(KEY, &kept)
-        });
-        match kept {
+        let mut kept = self.now.lock().unwrap_or_else(PoisonError::into_inner);
+        change(&mut kept);
+        // Under the lock, so that the last change is the last to be queued.
+        match self.tree.queue(|batch| batch.insert(KEY, &*kept)) {
             Ok(()) => self.store.commit_then(|| {}),
             Err(error) => tracing::warn!(%error, "cannot keep this node's identity: after a restart it joins anew"),
         }
@@ -99,4 +100,23 @@ pub(crate) fn bundle(wire: &api::proto::TrustBundle) -> Result<identity::TrustBu
     let serials: Result<Vec<Serial>, _> = wire.revoked_serials.iter().map(|s| s.parse()).collect();
     let ids: Result<Vec<SpiffeId>, _> = wire.revoked_ids.iter().map(|s| s.parse()).collect();
     Ok(bundle.with_revoked(serials.map_err(|e| e.to_string())?, ids.map_err(|e| e.to_string())?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn changes_wait_in_memory_and_are_kept_by_the_next_commit() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let store = Store::open(folder.path()).expect("a store");
+        let keeper = Keeper::open(store.clone()).expect("a keeper");
+        keeper.change(|kept| kept.node = "n1".into());
+        keeper.clone().change(|kept| kept.servers = vec!["10.0.0.1:8300".into()]);
+        let expected =
+            KeptIdentity { node: "n1".into(), servers: vec!["10.0.0.1:8300".into()], ..KeptIdentity::default() };
+        assert_eq!(keeper.kept(), expected);
+        store.commit();
+        assert_eq!(Keeper::open(store).expect("a keeper").kept(), expected);
+    }
 }

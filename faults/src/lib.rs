@@ -50,7 +50,7 @@ named! {
         SnapshotForgetsGone = "snapshot-forgets-gone",
         /// A restored key has the index of the snapshot instead of its own.
         SnapshotForgetsIndex = "snapshot-forgets-index",
-        /// A leader serves `consistent` reads without asking whether it still leads.
+        /// A leader serves `consistent` reads without asking whether it still leads, and believes that it does until it hears of another.
         ReadNotConfirmed = "read-not-confirmed",
         /// A follower serves `consistent` reads before it has applied what the leader had.
         ReadNotAwaited = "read-not-awaited",

@@ -25,8 +25,10 @@ pub const ROOT_TTL: Duration = Duration::from_secs(87_600 * 3600);
 pub const INTERMEDIATE_TTL: Duration = Duration::from_secs(8_760 * 3600);
 /// How long a leaf is valid by default (Consul: `LeafCertTTL` 72h).
 pub const LEAF_TTL: Duration = Duration::from_secs(72 * 3600);
-/// Every certificate is valid from a little before it was made, for clocks differ (Consul: 1 minute).
-pub const BACKDATE: Duration = Duration::from_secs(60);
+/// Every certificate is valid from so long before it was made (Consul: 1 minute), for clocks differ: that of a server which signs
+/// may be ahead and that of a peer which verifies behind, and what was signed while a clock was wrong outlives that. An hour
+/// covers two clocks that are half an hour off in opposite directions. It gives nothing away: the key did not exist before.
+pub const BACKDATE: Duration = Duration::from_secs(3600);
 
 /// A CA that can sign: key, certificate, and what must be sent along with what it signs.
 #[derive(Debug)]
@@ -106,6 +108,11 @@ impl Ca {
     /// Until when it is valid.
     pub fn not_after(&self) -> SystemTime {
         self.not_after
+    }
+
+    /// Whether it can sign when the clock shows `now`.
+    pub fn is_valid_at(&self, now: SystemTime) -> bool {
+        self.not_before <= now && now < self.not_after
     }
 
     /// Signs a leaf for exactly `name`, valid for `ttl` or as long as the CA itself, whichever is shorter.
@@ -224,7 +231,7 @@ impl Ca {
     }
 
     fn check_valid_at(&self, now: SystemTime) -> Result<(), Error> {
-        if now < self.not_before || now >= self.not_after { Err(Error::CaNotValidNow) } else { Ok(()) }
+        if self.is_valid_at(now) { Ok(()) } else { Err(Error::CaNotValidNow) }
     }
 
     fn check_is_root(&self) -> Result<(), Error> {
@@ -287,13 +294,13 @@ fn ca_params(
     Ok(params)
 }
 
-/// What all leaves have in common: TLS on both sides, no subject, no CA.
 /// So long before `now`, for clocks that are behind; but not before 1970, which verifiers do not read: a clock that was never
 /// set begins there.
 pub(crate) fn backdated(now: SystemTime, by: Duration) -> SystemTime {
     now.checked_sub(by).map_or(SystemTime::UNIX_EPOCH, |then| then.max(SystemTime::UNIX_EPOCH))
 }
 
+/// What all leaves have in common: TLS on both sides, no subject, no CA.
 pub(crate) fn leaf_params(serial: &Serial, not_before: SystemTime, not_after: SystemTime) -> CertificateParams {
     let mut params = CertificateParams::default();
     params.distinguished_name = DistinguishedName::new();

@@ -20,7 +20,7 @@ use rustls::time_provider::{DefaultTimeProvider, TimeProvider};
 use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer, PrivateSec1KeyDer, TrustAnchor};
 use zeroize::Zeroizing;
 
-use crate::ca::{backdated, leaf_params};
+use crate::ca::{BACKDATE, backdated, leaf_params};
 use crate::cert;
 use crate::error::Error;
 use crate::key::CaKey;
@@ -30,8 +30,6 @@ use crate::tls;
 
 /// How long a join certificate is valid.
 pub const JOIN_TTL: Duration = Duration::from_secs(24 * 3600);
-/// Nodes that boot may have a bad clock: join certificates are valid from an hour before they were made.
-pub const JOIN_BACKDATE: Duration = Duration::from_secs(3600);
 
 /// The shared secret that lets nodes join (Consul's `encrypt`). Wiped from memory when dropped; never printed.
 #[derive(Clone)]
@@ -97,7 +95,7 @@ impl JoinCa {
     /// A certificate with a fresh key.
     pub(crate) fn mint(&self, name: &JoinName, now: SystemTime) -> Result<CertifiedKey, Error> {
         let key = CaKey::generate()?;
-        let mut params = leaf_params(&Serial::random()?, backdated(now, JOIN_BACKDATE), now + JOIN_TTL);
+        let mut params = leaf_params(&Serial::random()?, backdated(now, BACKDATE), now + JOIN_TTL);
         params.subject_alt_names = vec![SanType::URI(name.to_string().try_into().map_err(Error::crypto)?)];
         let issuer = Issuer::new(ca_params(), self.key.pair());
         let leaf = params.signed_by(key.pair(), &issuer).map_err(Error::crypto)?;
@@ -120,7 +118,14 @@ pub(crate) struct Joiner {
 #[derive(Debug)]
 struct Minted {
     certified: Arc<CertifiedKey>,
-    fresh_until: SystemTime,
+    at: SystemTime,
+}
+
+impl Minted {
+    /// One that was made by a clock that was ahead, and has been set back since, is not.
+    fn is_fresh(&self, now: SystemTime) -> bool {
+        now.duration_since(self.at).is_ok_and(|age| age < JOIN_TTL / 2)
+    }
 }
 
 impl Joiner {
@@ -146,14 +151,13 @@ impl Joiner {
     /// The certificate of the moment. Two handshakes at once may make two: both are good.
     pub(crate) fn certified(&self) -> Option<Arc<CertifiedKey>> {
         let now = cert::from_unix_time(self.time.current_time()?);
-        if let Some(minted) = self.current.load().as_ref().filter(|minted| now < minted.fresh_until) {
+        if let Some(minted) = self.current.load().as_ref().filter(|minted| minted.is_fresh(now)) {
             return Some(minted.certified.clone());
         }
         match self.ca.mint(&self.name, now) {
             Ok(certified) => {
                 let certified = Arc::new(certified);
-                self.current
-                    .store(Some(Arc::new(Minted { certified: certified.clone(), fresh_until: now + JOIN_TTL / 2 })));
+                self.current.store(Some(Arc::new(Minted { certified: certified.clone(), at: now })));
                 Some(certified)
             }
             Err(error) => {
@@ -278,7 +282,9 @@ mod tests {
         assert_ne!(first.cert, second.cert);
         let read = cert::LeafCert::read(&second.cert[0]).expect("readable");
         let now = cert::from_unix_time(clock.current_time().expect("a time"));
-        assert_eq!((read.not_before, read.not_after), (now - JOIN_BACKDATE, now + JOIN_TTL));
+        assert_eq!((read.not_before, read.not_after), (now - BACKDATE, now + JOIN_TTL));
+        clock.0.fetch_sub(1, Ordering::Relaxed);
+        assert_ne!(second.cert, joiner.certified().expect("a certificate").cert, "the clock was set back");
     }
 
     /// A machine whose clock was never set begins in 1970, and no verifier reads a certificate from before.

@@ -25,12 +25,12 @@ pub use ca::{BACKDATE, Ca, INTERMEDIATE_TTL, LEAF_TTL, ROOT_TTL, SignedLeaf, des
 pub use cert::{CERT_BYTES_MAX, CHAIN_CERTS_MAX};
 pub use csr::{CSR_BYTES_MAX, Csr, requested_id};
 pub use error::{Error, Refused};
-pub use join::{JOIN_BACKDATE, JOIN_TTL, JoinSecret};
+pub use join::{JOIN_TTL, JoinSecret};
 pub use key::CaKey;
 pub use live::{Identity, LeafInfo, peer, peer_id, peer_id_of_chain, peer_of_chain};
 pub use name::{JOIN_TRUST_DOMAIN, JoinName, LeafName, Peer, Role};
 pub use pem::{LeafPem, load_bundle, write_private};
-pub use renew::{RETRY_MAX, RETRY_MIN, ROTATION_SPREAD, Renewer, renew_at, retry_after};
+pub use renew::{LOOK_AGAIN, RETRY_MAX, RETRY_MIN, ROTATION_SPREAD, Renewer, renew_at, retry_after};
 pub use rpc::RpcIdentity;
 pub use serial::Serial;
 pub use tls::provider;

@@ -49,6 +49,11 @@ impl LeafInfo {
         Self::of(&cert::from_pem("leaf certificate", cert_chain_pem)?[0])
     }
 
+    /// Whether a peer whose clock shows `now` would take it, as far as time is concerned.
+    pub fn is_valid_at(&self, now: SystemTime) -> bool {
+        self.not_before <= now && now < self.not_after
+    }
+
     fn of(leaf: &CertificateDer<'_>) -> Result<Self, Error> {
         let LeafCert { name, serial, not_before, not_after } = LeafCert::read(leaf)?;
         match name {

@@ -100,17 +100,19 @@ impl Agent {
                 }
                 continue;
             };
-            let wait = renewer.due().duration_since(SystemTime::now()).unwrap_or_default();
+            if renewer.is_due(SystemTime::now()) {
+                self.renew(name, &mut renewer, heard).await;
+            }
             tokio::select! {
                 changed = configs.changed() => if changed.is_err() { return },
-                () = tokio::time::sleep(wait) => self.renew(name, &mut renewer, heard).await,
+                () = tokio::time::sleep(renewer.wait(SystemTime::now())) => {}
             }
         }
     }
 
     async fn renew(&self, name: &LeafName, renewer: &mut Renewer, heard: &Heard) {
         match self.sign(name, heard).await {
-            Ok(info) => renewer.renewed(info.not_before, info.not_after, rand::random()),
+            Ok(info) => renewer.renewed(SystemTime::now(), info.not_before, info.not_after, rand::random()),
             Err(why) => {
                 renewer.failed(SystemTime::now(), rand::random());
                 self.report(heard, format!("no certificate for {}: {why}", name.id()));

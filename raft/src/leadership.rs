@@ -62,10 +62,11 @@ fn leadership(metrics: &Metrics, age: Duration, contact_max: Duration) -> Leader
     let membership = metrics.membership_config.membership();
     let is_alone = membership.voter_ids().eq([metrics.id]);
     let contact = metrics.millis_since_quorum_ack.map(|ms| Duration::from_millis(ms) + age);
+    let is_mistaken = faults::has(Bug::LeadsTooLong) || faults::has(Bug::ReadNotConfirmed);
     let is_leader = metrics.state == ServerState::Leader
         && (faults::has(Bug::LeadsTooEarly)
             || metrics.last_applied.is_some_and(|applied| applied.leader_id.term == metrics.current_term))
-        && (is_alone || faults::has(Bug::LeadsTooLong) || contact.is_some_and(|contact| contact <= contact_max));
+        && (is_alone || is_mistaken || contact.is_some_and(|contact| contact <= contact_max));
     let leader = metrics.current_leader.filter(|id| is_leader || *id != metrics.id);
     Leadership {
         term: metrics.current_term,

@@ -25,8 +25,9 @@ pub struct Status {
     pub snapshot: u64,
     /// Index up to which its log was dropped.
     pub purged: u64,
-    /// How old its state can be: a follower's time since the leader's last word, a leader's since a majority last answered.
-    /// `None` if there was none since the start.
+    /// A follower's time since the leader's last word came in, a leader's since a majority last answered; `None` if there was
+    /// none since the start. It says that there is a leader, and nothing of how old the state is: a follower may have heard and
+    /// not yet have what was agreed on, and a word may have been on its way for long.
     pub last_contact: Option<Duration>,
     /// A change of the voters is under way: both the old and the new ones must agree.
     pub is_changing: bool,

@@ -44,6 +44,8 @@ pub struct ServerConfig {
     pub default_intention_policy: Action,
     /// How Raft behaves.
     pub timing: RaftTiming,
+    /// How much of the log is kept.
+    pub log: RaftLog,
     /// How long a request waits for an election (Consul: RPC hold timeout).
     pub hold_timeout: Duration,
     /// Nodes that have failed for so long are removed.
@@ -78,6 +80,22 @@ impl Default for RaftTiming {
     }
 }
 
+/// How long entries of the log stay, in entries, each of which holds what was written at the same time. See `raft::Config`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RaftLog {
+    /// A snapshot is made after so many, at least 1 (Consul: `raft_snapshot_threshold`).
+    pub snapshot_every_entries: u64,
+    /// So many stay behind a snapshot (Consul: `raft_trailing_logs`).
+    pub entries_kept: u64,
+}
+
+impl Default for RaftLog {
+    fn default() -> Self {
+        let raft = raft::Config::new("", "", "");
+        RaftLog { snapshot_every_entries: raft.snapshot_every_entries, entries_kept: raft.log_entries_kept }
+    }
+}
+
 impl ServerConfig {
     /// One server on its own, with defaults.
     pub fn new(
@@ -104,6 +122,7 @@ impl ServerConfig {
             join_secret,
             default_intention_policy: Action::Allow,
             timing: RaftTiming::default(),
+            log: RaftLog::default(),
             hold_timeout: Duration::from_secs(7),
             reap_after: Duration::from_secs(72 * 3600),
             session_ttl_min: model::session::TTL_MIN,

@@ -4,6 +4,7 @@
 //! (how fresh an answer is), `http` (`/v1/*`), `rpc` (the port between nodes), `join` and `bootstrap` (how servers find each
 //! other), `leader` (what only the leader does), `trust` (certificates), `lookup` (what DNS asks).
 
+mod as_of;
 mod bootstrap;
 mod ca;
 mod clock;
@@ -25,7 +26,7 @@ mod time;
 mod trust;
 mod watch;
 
-pub use crate::config::{RaftTiming, ServerConfig, StartError};
+pub use crate::config::{RaftLog, RaftTiming, ServerConfig, StartError};
 pub use crate::http::{HttpLimits, serve_http, serve_https};
 pub use crate::lookup::ServerLookup;
 pub use crate::server::{Server, ServerStatus};

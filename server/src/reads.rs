@@ -7,14 +7,16 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use api::Error;
-use api::proto::ReadIndexRequest;
 use api::proto::peer_client::PeerClient;
+use api::proto::{ReadIndexReply, ReadIndexRequest};
 use api::query::Consistency;
 use faults::{Bug, Point};
 use raft::{Member, Raft};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
+use crate::as_of::AsOf;
+use crate::config::RaftTiming;
 use crate::machine::Machine;
 use crate::rpc::dial::Peers;
 
@@ -29,7 +31,9 @@ const RETRY_PAUSE: Duration = Duration::from_millis(20);
 pub(crate) struct Freshness {
     pub(crate) consistency: Consistency,
     pub(crate) known_leader: bool,
-    /// How long ago this server heard of the leader; 0 if it was asked for this answer, or is it.
+    /// The answer holds everything that was acknowledged so long before it was asked for. 0 if the leader was asked for this
+    /// answer; and on the leader itself, which is as fresh as its followers' answers can be as long as a majority answers it.
+    /// It says nothing of what was acknowledged since, which may be there or not.
     pub(crate) last_contact_ms: u64,
 }
 
@@ -43,18 +47,30 @@ pub(crate) struct Reads {
     settled_term: AtomicU64,
     /// Who has not heard of the leader for so long does not know of one.
     lease: Duration,
+    as_of: AsOf,
+    /// A leader asks a majority once each heartbeat, and the answer takes a moment: it is fresh as long as that goes on.
+    leader_age_max: Duration,
 }
 
 impl Reads {
     /// Starts the two tasks that ask the leader; they end with this value.
-    pub(crate) fn start(raft: Raft<Machine>, peers: Peers, hold_timeout: Duration, lease: Duration) -> Self {
+    pub(crate) fn start(raft: Raft<Machine>, peers: Peers, hold_timeout: Duration, timing: RaftTiming) -> Self {
         let asker = |confirm| {
             let (queue, inbox) = mpsc::channel(WAITING_MAX);
             tokio::spawn(Asker { raft: raft.clone(), peers: peers.clone(), confirm }.run(inbox));
             queue
         };
         let (plain, confirmed) = (asker(false), asker(true));
-        Reads { raft, hold_timeout, plain, confirmed, settled_term: AtomicU64::new(0), lease }
+        Reads {
+            raft,
+            hold_timeout,
+            plain,
+            confirmed,
+            settled_term: AtomicU64::new(0),
+            lease: 2 * Duration::from_millis(timing.election_ms_max),
+            as_of: AsOf::default(),
+            leader_age_max: 2 * Duration::from_millis(timing.heartbeat_ms),
+        }
     }
 
     /// Returns when this server's catalog is fresh enough.
@@ -99,10 +115,12 @@ impl Reads {
         let status = self.raft.status();
         let is_leader = self.raft.is_leader();
         let is_heard = status.last_contact.is_some_and(|contact| contact <= self.lease);
-        let last_contact_ms = match status.last_contact {
-            _ if is_leader || faults::has(Bug::LastContactLies) => 0,
-            Some(contact) => u64::try_from(contact.as_millis()).unwrap_or(u64::MAX),
-            // Never heard of one: as old as anything.
+        let is_alone = || status.voters.len() == 1;
+        let last_contact_ms = match self.as_of.age() {
+            _ if is_leader && is_alone() || faults::has(Bug::LastContactLies) => 0,
+            Some(age) if is_leader && age <= self.leader_age_max => 0,
+            Some(age) => u64::try_from(age.as_millis()).unwrap_or(u64::MAX),
+            // Never up to date since the start: as old as anything.
             None => u64::MAX / 2,
         };
         Freshness {
@@ -110,6 +128,10 @@ impl Reads {
             known_leader: is_leader || (is_heard && status.leader.is_some()),
             last_contact_ms,
         }
+    }
+
+    pub(crate) fn as_of(&self) -> &AsOf {
+        &self.as_of
     }
 
     async fn is_fresh(&self, confirm: bool) -> bool {
@@ -142,13 +164,16 @@ impl Reads {
         is_confirmed
     }
 
-    /// The index that a follower must have applied; `None` if this server does not lead (or, with `confirm`, is not
+    /// The index that a follower must have applied, and as of when that is; `None` if this server does not lead (or, with `confirm`, is not
     /// confirmed to).
-    pub(crate) async fn index_for_peer(&self, confirm: bool) -> Option<u64> {
+    pub(crate) async fn index_for_peer(&self, confirm: bool) -> Option<ReadIndexReply> {
         if !self.raft.is_leader() || !self.leads_fresh(confirm).await {
             return None;
         }
-        self.raft.leader_applied().ok()
+        let raft_index = self.raft.leader_applied().ok()?;
+        // Rounded up: an age must not be told too small.
+        let as_of_ms_ago = self.as_of.age().and_then(|age| u64::try_from(age.as_millis() + 1).ok());
+        Some(ReadIndexReply { raft_index, as_of_ms_ago })
     }
 }
 

@@ -80,12 +80,7 @@ impl Server {
         let (raft, service) = Raft::start_on(disk, raft_config, Machine::new(watch.clone()), peers.clone()).await?;
         let core = Arc::new(Core {
             proposer: Proposer::start(raft.clone(), peers.clone(), watch.clone(), config.hold_timeout),
-            reads: Reads::start(
-                raft.clone(),
-                peers.clone(),
-                config.hold_timeout,
-                2 * Duration::from_millis(config.timing.election_ms_max),
-            ),
+            reads: Reads::start(raft.clone(), peers.clone(), config.hold_timeout, config.timing),
             members: Members::new(raft.clone(), &config.datacenter),
             sessions: LocalSessions::default(),
             leases: Leases::default(),
@@ -182,6 +177,7 @@ fn spawn_tasks(core: &Arc<Core>, http: &Router, service: raft::RaftServer<raft::
         }
     });
     core.tasks.spawn(crate::trust::follow(core.clone()));
+    core.tasks.spawn(crate::as_of::follow(core.clone()));
     core.tasks.spawn(crate::join::run(core.clone()));
     core.tasks.spawn(crate::leader::run(core.clone()));
     core.tasks.spawn(crate::leader::report(core.clone()));
@@ -232,6 +228,8 @@ fn raft_config(config: &ServerConfig, address: &SocketAddr) -> raft::Config {
         heartbeat_ms: config.timing.heartbeat_ms,
         election_ms_min: config.timing.election_ms_min,
         election_ms_max: config.timing.election_ms_max,
+        snapshot_every_entries: config.log.snapshot_every_entries,
+        log_entries_kept: config.log.entries_kept,
         ..raft::Config::new(config.data_dir.join("raft"), config.node_name.clone(), address.to_string())
     }
 }

@@ -10,16 +10,13 @@ use std::time::{Duration, SystemTime};
 use api::proto;
 use catalog::query::ca;
 use catalog::{CaState, View};
-use identity::{Csr, Error, Identity, LeafName, LeafPem, Renewer, RpcIdentity, Serial, write_private};
+use identity::{Csr, Error, Identity, LOOK_AGAIN, LeafName, LeafPem, Renewer, RpcIdentity, Serial, write_private};
 use model::{Index, SpiffeId};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::core::Core;
-
-/// The longest time until the clock is looked at again.
-const LOOK_AGAIN: Duration = Duration::from_secs(600);
 
 /// What this server knows of certificates; others wait for changes of it.
 pub(crate) struct Trust {
@@ -81,10 +78,11 @@ impl Trust {
         Ok(())
     }
 
-    /// A leaf that has run out (a server that was away for days) is left aside: the server enrolls again.
+    /// A leaf that has run out (a server that was away for days), or that a clock has signed which was far ahead, is left aside:
+    /// the server enrolls again.
     fn use_kept_leaf(&self) {
         let Ok(leaf) = LeafPem::load(&self.leaf_file()) else { return };
-        let is_good = matches!(self.identity().update_leaf(&leaf), Ok(info) if info.not_after > SystemTime::now());
+        let is_good = matches!(self.identity().update_leaf(&leaf), Ok(info) if info.is_valid_at(SystemTime::now()));
         self.is_member.send_replace(is_good);
     }
 
@@ -138,28 +136,23 @@ fn known(view: &View<'_>) -> Option<Known> {
 /// Follows the catalog until this server closes: bundle, own leaf, renewal.
 pub(crate) async fn follow(core: Arc<Core>) {
     let mut seen = 0;
+    let mut wait = Duration::ZERO;
     let mut renewer = Renewer::new(SystemTime::now());
     let mut signed_for = None;
     while !core.closing.is_cancelled() {
-        let wait = match seen {
-            0 => Duration::ZERO,
-            _ => renewer.due().duration_since(SystemTime::now()).unwrap_or(Duration::from_millis(100)).min(LOOK_AGAIN),
-        };
         let (known, index) = core.watch.query(seen, Instant::now() + wait, known).await;
         seen = index;
-        let Some(known) = known else {
-            renewer = Renewer::with_leaf(SystemTime::now(), SystemTime::now() + 2 * LOOK_AGAIN, 0.5);
-            continue;
-        };
+        wait = LOOK_AGAIN;
+        let Some(known) = known else { continue };
         if let Err(error) = core.trust.take_bundle(&known, index) {
             tracing::error!(%error, "the catalog's roots cannot be used");
             continue;
         }
         let is_other_ca = signed_for.as_ref() != Some(&known.state.secret);
-        if is_other_ca || renewer.due() <= SystemTime::now() {
+        if is_other_ca || renewer.is_due(SystemTime::now()) {
             match sign_own_leaf(&core, &known.state) {
                 Ok((not_before, not_after)) => {
-                    renewer.renewed(not_before, not_after, rand::random());
+                    renewer.renewed(SystemTime::now(), not_before, not_after, rand::random());
                     signed_for = Some(known.state.secret.clone());
                 }
                 Err(error) => {
@@ -168,6 +161,7 @@ pub(crate) async fn follow(core: Arc<Core>) {
                 }
             }
         }
+        wait = renewer.wait(SystemTime::now());
     }
 }
 

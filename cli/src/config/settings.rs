@@ -44,6 +44,8 @@ pub(crate) struct Settings {
     pub(crate) pid_file: Option<PathBuf>,
     pub(crate) ports: Ports,
     pub(crate) primary_datacenter: String,
+    pub(crate) raft_snapshot_threshold: Option<u64>,
+    pub(crate) raft_trailing_logs: Option<u64>,
     pub(crate) recursors: Vec<String>,
     pub(crate) retry_join: Vec<String>,
     pub(crate) retry_join_wan: Vec<String>,
@@ -91,6 +93,8 @@ impl Default for Settings {
             pid_file: None,
             ports: Ports::default(),
             primary_datacenter: String::new(),
+            raft_snapshot_threshold: None,
+            raft_trailing_logs: None,
             recursors: Vec::new(),
             retry_join: Vec::new(),
             retry_join_wan: Vec::new(),
@@ -238,6 +242,11 @@ impl Settings {
         }
         if (self.bootstrap || self.bootstrap_expect > 0) && !self.server {
             return conflict("bootstrap_expect needs a server: add `server = true` (or -server)");
+        }
+        if self.raft_snapshot_threshold == Some(0) {
+            return conflict(
+                "raft_snapshot_threshold: there must be something to make a snapshot of; 10000 is the default",
+            );
         }
         if self.bootstrap_expect > 9 {
             return conflict("bootstrap_expect: more than 9 servers are slower and no safer; 3 or 5 are usual");

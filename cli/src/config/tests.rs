@@ -65,6 +65,7 @@ fn mistakes_are_told_with_the_way_out() {
         (json!({"ports": {"http": "x"}}), "ports.http: invalid type: string \"x\", expected i32"),
         (json!({"ports": 5}), "ports: must be an object"),
         (json!({"bootstrap_expect": 3}), "needs a server"),
+        (json!({"raft_snapshot_threshold": 0}), "raft_snapshot_threshold"),
         (json!({"acl": {"enabled": true}}), "not supported yet"),
         (json!({"acl": {"default_policy": "deny"}}), "not supported yet"),
         (json!({"datacenter": "a.b"}), "not allowed"),

@@ -6,7 +6,7 @@ use agent::{AgentConfig, Home, Scripts};
 use identity::JoinSecret;
 use model::intention::Action;
 use model::{GoDuration, JsonMap};
-use server::{HttpLimits, ServerConfig};
+use server::{HttpLimits, RaftLog, ServerConfig};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
@@ -34,9 +34,18 @@ pub(super) fn server(settings: &Settings, node: &Node, folder: &Folder) -> Resul
         retry_join: with_port(joins(&settings.retry_join, &settings.start_join), node.rpc.port()),
         retry_join_wan: with_port(joins(&settings.retry_join_wan, &settings.start_join_wan), node.rpc.port()),
         default_intention_policy: default_action(settings),
+        log: log(settings, base.log),
         version: env!("CARGO_PKG_VERSION").into(),
         ..base
     })
+}
+
+/// How much of the log is kept.
+fn log(settings: &Settings, usual: RaftLog) -> RaftLog {
+    RaftLog {
+        snapshot_every_entries: settings.raft_snapshot_threshold.unwrap_or(usual.snapshot_every_entries),
+        entries_kept: settings.raft_trailing_logs.unwrap_or(usual.entries_kept),
+    }
 }
 
 /// What becomes of calls that no intention names: Consul without access control lists allows them.

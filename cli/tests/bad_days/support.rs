@@ -1,21 +1,34 @@
 //! Real `tribune` processes on loopback addresses, for tests that see what an operator sees.
 
 use api::client::{Address, Client};
+use std::collections::BTreeSet;
 use std::fs::File;
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 /// How long anything may take on a loaded machine.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A block of loopback addresses of this test's own, 127.<a>.<b>.0/24, so that tests can run side by side with standard ports.
+/// Whoever listens on a certain port of its last address has it, until this process ends: tests run in several processes.
 pub(crate) fn block() -> String {
-    static NEXT: AtomicU8 = AtomicU8::new(1);
-    let process = u8::try_from(std::process::id() % 250).expect("below 250");
-    format!("127.{}.{}", 100 + process % 100, NEXT.fetch_add(1, Ordering::Relaxed) + process / 100 * 80)
+    const OWNERS_PORT: u16 = 61_000;
+    static HELD: Mutex<Vec<TcpListener>> = Mutex::new(Vec::new());
+    let mut held = HELD.lock().expect("no test panics in here");
+    // Processes begin at different places, or all would try the same ones first.
+    let blocks = (0..BLOCKS).map(|n| (std::process::id().wrapping_mul(67) + n) % BLOCKS);
+    let nets = blocks.map(|n| format!("127.{}.{}", 100 + n / 250, 1 + n % 250));
+    let mut free = nets.filter_map(|net| Some((TcpListener::bind(format!("{net}.254:{OWNERS_PORT}")).ok()?, net)));
+    let (owned, net) = free.next().expect("a block that nobody has");
+    held.push(owned);
+    net
 }
+
+/// 127.100.1 to 127.199.250.
+const BLOCKS: u32 = 100 * 250;
 
 /// One running `tribune`.
 pub(crate) struct Process {
@@ -201,4 +214,11 @@ pub(crate) async fn writable(ip: &str) {
     let client = client(ip);
     let client = &client;
     until(&format!("{ip} takes writes"), || async move { client.put("/v1/kv/test/ready", "yes").await.ok() }).await;
+}
+
+/// Every call begins its search at the same place: only what it holds keeps the next one off, as it does another process.
+#[test]
+fn nobody_gets_a_block_that_another_has() {
+    let blocks: BTreeSet<String> = (0..20).map(|_| block()).collect();
+    assert_eq!(blocks.len(), 20);
 }

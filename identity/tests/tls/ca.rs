@@ -48,7 +48,7 @@ fn nothing_outlives_its_ca_and_a_ca_out_of_its_time_signs_nothing() {
     let csr = Csr::new(&name).unwrap();
     let last_hour = now + ROOT_TTL - HOUR;
     assert_eq!(ca.sign_leaf(&csr.pem, &name, LEAF_TTL, last_hour).unwrap().not_after, ca.not_after());
-    for when in [now + ROOT_TTL, now - HOUR] {
+    for when in [now + ROOT_TTL, now - BACKDATE - HOUR] {
         assert!(matches!(ca.sign_leaf(&csr.pem, &name, LEAF_TTL, when), Err(Error::CaNotValidNow)));
         let dc2 = Csr::intermediate(TD, "dc2").unwrap();
         assert!(matches!(ca.sign_intermediate(&dc2.pem, "dc2", when), Err(Error::CaNotValidNow)));

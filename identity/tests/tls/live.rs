@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use identity::{Ca, Error, Identity, LEAF_TTL, LeafInfo, LeafName, LeafPem, Peer, Refused, TrustBundle};
+use identity::{Ca, CaKey, Csr, Error, Identity, LEAF_TTL, LeafInfo, LeafName, LeafPem, Peer, Refused, TrustBundle};
 use rustls::time_provider::TimeProvider;
 use rustls::{CipherSuite, ClientConfig, HandshakeKind, NamedGroup, ProtocolVersion};
 use rustls_pki_types::{ServerName, UnixTime};
@@ -150,6 +150,44 @@ fn peers_that_do_not_renew_are_refused_when_their_time_is_up() {
         server.time_provider = Arc::new(Ahead(later));
         let client = web.client_config([service("web").id().clone()], &[]).unwrap();
         assert_eq!(shake(client, server).server_refused(), refused);
+    }
+}
+
+/// Each clock may be wrong by five minutes: that of the server that made the CA, of the one that signs, of either peer; and
+/// whichever was wrong is set right later.
+#[test]
+fn clocks_that_are_five_minutes_wrong_shut_nobody_out() {
+    const WRONG: Duration = Duration::from_secs(300);
+    let now = SystemTime::now();
+    let (ahead, behind) = (now + WRONG, now - WRONG);
+    for (made, signed) in [(ahead, ahead), (ahead, behind), (behind, ahead)] {
+        let root = Ca::new_root(TD, made).unwrap();
+        let csr = Csr::intermediate(TD, "dc1").unwrap();
+        let pem = root.sign_intermediate(&csr.pem, "dc1", made).unwrap();
+        let dc1 = Ca::load::<&str>(CaKey::from_pem(&csr.key_pem).unwrap(), &pem, []).unwrap();
+        for ca in [&root, &dc1] {
+            let web = Identity::new(TrustBundle::new(TD, [root.cert_pem()]).unwrap());
+            let csr = Csr::new(&service("web")).unwrap();
+            let leaf = ca.sign_leaf(&csr.pem, &service("web"), LEAF_TTL, signed).unwrap();
+            web.update_leaf(&csr.with_chain(leaf.cert_chain_pem)).unwrap();
+            for clock in [behind, now, ahead] {
+                let mut server = web.server_config(&[]).unwrap();
+                let mut client = web.client_config([service("web").id().clone()], &[]).unwrap();
+                server.time_provider = Arc::new(At(clock));
+                client.time_provider = Arc::new(At(clock));
+                let shaken = shake(client, server);
+                assert!(shaken.is_ok(), "{:?} {:?}", shaken.client_refused(), shaken.server_refused());
+            }
+        }
+    }
+}
+
+#[derive(Debug)]
+struct At(SystemTime);
+
+impl TimeProvider for At {
+    fn current_time(&self) -> Option<UnixTime> {
+        Some(UnixTime::since_unix_epoch(self.0.duration_since(SystemTime::UNIX_EPOCH).unwrap()))
     }
 }
 

@@ -320,6 +320,16 @@ impl Cluster {
         ended
     }
 
+    /// What each server's process has in memory; `None` while it does not run.
+    pub(crate) fn memory_kib(&self) -> Vec<Option<u64>> {
+        let of = |server: &Server| {
+            let status = std::fs::read_to_string(format!("/proc/{}/status", server.process.as_ref()?.id())).ok()?;
+            let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+            line.trim().trim_end_matches(" kB").parse().ok()
+        };
+        self.servers.iter().map(of).collect()
+    }
+
     /// The end of what a server wrote into its log since it was started, on one line.
     pub(crate) fn last_words(&self, index: usize) -> String {
         let log = std::fs::read(self.folder.join(format!("{}.log", name(index)))).unwrap_or_default();
@@ -366,6 +376,8 @@ impl Cluster {
         command.args(["agent", "-server", "-bootstrap-expect=3", &format!("-encrypt={SECRET}")]);
         command.args([format!("-node={}", name(index)), format!("-bind={address}"), format!("-client={address}")]);
         command.arg(format!("-data-dir={}", self.data(index).display()));
+        // A run of seconds has many snapshots, and servers that need one to catch up.
+        command.args(["-hcl=raft_snapshot_threshold = 500", "-hcl=raft_trailing_logs = 100"]);
         for (other, server) in self.servers.iter().enumerate().take(SERVERS) {
             if other != index {
                 command.arg(format!("-retry-join={}", server.address));

@@ -1,19 +1,18 @@
-//! The KV store as Consul's clients see it: read, put, compare-and-set by `ModifyIndex`, and what an answer proves.
+//! The KV store for the harness itself and for `smoke`, `kill` and `power`, whose clients are threads.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use serde::Deserialize;
 
 use crate::http::{self, HttpError, Reply};
 use jlt_core::history::Value;
 
 /// How long a client waits for one answer.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// A large value; Consul takes up to 512 KiB.
-const LARGE_BYTES: usize = 200_000;
 
 /// Why there is no answer, and what that proves.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,7 +24,7 @@ pub(crate) enum KvError {
 }
 
 /// A value and the index at which it was written, for a compare-and-set.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Entry {
     pub(crate) value: Value,
     pub(crate) modify_index: u64,
@@ -40,72 +39,19 @@ struct Row {
     modify_index: u64,
 }
 
-/// How fresh a read has to be.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub(crate) enum Mode {
-    /// A quorum confirms the leader: linearizable.
-    Consistent,
-    /// As the leader knows it; may be stale while two believe to lead.
-    Default,
-    /// As the server that was asked knows it.
-    Stale,
-}
-
-/// What a read of one key or of all keys below a prefix returned.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Seen {
-    /// The keys that are there.
-    pub(crate) rows: BTreeMap<String, Entry>,
-    /// `X-Consul-Index`.
-    pub(crate) index: u64,
-    /// `X-Consul-LastContact`.
-    pub(crate) last_contact_ms: u64,
-    /// `X-Consul-KnownLeader`.
-    pub(crate) known_leader: bool,
-}
-
-/// A read, and for a blocking one the index that has to be exceeded.
-pub(crate) fn see(server: SocketAddr, path: &str, mode: Mode, index: Option<u64>) -> Result<Seen, KvError> {
-    let mode = match mode {
-        Mode::Consistent => "consistent",
-        Mode::Default => "default",
-        Mode::Stale => "stale",
-    };
-    let joint = if path.contains('?') { '&' } else { '?' };
-    let blocking = index.map_or(String::new(), |index| format!("&index={index}&wait=2s"));
-    let reply = send(server, "GET", &format!("/v1/kv/{path}{joint}{mode}{blocking}"), b"")?;
-    let number = |name| reply.header(name).and_then(|value| value.parse().ok());
-    Ok(Seen {
-        index: number("x-consul-index").ok_or_else(|| KvError::Unknown("a reply without an index".to_owned()))?,
-        last_contact_ms: number("x-consul-lastcontact").unwrap_or(u64::MAX),
-        known_leader: reply.header("x-consul-knownleader") == Some("true"),
-        rows: rows(&reply)?,
-    })
-}
-
 /// Reads a key with `?consistent`; `None` when there is no such key.
 pub(crate) fn read(server: SocketAddr, key: &str) -> Result<Option<Entry>, KvError> {
-    Ok(see(server, key, Mode::Consistent, None)?.rows.into_values().next())
+    Ok(rows(&send(server, "GET", &format!("/v1/kv/{key}?consistent"), b"")?)?.into_values().next())
 }
 
 /// Reads all keys below a prefix with `?consistent`.
 pub(crate) fn read_below(server: SocketAddr, prefix: &str) -> Result<BTreeMap<String, Entry>, KvError> {
-    Ok(see(server, &format!("{prefix}?recurse"), Mode::Consistent, None)?.rows)
+    rows(&send(server, "GET", &format!("/v1/kv/{prefix}?recurse&consistent"), b"")?)
 }
 
 /// Sets a key. `Ok(false)` never comes from Consul here.
 pub(crate) fn put(server: SocketAddr, key: &str, value: Value) -> Result<bool, KvError> {
     change(server, &format!("/v1/kv/{key}"), &value.to_string())
-}
-
-/// Sets a key to the same number with many zeros before it.
-pub(crate) fn put_large(server: SocketAddr, key: &str, value: Value) -> Result<bool, KvError> {
-    change(server, &format!("/v1/kv/{key}"), &large(value))
-}
-
-fn large(value: Value) -> String {
-    "0".repeat(LARGE_BYTES) + &value.to_string()
 }
 
 /// Sets a key if it was last written at `modify_index`, or if there is none when that is 0. `Ok(false)` when it was refused.
@@ -152,26 +98,9 @@ pub(crate) fn send(server: SocketAddr, method: &str, path: &str, body: &[u8]) ->
     }
 }
 
-/// The number in a value as the API encodes it, in base64.
+/// The number in a value as the API encodes it.
 fn parse_value(base64: &str) -> Option<Value> {
-    String::from_utf8(decode_base64(base64)?).ok()?.parse().ok()
-}
-
-/// RFC 4648, section 4.
-fn decode_base64(text: &str) -> Option<Vec<u8>> {
-    const LETTERS: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let mut bytes = Vec::new();
-    let (mut bits, mut count) = (0u32, 0);
-    for letter in text.trim_end_matches('=').bytes() {
-        bits = (bits << 6) | LETTERS.iter().position(|other| *other == letter)? as u32;
-        count += 6;
-        if count >= 8 {
-            count -= 8;
-            bytes.push((bits >> count) as u8);
-            bits &= (1 << count) - 1;
-        }
-    }
-    Some(bytes)
+    String::from_utf8(STANDARD.decode(base64).ok()?).ok()?.parse().ok()
 }
 
 #[cfg(test)]
@@ -191,22 +120,6 @@ mod tests {
             stream.write_all(answer.as_bytes()).unwrap();
         });
         address
-    }
-
-    #[test]
-    fn base64_decodes() {
-        for (text, expected) in [("", ""), ("Zg==", "f"), ("Zm8=", "fo"), ("Zm9v", "foo"), ("Zm9vYmFy", "foobar")] {
-            assert_eq!(decode_base64(text).unwrap(), expected.as_bytes(), "{text}");
-        }
-        assert_eq!(decode_base64("Z*=="), None);
-        assert_eq!(parse_value("MTIz"), Some(123));
-        assert_eq!(parse_value("Zm9v"), None);
-    }
-
-    #[test]
-    fn a_large_value_is_still_its_number() {
-        assert!(large(12).len() > LARGE_BYTES);
-        assert_eq!(large(12).parse(), Ok(12u64));
     }
 
     #[test]

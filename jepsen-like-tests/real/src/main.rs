@@ -15,8 +15,8 @@ mod report;
 mod run;
 mod shrink;
 mod smoke;
-mod workload;
-mod workloads;
+mod soak;
+mod wire;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -56,10 +56,27 @@ enum Mode {
         /// Faults, with commas; `all` for all that need nothing special.
         #[arg(long, default_value = "partition,kill")]
         faults: String,
-        /// Workloads, with commas.
-        #[arg(long, default_value = "register,set,watch,catalog,bulk", value_delimiter = ',')]
-        workloads: Vec<String>,
+        /// Workloads, with commas; all if it is not said.
+        #[arg(long, value_delimiter = ',')]
+        workloads: Option<Vec<String>>,
         /// Where everything is written; `jlt-runs/SEED-FAULTS` if it is not said.
+        #[arg(long)]
+        out: Option<PathBuf>,
+        #[command(flatten)]
+        common: Common,
+    },
+    /// Round after round on one cluster, for hours; each round has other faults. Needs root.
+    Soak {
+        /// How long, for example `2h`.
+        #[arg(long = "for", default_value = "8h", value_parser = parse_duration)]
+        duration: Duration,
+        /// Faults, with commas, of which each round has up to four; `all` for all that need nothing special.
+        #[arg(long, default_value = "all")]
+        faults: String,
+        /// Workloads, with commas; all if it is not said.
+        #[arg(long, value_delimiter = ',')]
+        workloads: Option<Vec<String>>,
+        /// Where everything is written; `jlt-runs/soak-SEED` if it is not said.
         #[arg(long)]
         out: Option<PathBuf>,
         #[command(flatten)]
@@ -159,6 +176,7 @@ fn main() -> ExitCode {
                 .map(|(verdict, cluster)| print_verdict(&seal(verdict, cluster, common.keep)))
         }
         Mode::Real { duration, faults, workloads, out, common } => real(duration, &faults, workloads, out, &common),
+        Mode::Soak { duration, faults, workloads, out, common } => soak(duration, &faults, workloads, out, common),
         Mode::Replay { run, bin } => replay(&run, &bin),
         Mode::Check { run } => check(&run),
         Mode::Shrink { run, bin, limit, tries } => {
@@ -175,19 +193,51 @@ fn main() -> ExitCode {
 fn real(
     duration: Duration,
     faults: &str,
-    workloads: Vec<String>,
+    workloads: Option<Vec<String>>,
     out: Option<PathBuf>,
     common: &Common,
 ) -> Result<ExitCode, String> {
-    let kinds: Vec<Fault> = match faults {
-        "all" => Fault::ALL.into_iter().filter(|fault| fault.is_usual()).collect(),
-        list => list.split(',').map(Fault::named).collect::<Result<_, _>>()?,
-    };
+    let kinds = parse_faults(faults)?;
     let usual = || PathBuf::from(format!("jlt-runs/{}-{}", common.seed, faults.replace(',', "-")));
     let folder = fresh(out.unwrap_or_else(usual));
-    let plan = Plan::new(common.seed, duration, cluster::SERVERS, workloads, &kinds);
+    let plan = Plan::new(common.seed, duration, cluster::SERVERS, workloads.unwrap_or_else(all_workloads), &kinds);
     let verdict = run::run(&common.bin, &plan, &folder)?;
     Ok(print_real(&verdict))
+}
+
+fn soak(
+    duration: Duration,
+    faults: &str,
+    workloads: Option<Vec<String>>,
+    out: Option<PathBuf>,
+    common: Common,
+) -> Result<ExitCode, String> {
+    let options = soak::Options {
+        binary: common.bin,
+        seed: common.seed,
+        duration,
+        kinds: parse_faults(faults)?,
+        workloads: workloads.unwrap_or_else(all_workloads),
+        folder: fresh(out.unwrap_or_else(|| PathBuf::from(format!("jlt-runs/soak-{}", common.seed)))),
+    };
+    let soak = soak::run(&options)?;
+    let folder = options.folder.display();
+    println!(
+        "{}: {} rounds in {} s; see {folder}/index.html and {folder}/soak.json",
+        soak.verdict, soak.rounds, soak.seconds
+    );
+    Ok(if soak.verdict == "pass" { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn all_workloads() -> Vec<String> {
+    jlt_workloads::all().iter().map(|workload| workload.name().to_owned()).collect()
+}
+
+fn parse_faults(list: &str) -> Result<Vec<Fault>, String> {
+    match list {
+        "all" => Ok(Fault::ALL.into_iter().filter(|fault| fault.is_usual()).collect()),
+        list => list.split(',').map(Fault::named).collect(),
+    }
 }
 
 fn replay(earlier: &Path, binary: &Path) -> Result<ExitCode, String> {

@@ -3,6 +3,7 @@
 use std::fmt::Write;
 use std::path::Path;
 
+use jlt_core::judgement::Judgement;
 use jlt_core::plan::{Fault, Plan};
 use jlt_core::record::{Outcome, Record};
 
@@ -179,18 +180,7 @@ fn page(verdict: &Verdict, happened: &[Happened], pictures: &[&str]) -> String {
     // Writing to a string does not fail.
     write!(page, "<h1><span class=\"{word}\">{word}</span> seed {}, {} s</h1>", verdict.seed, verdict.seconds).ok();
     write!(page, "<p>Again: <code>{}</code></p>", escape(&verdict.repeat)).ok();
-    let judgement = &verdict.judgement;
-    for (title, findings) in [
-        ("Broken guarantees", &judgement.violations),
-        ("Not decided", &judgement.undecided),
-        ("Too little to prove anything", &judgement.coverage),
-        ("Notes", &judgement.notes),
-    ] {
-        let items: String = findings.iter().map(|finding| format!("<li>{}</li>", escape(finding))).collect();
-        if !items.is_empty() {
-            write!(page, "<h2>{title}</h2><ul>{items}</ul>").ok();
-        }
-    }
+    page += &findings(&verdict.judgement, &verdict.coverage);
     page.extend(pictures.iter().map(|picture| format!("<figure>{picture}</figure>")));
     page += "<h2>Operations</h2><table><tr><th>workload<th>answered<th>failed<th>unknown";
     for (workload, tally) in &verdict.operations {
@@ -209,7 +199,25 @@ fn page(verdict: &Verdict, happened: &[Happened], pictures: &[&str]) -> String {
     page + TAIL
 }
 
-const HEAD: &str = "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><title>jlt</title><style>
+/// What is wrong, as lists.
+pub(crate) fn findings(judgement: &Judgement, coverage: &[String]) -> String {
+    let mut lists = String::new();
+    for (title, findings) in [
+        ("Broken guarantees", &judgement.violations[..]),
+        ("Not decided", &judgement.undecided),
+        ("Too little to prove anything", coverage),
+        ("Notes", &judgement.notes),
+    ] {
+        let items: String = findings.iter().map(|finding| format!("<li>{}</li>", escape(finding))).collect();
+        if !items.is_empty() {
+            // Writing to a string does not fail.
+            write!(lists, "<h2>{title}</h2><ul>{items}</ul>").ok();
+        }
+    }
+    lists
+}
+
+pub(crate) const HEAD: &str = "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><title>jlt</title><style>
 body{font:15px/1.5 system-ui,sans-serif;max-width:1080px;margin:2em auto;padding:0 1em;color:#222;background:#fcfcfb}
 h1 span{padding:.1em .5em;border-radius:.3em;color:#fff}.pass{background:#2a9d8f}.fail{background:#d1495b}.unknown{background:#e9b44c}
 h2{font-size:1.1em;margin-top:2em}figure{margin:1.5em 0}table{border-collapse:collapse}td,th{text-align:left;padding:.2em 1em .2em 0;border-bottom:1px solid #ddd}

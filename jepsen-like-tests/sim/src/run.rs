@@ -133,7 +133,7 @@ impl Run {
             "faults": happened,
             "violations": judgement.violations,
             "undecided": judgement.undecided,
-            "coverage": judgement.coverage,
+            "coverage": judgement.coverage(),
         });
         (verdict.to_string(), word == "pass")
     }

@@ -8,7 +8,7 @@ use api::transport::{ForwardError, forward};
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::request::Parts;
-use axum::http::{Method, Uri};
+use axum::http::{Method, StatusCode, Uri};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
@@ -104,6 +104,10 @@ async fn send_to(core: &Shared, address: &str, head: Parts) -> Result<Response, 
     let channel = core.peers.local(address).map_err(|error| ForwardError::Unsent(error.to_string()))?;
     let sent = forward(&channel, Request::from_parts(head, Body::empty()));
     match tokio::time::timeout(LEADER_TIMEOUT, sent).await {
+        // Servers of a datacenter may call everything: the connection is still that of a joiner, and about to end (`rpc::dial`).
+        Ok(Ok(response)) if response.status() == StatusCode::FORBIDDEN => {
+            Err(ForwardError::Unsent("the leader does not take this server for a member yet".into()))
+        }
         Ok(answer) => answer.map(|response| response.map(Body::new)),
         Err(_) => Err(ForwardError::Broken("the leader did not answer in time".into())),
     }

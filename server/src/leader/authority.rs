@@ -7,7 +7,7 @@ use api::proto::SignRequest;
 use api::proto::peer_client::PeerClient;
 use catalog::query::ca;
 use catalog::{CaState, Command, Response};
-use identity::Csr;
+use identity::{BACKDATE, Csr};
 use model::Index;
 
 use crate::core::Core;
@@ -53,7 +53,7 @@ async fn primary(core: &Core, current: Option<(Index, CaState)>) -> Result<(), S
 async fn secondary(core: &Arc<Core>, current: Option<(Index, CaState)>) -> Result<(), String> {
     let expected = current.as_ref().map_or(0, |(index, _)| *index);
     if let Some((_, state)) = &current
-        && !is_ending(state)
+        && !must_be_replaced(state)
         && !roots_have_changed(core, state).await
     {
         return Ok(());
@@ -67,6 +67,12 @@ async fn secondary(core: &Arc<Core>, current: Option<(Index, CaState)>) -> Resul
     let bundle = reply.bundle.ok_or("the primary sent no roots")?;
     let state = crate::ca::secondary(&bundle.trust_domain, &bundle.roots_pem, request, reply.chain_pem)
         .map_err(|error| error.to_string())?;
+    // Otherwise it would be asked for anew each time, and each time every leaf with it.
+    if !is_valid_now(&state) {
+        return Err(
+            "the intermediate that the primary has signed is not valid by this server's clock: set the clocks".into()
+        );
+    }
     if set(core, expected, state).await? {
         tracing::info!(
             primary = core.config.primary(),
@@ -91,8 +97,13 @@ async fn ask_primary(core: &Core, csr_pem: &str) -> Result<api::proto::SignReply
     Err(last)
 }
 
-fn is_ending(state: &CaState) -> bool {
-    crate::ca::load(state).map_or(true, |ca| ca.not_after() < SystemTime::now() + RENEW_BEFORE)
+fn must_be_replaced(state: &CaState) -> bool {
+    let is_ending = |state| crate::ca::load(state).map_or(true, |ca| ca.not_after() < SystemTime::now() + RENEW_BEFORE);
+    !is_valid_now(state) || is_ending(state)
+}
+
+fn is_valid_now(state: &CaState) -> bool {
+    crate::ca::load(state).is_ok_and(|ca| ca.is_valid_at(SystemTime::now()))
 }
 
 /// Whether the primary has another active root than this datacenter's intermediate is of. If it cannot be asked, it has not.
@@ -124,7 +135,8 @@ async fn forget_revoked(core: &Core) {
         !(serials.is_empty() && ids.is_empty())
     });
     if is_any {
-        let before_secs = crate::time::unix_secs(SystemTime::now());
+        // Others may have a clock that is behind ours, and take the revoked certificate for so long.
+        let before_secs = crate::time::unix_secs(SystemTime::now() - BACKDATE);
         // It is tried again in a minute.
         let _ = core.proposer.propose_here(&Command::ForgetRevoked { before_secs }).await;
     }

@@ -21,9 +21,8 @@ impl PeerService for Rpc {
     }
 
     async fn read_index(&self, request: Request<ReadIndexRequest>) -> Result<Response<ReadIndexReply>, Status> {
-        let index = self.core.reads.index_for_peer(request.into_inner().confirm).await;
-        let raft_index = index.ok_or_else(|| Status::failed_precondition("not the leader"))?;
-        Ok(Response::new(ReadIndexReply { raft_index }))
+        let reply = self.core.reads.index_for_peer(request.into_inner().confirm).await;
+        reply.map(Response::new).ok_or_else(|| Status::failed_precondition("not the leader"))
     }
 
     async fn federate(&self, request: Request<FederateRequest>) -> Result<Response<FederateReply>, Status> {

@@ -1,12 +1,12 @@
 //! Three servers: they find each other, forward, agree, and lose a leader.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use identity::JoinSecret;
 use server::Server;
 use tempfile::TempDir;
 
-use crate::support::{Node, cluster, config, eventually};
+use crate::support::{Answer, Node, PATIENCE, cluster, config, eventually};
 
 fn folder() -> TempDir {
     tempfile::tempdir().expect("a folder")
@@ -90,9 +90,69 @@ async fn without_a_majority_only_stale_reads_answer() {
     assert_eq!((refused.status.as_u16(), refused.text()), (500, "No cluster leader"));
     let stale = alone.get("/v1/kv/a?stale").await;
     assert_eq!(stale.headers["x-consul-knownleader"], "false");
-    assert!(stale.headers["x-consul-lastcontact"].to_str().expect("text").parse::<u64>().expect("a number") > 0);
+    assert!(last_contact_ms(&stale) > 0);
     assert_eq!(alone.get("/v1/status/leader").await.text(), "\"\"");
     alone.stop().await;
+}
+
+fn last_contact_ms(answer: &Answer) -> u64 {
+    answer.headers["x-consul-lastcontact"].to_str().expect("text").parse().expect("a number")
+}
+
+/// It has heard of the leader long before it has caught up with what was acknowledged while it was away.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_follower_that_comes_back_does_not_call_itself_fresher_than_it_is() {
+    let folder = folder();
+    let mut nodes = cluster(&folder, "dc1", 3).await;
+    let follower = nodes.iter().position(|node| !node.is_leader()).expect("a follower");
+    let config = nodes.remove(follower).stop().await;
+    let large = vec![b'x'; 400_000];
+    for i in 0..60 {
+        assert_eq!(nodes[0].put(&format!("/v1/kv/large/{i}"), large.clone()).await.text(), "true");
+    }
+    assert_eq!(nodes[0].put("/v1/kv/last", "1").await.text(), "true");
+    let acknowledged = Instant::now();
+    // It may be forgotten for the time between two of the leader's heartbeats, and measured in whole milliseconds.
+    let slack_ms = u128::from(config.timing.heartbeat_ms) + 1;
+    let back = Node::start(config).await;
+    let is_there = loop {
+        let since_ms = acknowledged.elapsed().as_millis();
+        let answer = back.get("/v1/kv/last?raw&stale").await;
+        if answer.status.as_u16() == 200 {
+            break true;
+        }
+        let said_ms = u128::from(last_contact_ms(&answer));
+        assert!(said_ms + slack_ms >= since_ms, "says {said_ms} ms and lacks what was written {since_ms} ms ago");
+        if since_ms > PATIENCE.as_millis() {
+            break false;
+        }
+    };
+    assert!(is_there);
+    let is_fresh = || async { last_contact_ms(&back.get("/v1/kv/last?stale").await) < 1_000 };
+    eventually("the follower says that it is fresh", is_fresh).await;
+    nodes.push(back);
+    stop_all(nodes).await;
+}
+
+/// A leader without a majority may have been replaced: it does not know how old its answers are.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_that_lost_its_majority_counts_from_there() {
+    let folder = folder();
+    let mut nodes = cluster(&folder, "dc1", 3).await;
+    let leader = nodes.iter().position(Node::is_leader).expect("a leader");
+    let leader = nodes.remove(leader);
+    eventually("the leader answers 0", || async { last_contact_ms(&leader.get("/v1/kv/a?stale").await) == 0 }).await;
+    stop_all(nodes).await;
+    let lost = Instant::now();
+    let slack_ms = 2 * u128::from(leader.config.timing.heartbeat_ms) + 1;
+    eventually("the age grows", || async {
+        let since_ms = lost.elapsed().as_millis();
+        let said_ms = u128::from(last_contact_ms(&leader.get("/v1/kv/a?stale").await));
+        assert!(said_ms + slack_ms >= since_ms, "says {said_ms} ms, {since_ms} ms after its majority was lost");
+        said_ms > 1_500
+    })
+    .await;
+    leader.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

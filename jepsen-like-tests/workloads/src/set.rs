@@ -2,12 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use async_trait::async_trait;
 use jlt_core::judgement::Judgement;
 use jlt_core::record::{Record, Typed, typed};
 use serde::{Deserialize, Serialize};
 
-use crate::kv::{self, Mode};
-use crate::workload::{Client, Workload};
+use crate::api::{Api, Failure, Mode};
+use crate::client::{Client, Workload};
 
 /// Keys of one set; then the next set begins, so that reads stay short.
 const KEYS_PER_SET: u64 = 200;
@@ -21,6 +22,7 @@ enum Call {
     Read { set: u64 },
 }
 
+#[async_trait(?Send)]
 impl Workload for Set {
     fn name(&self) -> &'static str {
         "set"
@@ -30,25 +32,28 @@ impl Workload for Set {
         3
     }
 
-    fn run(&self, client: &mut Client<'_>) {
+    async fn run(&self, client: &mut Client) {
         let mut set = 0;
         while client.goes_on() {
             let server = client.any_server();
             // A failed request was recorded, and that is all there is to do about it.
             if client.rng.below(4) == 0 {
-                client.ask(server, Call::Read { set }, |address| read(address, set)).ok();
+                let prefix = client.key(set);
+                client.ask(server, Call::Read { set }, async |api| read(api, &prefix).await).await.ok();
             } else {
                 let number = client.unique();
                 set = number / KEYS_PER_SET;
-                let add = |address| kv::put(address, &format!("jlt/set/{set}/{number}"), number);
-                client.ask(server, Call::Add { set, number }, add).ok();
+                let key = client.key(format!("{set}/{number}"));
+                let call = Call::Add { set, number };
+                client.ask(server, call, async |api| api.put(&key, number).await).await.ok();
             }
         }
     }
 
-    fn finish(&self, client: &mut Client<'_>) -> Result<(), String> {
+    async fn finish(&self, client: &mut Client) -> Result<(), String> {
         for set in 0..=client.unique() / KEYS_PER_SET {
-            client.insist(Call::Read { set }, |address| read(address, set))?;
+            let prefix = client.key(set);
+            client.insist(Call::Read { set }, async |api| read(api, &prefix).await).await?;
         }
         Ok(())
     }
@@ -71,8 +76,8 @@ enum Answer {
     Read(BTreeSet<u64>),
 }
 
-fn read(address: std::net::SocketAddr, set: u64) -> Result<BTreeSet<u64>, kv::KvError> {
-    let seen = kv::see(address, &format!("jlt/set/{set}/?recurse"), Mode::Consistent, None)?;
+async fn read(api: &mut Api<'_>, prefix: &str) -> Result<BTreeSet<u64>, Failure> {
+    let seen = api.see(&format!("{prefix}/?recurse"), Mode::Consistent, None).await?;
     Ok(seen.rows.into_values().map(|entry| entry.value).collect())
 }
 

@@ -1,15 +1,15 @@
 //! Each client registers and deregisters services of its own, with a check: what is read is the state that it left, and nothing comes back from the dead.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 
+use async_trait::async_trait;
 use jlt_core::judgement::Judgement;
 use jlt_core::record::{Record, Typed, typed};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use crate::kv::{self, KvError};
-use crate::workload::{Client, Workload};
+use crate::api::{Api, Failure};
+use crate::client::{Client, Workload};
 
 /// Services of one client.
 const SERVICES: usize = 3;
@@ -26,8 +26,17 @@ struct State {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 enum Call {
-    Set { service: String, state: Option<State> },
-    Read { service: String },
+    Set {
+        service: String,
+        state: Option<State>,
+    },
+    Read {
+        service: String,
+    },
+    /// Only what passes.
+    Passing {
+        service: String,
+    },
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -56,6 +65,7 @@ struct Check {
     status: String,
 }
 
+#[async_trait(?Send)]
 impl Workload for Catalog {
     fn name(&self) -> &'static str {
         "catalog"
@@ -65,25 +75,42 @@ impl Workload for Catalog {
         3
     }
 
-    fn run(&self, client: &mut Client<'_>) {
+    async fn run(&self, client: &mut Client) {
         while client.goes_on() {
-            let service = format!("jlt-{}-{}", client.number, client.rng.below(SERVICES));
+            let name = format!("{}-{}", client.number, client.rng.below(SERVICES));
+            let service = client.named(name);
             let server = client.any_server();
             match client.rng.below(5) {
                 0..2 => {
                     let state = State { port: client.unique(), passing: client.rng.below(2) == 0 };
-                    set(client, server, &service, Some(state));
+                    set(client, server, &service, Some(state)).await;
                 }
-                2 => set(client, server, &service, None),
-                _ => drop(client.ask(server, Call::Read { service: service.clone() }, |to| read(to, &service))),
+                2 => set(client, server, &service, None).await,
+                _ => {
+                    let is_passing = client.rng.below(3) == 0;
+                    let service = service.clone();
+                    let call = if is_passing { Call::Passing { service } } else { Call::Read { service } };
+                    client.ask(server, call.clone(), async |api| read(api, &call).await).await.ok();
+                }
             }
         }
     }
 
-    fn finish(&self, client: &mut Client<'_>) -> Result<(), String> {
+    async fn finish(&self, client: &mut Client) -> Result<(), String> {
         for (owner, number) in (0..self.clients()).flat_map(|owner| (0..SERVICES).map(move |number| (owner, number))) {
-            let service = format!("jlt-{owner}-{number}");
-            client.insist(Call::Read { service: service.clone() }, |to| read(to, &service))?;
+            let service = client.named(format!("{owner}-{number}"));
+            let call = Call::Read { service };
+            client.insist(call.clone(), async |api| read(api, &call).await).await?;
+        }
+        Ok(())
+    }
+
+    async fn clear(&self, client: &mut Client) -> Result<(), String> {
+        for (owner, number) in (0..self.clients()).flat_map(|owner| (0..SERVICES).map(move |number| (owner, number))) {
+            let body = json!({"Node": node(&client.named(format!("{owner}-{number}")))}).to_string();
+            let deregister =
+                async |api: &mut Api<'_>| api.send("PUT", "/v1/catalog/deregister", &body).await.map(|_| ());
+            client.insist("clear", deregister).await?;
         }
         Ok(())
     }
@@ -96,9 +123,13 @@ impl Workload for Catalog {
     }
 }
 
+fn node(service: &str) -> String {
+    format!("node-{service}")
+}
+
 /// Registers the service on a node of its own, or deregisters it.
-fn set(client: &mut Client<'_>, server: usize, service: &str, state: Option<State>) {
-    let node = format!("node-{service}");
+async fn set(client: &mut Client, server: usize, service: &str, state: Option<State>) {
+    let node = node(service);
     let (path, body) = match state {
         Some(state) => {
             let status = if state.passing { "passing" } else { "critical" };
@@ -107,16 +138,21 @@ fn set(client: &mut Client<'_>, server: usize, service: &str, state: Option<Stat
             let body = json!({"Node": node, "Address": "10.0.0.1", "SkipNodeUpdate": true, "Service": instance, "Check": check});
             ("/v1/catalog/register", body)
         }
+        // With its node, or alone.
+        None if client.rng.below(2) == 0 => ("/v1/catalog/deregister", json!({"Node": node})),
         None => ("/v1/catalog/deregister", json!({"Node": node, "ServiceID": service})),
     };
     let call = Call::Set { service: service.to_owned(), state };
-    client.ask(server, call, |to| kv::send(to, "PUT", path, body.to_string().as_bytes()).map(|_| Answer::Set)).ok();
+    let body = body.to_string();
+    client.ask(server, call, async |api| api.send("PUT", path, &body).await.map(|_| Answer::Set)).await.ok();
 }
 
-fn read(server: SocketAddr, service: &str) -> Result<Answer, KvError> {
-    let reply = kv::send(server, "GET", &format!("/v1/health/service/{service}?consistent"), b"")?;
-    let rows: Vec<Row> = serde_json::from_slice(&reply.body)
-        .map_err(|error| KvError::Unknown(format!("the answer is no list of instances: {error}")))?;
+async fn read(api: &mut Api<'_>, call: &Call) -> Result<Answer, Failure> {
+    let (service, filter) = match call {
+        Call::Set { service, .. } | Call::Read { service } => (service, ""),
+        Call::Passing { service } => (service, "&passing"),
+    };
+    let rows: Vec<Row> = api.get(&format!("/v1/health/service/{service}?consistent{filter}")).await?;
     let state = |row: Row| {
         let passing = row.checks.iter().all(|check| check.status == "passing");
         State { port: row.service.port, passing }
@@ -135,10 +171,15 @@ fn judge(operations: &[Typed<Call, Answer>]) -> Judgement {
     }
     let mut reads = 0;
     for operation in operations {
-        if let (Call::Read { service }, Some(Some(Answer::Saw(seen)))) = (&operation.call, &operation.seen) {
+        if let (Call::Read { service } | Call::Passing { service }, Some(Some(Answer::Saw(seen)))) =
+            (&operation.call, &operation.seen)
+        {
             reads += 1;
             let changes = changes.get(service.as_str()).map_or(&[][..], Vec::as_slice);
-            let allowed = allowed(changes, operation.start_ns, operation.end_ns);
+            let mut allowed = allowed(changes, operation.start_ns, operation.end_ns);
+            if let Call::Passing { .. } = operation.call {
+                allowed.iter_mut().for_each(|state| *state = state.filter(|state| state.passing));
+            }
             let is_allowed = seen.len() <= 1 && allowed.contains(&seen.first().copied());
             if !is_allowed {
                 let at = operation.end_ns / 1_000_000;
@@ -156,7 +197,7 @@ fn judge(operations: &[Typed<Call, Answer>]) -> Judgement {
 fn allowed(changes: &[&Typed<Call, Answer>], start_ns: u64, end_ns: u64) -> Vec<Option<State>> {
     let state = |change: &&Typed<Call, Answer>| match change.call {
         Call::Set { state, .. } => state,
-        Call::Read { .. } => None,
+        Call::Read { .. } | Call::Passing { .. } => None,
     };
     let is_done = |change: &&&Typed<Call, Answer>| matches!(change.seen, Some(Some(_))) && change.end_ns <= start_ns;
     let last = changes.iter().rev().find(is_done).and_then(state);
@@ -210,5 +251,11 @@ mod tests {
         let two =
             Typed { seen: Some(Some(Answer::Saw(vec![State { port: 1, passing: true }; 2]))), ..read(None, (5, 6)) };
         assert_eq!(violations(&[set(Some(1), DONE, (1, 2)), two]), 1, "twice");
+        let state = State { port: 1, passing: false };
+        let critical = operation(Call::Set { service: "s".to_owned(), state: Some(state) }, DONE, (1, 2));
+        let passing =
+            |seen| operation(Call::Passing { service: "s".to_owned() }, Some(Some(Answer::Saw(seen))), (3, 4));
+        assert_eq!(violations(&[critical.clone(), passing(vec![state])]), 1, "critical");
+        assert_eq!(violations(&[critical, passing(Vec::new())]), 0);
     }
 }

@@ -2,14 +2,15 @@
 
 use std::collections::BTreeMap;
 
+use async_trait::async_trait;
 use jlt_core::checker::lost_write;
 use jlt_core::history::{self, Operation, Value};
 use jlt_core::judgement::Judgement;
 use jlt_core::record::{Record, Typed, typed};
 use serde::{Deserialize, Serialize};
 
-use crate::kv;
-use crate::workload::{Client, Workload};
+use crate::api::Api;
+use crate::client::{Client, Workload};
 
 const KEYS: usize = 3;
 
@@ -31,6 +32,7 @@ enum Answer {
     Saw(Option<Value>),
 }
 
+#[async_trait(?Send)]
 impl Workload for Bulk {
     fn name(&self) -> &'static str {
         "bulk"
@@ -40,20 +42,23 @@ impl Workload for Bulk {
         1
     }
 
-    fn run(&self, client: &mut Client<'_>) {
+    async fn run(&self, client: &mut Client) {
         while client.goes_on() {
             let (server, value) = (client.any_server(), client.unique());
-            let key = format!("jlt/bulk/{}", client.rng.below(KEYS));
+            let place = client.rng.below(KEYS);
+            let key = client.key(place);
             let call = Call::Write { key: key.clone(), value };
-            client.ask(server, call, |to| kv::put_large(to, &key, value).map(|_| Answer::Written)).ok();
-            std::thread::sleep(client.rng.between_ms(PAUSE_MS / 2, PAUSE_MS * 3 / 2));
+            client.ask(server, call, async |api| api.put_large(&key, value).await.map(|_| Answer::Written)).await.ok();
+            client.think(PAUSE_MS / 2, PAUSE_MS * 3 / 2).await;
         }
     }
 
-    fn finish(&self, client: &mut Client<'_>) -> Result<(), String> {
-        for key in (0..KEYS).map(|key| format!("jlt/bulk/{key}")) {
-            let read = |to| kv::read(to, &key).map(|entry| Answer::Saw(entry.map(|entry| entry.value)));
-            client.insist(Call::Read { key: key.clone() }, read)?;
+    async fn finish(&self, client: &mut Client) -> Result<(), String> {
+        for place in 0..KEYS {
+            let key = client.key(place);
+            let call = Call::Read { key: key.clone() };
+            let read = async |api: &mut Api<'_>| Ok(Answer::Saw(api.read(&key).await?.map(|entry| entry.value)));
+            client.insist(call, read).await?;
         }
         Ok(())
     }

@@ -1,23 +1,32 @@
 //! A few keys are read in all three modes, written and compared-and-set. With `consistent` reads each key is linearizable; `stale` reads never go back
-//! while a server runs, and are no older than they say. `default` reads may be stale while two believe to lead: that is counted, not judged.
+//! while a server runs, and are no older than they say. `default` reads may be stale for a moment while two believe to lead: no longer than it takes
+//! until one that is cut off gives up.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
+use async_trait::async_trait;
 use jlt_core::checker::{OPERATIONS_PER_KEY_MAX, UNKNOWN_PER_KEY_MAX, linearizable, lost_write};
 use jlt_core::history::{self, Operation, Value};
 use jlt_core::judgement::Judgement;
 use jlt_core::record::{Record, Typed, typed};
 use serde::{Deserialize, Serialize};
 
-use crate::kv::{self, Entry, KvError, Mode, Seen};
-use crate::workload::{Client, Workload};
+use crate::api::{Entry, Failure, Mode, Seen};
+use crate::client::{Client, Workload};
 
 /// Keys in use at one time. Few, so that clients meet on them.
 const KEYS: usize = 3;
 
 /// The client after them makes the final reads.
 const CLIENTS: usize = 5;
+
+/// Short, so that a server that hangs holds nobody up for long: the others have to go on meanwhile for its answers to be stale.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// A leader that nobody answers stops to lead after a second; and it may have to wait for a processor.
+const TWO_LEADERS_NS: u64 = 2_000_000_000;
 
 /// A follower hears from the leader every 100 ms, and both may wait for a processor.
 const CONTACT_SLACK_NS: u64 = 2_000_000_000;
@@ -50,6 +59,7 @@ enum Answer {
     Saw(Seen),
 }
 
+#[async_trait(?Send)]
 impl Workload for Register {
     fn name(&self) -> &'static str {
         "register"
@@ -59,25 +69,26 @@ impl Workload for Register {
         CLIENTS
     }
 
-    fn run(&self, client: &mut Client<'_>) {
+    async fn run(&self, client: &mut Client) {
+        client.patience = PATIENCE;
         // What this client last saw of a key, so that it has an index to compare with.
         let mut seen: BTreeMap<String, Option<Entry>> = BTreeMap::new();
         while client.goes_on() {
             let place = client.rng.below(KEYS);
-            let key = self.key_of(place);
-            if let Err(KvError::Unknown(_)) = operate(client, &key, &mut seen) {
+            let key = client.key(self.name_of(place));
+            if let Err(Failure::Unknown(_)) = operate(client, &key, &mut seen).await {
                 self.places.lock().unwrap_or_else(PoisonError::into_inner)[place].unknown += 1;
             }
         }
     }
 
-    fn finish(&self, client: &mut Client<'_>) -> Result<(), String> {
+    async fn finish(&self, client: &mut Client) -> Result<(), String> {
         let places = *self.places.lock().unwrap_or_else(PoisonError::into_inner);
         for (place, state) in places.iter().enumerate() {
             for generation in 0..=state.generation {
-                let key = key_name(place, generation);
+                let key = client.key(name(place, generation));
                 let call = Call::Read { key: key.clone(), mode: Mode::Consistent };
-                client.insist(call, |address| kv::see(address, &key, Mode::Consistent, None))?;
+                client.insist(call, async |api| api.see(&key, Mode::Consistent, None).await).await?;
             }
         }
         Ok(())
@@ -93,38 +104,39 @@ impl Workload for Register {
 
 impl Register {
     /// A key that has seen neither too many operations nor too many of unknown outcome.
-    fn key_of(&self, place: usize) -> String {
+    fn name_of(&self, place: usize) -> String {
         let state = &mut self.places.lock().unwrap_or_else(PoisonError::into_inner)[place];
         if state.calls >= OPERATIONS_PER_KEY_MAX || state.unknown >= UNKNOWN_PER_KEY_MAX {
             *state = Place { generation: state.generation + 1, ..Place::default() };
         }
         state.calls += 1;
-        key_name(place, state.generation)
+        name(place, state.generation)
     }
 }
 
-fn key_name(place: usize, generation: u32) -> String {
-    format!("jlt/register/{place}-{generation}")
+fn name(place: usize, generation: u32) -> String {
+    format!("{place}-{generation}")
 }
 
 /// One operation; `Err` is of a change, as a read that failed changes nothing.
-fn operate(client: &mut Client<'_>, key: &str, seen: &mut BTreeMap<String, Option<Entry>>) -> Result<(), KvError> {
+async fn operate(client: &mut Client, key: &str, seen: &mut BTreeMap<String, Option<Entry>>) -> Result<(), Failure> {
     let server = client.any_server();
     let value = client.unique();
     let key = key.to_owned();
     match (client.rng.below(8), seen.get(&key).copied()) {
         (0..2, _) => {
-            client.ask(server, Call::Write { key: key.clone(), value }, |to| kv::put(to, &key, value)).map(|_| ())
+            let call = Call::Write { key: key.clone(), value };
+            client.ask(server, call, async |api| api.put(&key, value).await).await.map(|_| ())
         }
         (2..4, Some(entry)) => {
             let call = Call::Cas { key: key.clone(), expected: entry.map(|entry| entry.value), new: value };
             let index = entry.map_or(0, |entry| entry.modify_index);
-            client.ask(server, call, |to| kv::compare_and_set(to, &key, index, value)).map(|_| ())
+            client.ask(server, call, async |api| api.compare_and_set(&key, index, value).await).await.map(|_| ())
         }
         (choice, _) => {
             let mode = [Mode::Consistent, Mode::Consistent, Mode::Default, Mode::Stale][choice % 4];
             let call = Call::Read { key: key.clone(), mode };
-            if let Ok(answer) = client.ask(server, call, |to| kv::see(to, &key, mode, None)) {
+            if let Ok(answer) = client.ask(server, call, async |api| api.see(&key, mode, None).await).await {
                 seen.insert(key, answer.rows.into_values().next());
             }
             Ok(())
@@ -176,11 +188,12 @@ fn judge_key(key: &str, operations: &[&Typed<Call, Answer>], judgement: &mut Jud
         judgement.notes.push(format!("{key}: a default read was stale"));
     }
     for operation in operations {
-        if let (Call::Read { mode: Mode::Stale, .. }, Some(Some(Answer::Saw(seen)))) =
-            (&operation.call, &operation.seen)
-            && let Some(older) = older_than_it_says(&consistent, operation.start_ns, seen)
+        if let (Call::Read { mode, .. }, Some(Some(Answer::Saw(seen)))) = (&operation.call, &operation.seen)
+            && let Some(allowed_ns) = allowed_age_ns(*mode, seen)
+            && let Some(older) = older_than(&consistent, operation.start_ns.saturating_sub(allowed_ns), seen)
         {
-            judgement.violations.push(format!("a stale read at {} ms: {older}", operation.start_ns / 1_000_000));
+            let (at, allowed) = (operation.start_ns / 1_000_000, allowed_ns / 1_000_000);
+            judgement.violations.push(format!("a {mode:?} read at {at} ms: {older} more than {allowed} ms before"));
         }
     }
 }
@@ -204,20 +217,24 @@ fn plain(operation: &Typed<Call, Answer>, modes: &[Mode]) -> Option<Operation> {
     Some(Operation { client, key: key.clone(), call, outcome, start_ns, end_ns })
 }
 
-/// A stale answer says how long ago its server heard from the leader: what was acknowledged before that must be in it.
-fn older_than_it_says(operations: &[Operation], start_ns: u64, seen: &Seen) -> Option<String> {
-    if !seen.known_leader {
-        return None;
+/// How old an answer may be. `None` if something else decides.
+fn allowed_age_ns(mode: Mode, seen: &Seen) -> Option<u64> {
+    match mode {
+        Mode::Consistent => None,
+        Mode::Default => Some(TWO_LEADERS_NS),
+        Mode::Stale => Some(seen.last_contact_ms.saturating_mul(1_000_000).saturating_add(CONTACT_SLACK_NS)),
     }
-    let contact_ns = seen.last_contact_ms.saturating_mul(1_000_000);
-    let known_ns = start_ns.saturating_sub(contact_ns.saturating_add(CONTACT_SLACK_NS));
+}
+
+/// What was acknowledged before that time must be in the answer.
+fn older_than(operations: &[Operation], known_ns: u64, seen: &Seen) -> Option<String> {
     let value = seen.rows.values().next().map(|entry| entry.value);
     let is_due = |operation: &&Operation| {
         operation.written().is_some()
             && (operation.written() == value || !operation.acknowledged() || operation.end_ns < known_ns)
     };
     let due: Vec<Operation> = operations.iter().filter(is_due).cloned().collect();
-    lost_write(&due, value).map(|lost| format!("{lost} more than {} ms before", seen.last_contact_ms))
+    lost_write(&due, value)
 }
 
 /// What one client reads of a key on one server is never older than what it read before, as long as the server was not started anew.
@@ -262,6 +279,9 @@ mod tests {
         let judged = |mode| judge(&[&writes[..], &[read(mode, 1, 5, (5, 6))]].concat());
         assert_eq!(judged(Mode::Consistent).violations.len(), 1);
         assert_eq!((judged(Mode::Default).violations.len(), judged(Mode::Default).notes.len()), (0, 1));
+        let late = TWO_LEADERS_NS + 10;
+        let old = judge(&[&writes[..], &[read(Mode::Default, 1, 5, (late, late + 1))]].concat());
+        assert!(old.violations[0].contains("Default read"), "{old:?}");
         assert_eq!(judged(Mode::Stale).violations.len(), 0);
     }
 

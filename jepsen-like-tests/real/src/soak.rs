@@ -1,0 +1,321 @@
+//! `jlt soak`: round after round on one cluster, for hours. Each round has other faults, is judged by itself and then forgotten, so that
+//! only what the product keeps can grow.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use jlt_core::judgement::Judgement;
+use jlt_core::plan::{Fault, Plan};
+use jlt_core::record::{self, Outcome, Record, Tally, tally};
+use jlt_core::rng::Rng;
+use serde::Serialize;
+
+use crate::cluster::SERVERS;
+use crate::nemesis::{Happened, Havoc};
+use crate::picture::Picture;
+use crate::report::{HEAD, findings};
+use crate::run::{Round, Scene, cover_faults, pretty};
+
+/// How long faults begin in a round.
+const ROUND: Duration = Duration::from_secs(60);
+
+/// The most kinds of fault in a round.
+const KINDS_MAX: usize = 4;
+
+/// Of rounds that fail, so many keep their evidence.
+const EVIDENCE_MAX: usize = 10;
+
+/// What is asked for.
+pub(crate) struct Options {
+    pub(crate) binary: PathBuf,
+    pub(crate) seed: u64,
+    pub(crate) duration: Duration,
+    pub(crate) kinds: Vec<Fault>,
+    pub(crate) workloads: Vec<String>,
+    pub(crate) folder: PathBuf,
+}
+
+/// `soak.json`, written anew after each round.
+#[derive(Debug, Default, Serialize)]
+pub(crate) struct Soak {
+    /// `pass`, `fail` or `unknown`.
+    pub(crate) verdict: &'static str,
+    pub(crate) seed: u64,
+    /// How long it has run.
+    pub(crate) seconds: u64,
+    pub(crate) rounds: u64,
+    /// Those that broke a guarantee or could not be decided.
+    bad_rounds: Vec<u64>,
+    operations: BTreeMap<String, Tally>,
+    /// Answers a second while no fault was on.
+    quiet_per_second: u64,
+    /// Growth of the servers' memory, in KiB an hour.
+    memory_slope_kib_per_hour: i64,
+    faults: BTreeMap<&'static str, u64>,
+    effects: BTreeMap<&'static str, u64>,
+    /// The longest times from call to answer while no fault was on: of 100 operations one took longer.
+    quiet_p99_ms: u64,
+    coverage: Vec<String>,
+    #[serde(flatten)]
+    judgement: Judgement,
+    /// Seconds of the soak, server, KiB of memory: at the end of each round.
+    memory: Vec<(u64, usize, u64)>,
+    #[serde(skip)]
+    quiet: Quiet,
+}
+
+/// What was done while no fault was on.
+#[derive(Debug, Default)]
+struct Quiet {
+    answers: u64,
+    time_ms: u64,
+    /// Milliseconds → operations that took so long; blocking ones are not in it.
+    took_ms: BTreeMap<u64, u64>,
+}
+
+/// Runs until the time is over. `Err` when it could not go on.
+pub(crate) fn run(options: &Options) -> Result<Soak, String> {
+    let begun = Instant::now();
+    std::fs::create_dir_all(&options.folder).map_err(|error| format!("{}: {error}", options.folder.display()))?;
+    let mut scene = Scene::open(&options.binary, options.seed, &options.kinds, &options.folder)?;
+    scene.is_chatty = false;
+    let (mut soak, mut all) = (Soak { seed: options.seed, ..Soak::default() }, Havoc::default());
+    while begun.elapsed() < options.duration {
+        let plan = plan(options, soak.rounds);
+        let round = scene.play(&plan, soak.rounds)?;
+        round.havoc.effects.iter().for_each(|(effect, count)| *all.effects.entry(effect).or_default() += count);
+        soak.effects = scene.effects(&all);
+        scene.clear(&round, soak.rounds)?;
+        let judgement = soak.take(&plan, &round, begun.elapsed(), &scene.cluster.memory_kib());
+        if judgement.violations.len() + judgement.undecided.len() > 0 && soak.bad_rounds.len() <= EVIDENCE_MAX {
+            keep(&options.folder.join(format!("round-{}", soak.rounds - 1)), &plan, &round)?;
+        }
+        soak.seal(&options.kinds);
+        write(&options.folder, &soak)?;
+        tell(&soak, &plan, &judgement);
+    }
+    Ok(soak)
+}
+
+/// Each round has a few of the kinds of fault.
+fn plan(options: &Options, round: u64) -> Plan {
+    let seed = options.seed.wrapping_mul(1_000_003).wrapping_add(round);
+    let mut rng = Rng::new(seed, 99);
+    let wanted = 1 + rng.below(KINDS_MAX.min(options.kinds.len()));
+    let mut kinds = BTreeSet::new();
+    while kinds.len() < wanted && !options.kinds.is_empty() {
+        kinds.insert(*rng.pick(&options.kinds));
+    }
+    Plan::new(seed, ROUND, SERVERS, options.workloads.clone(), &Vec::from_iter(kinds))
+}
+
+impl Soak {
+    /// Adds a round. Returns what its judges said.
+    fn take(&mut self, plan: &Plan, round: &Round, elapsed: Duration, memory_kib: &[Option<u64>]) -> Judgement {
+        let judgement = round.judge();
+        let number = self.rounds;
+        self.rounds += 1;
+        self.seconds = elapsed.as_secs();
+        if judgement.violations.len() + judgement.undecided.len() > 0 {
+            self.bad_rounds.push(number);
+        }
+        let name = format!("round {number}");
+        let named =
+            |findings: &[String]| findings.iter().map(|finding| format!("{name}: {finding}")).collect::<Vec<_>>();
+        self.judgement.violations.extend(named(&judgement.violations));
+        self.judgement.undecided.extend(named(&judgement.undecided));
+        for (what, sum) in &judgement.counts {
+            self.judgement.cover(what, sum.count, sum.least);
+        }
+        for (workload, count) in tally(&round.history) {
+            let sum = self.operations.entry(workload).or_default();
+            *sum = Tally {
+                ok: sum.ok + count.ok,
+                failed: sum.failed + count.failed,
+                unknown: sum.unknown + count.unknown,
+            };
+        }
+        for happened in &round.havoc.happened {
+            *self.faults.entry(happened.fault.name()).or_default() += 1;
+        }
+        self.quiet.add(&round.history, &round.havoc.happened, plan.duration_ms);
+        let seconds = self.seconds;
+        let known = memory_kib.iter().enumerate().filter_map(|(server, kib)| Some((seconds, server, (*kib)?)));
+        self.memory.extend(known);
+        judgement
+    }
+
+    /// What follows from all rounds so far.
+    fn seal(&mut self, kinds: &[Fault]) {
+        self.quiet_per_second = self.quiet.answers * 1000 / self.quiet.time_ms.max(1);
+        self.quiet_p99_ms = self.quiet.p99_ms();
+        self.memory_slope_kib_per_hour = slope_per_hour(&self.memory) as i64;
+        let mut all = self.judgement.clone();
+        let planned = kinds.iter().filter(|kind| self.faults.contains_key(kind.name()));
+        cover_faults(&Vec::from_iter(planned.copied()), &self.faults, &self.effects, &mut all);
+        self.coverage = all.coverage();
+        self.verdict = all.word();
+    }
+}
+
+impl Quiet {
+    fn add(&mut self, history: &[Record], happened: &[Happened], duration_ms: u64) {
+        let is_quiet =
+            |ms: u64| ms < duration_ms && happened.iter().all(|one| !(one.start_ms..=one.end_ms).contains(&ms));
+        self.time_ms += (0..duration_ms).filter(|ms| is_quiet(*ms)).count() as u64;
+        for record in history.iter().filter(|record| matches!(record.outcome, Outcome::Ok(_))) {
+            let (start_ms, end_ms) = (record.start_ns / 1_000_000, record.end_ns / 1_000_000);
+            if is_quiet(end_ms) {
+                self.answers += 1;
+                let is_blocking = record.workload == "watch";
+                let was_quiet = !is_blocking && (start_ms..end_ms).all(is_quiet);
+                *self.took_ms.entry(end_ms - start_ms).or_default() += u64::from(was_quiet);
+            }
+        }
+    }
+
+    fn p99_ms(&self) -> u64 {
+        let (all, mut slower) = (self.took_ms.values().sum::<u64>(), 0);
+        let is_slow = |count: &u64| {
+            slower += count;
+            slower * 100 > all
+        };
+        let mut from_the_slowest = self.took_ms.iter().rev().map(|(ms, count)| (*ms, *count));
+        let mut is_slow = is_slow;
+        from_the_slowest.find(|(_, count)| is_slow(count)).map_or(0, |(ms, _)| ms)
+    }
+}
+
+/// The line of least squares through memory over time, in KiB an hour.
+fn slope_per_hour(memory: &[(u64, usize, u64)]) -> f64 {
+    let count = memory.len() as f64;
+    let mean =
+        |of: fn(&(u64, usize, u64)) -> u64| memory.iter().map(|one| of(one) as f64).sum::<f64>() / count.max(1.0);
+    let (middle, height) = (mean(|one| one.0), mean(|one| one.2));
+    let (mut across, mut along) = (0.0, 0.0);
+    for (seconds, _, kib) in memory {
+        across += (*seconds as f64 - middle) * (*kib as f64 - height);
+        along += (*seconds as f64 - middle).powi(2);
+    }
+    if along == 0.0 { 0.0 } else { across / along * 3600.0 }
+}
+
+/// A round of which something is to be shown.
+fn keep(folder: &Path, plan: &Plan, round: &Round) -> Result<(), String> {
+    let written = std::fs::create_dir_all(folder)
+        .and_then(|()| std::fs::write(folder.join("plan.json"), pretty(plan)))
+        .and_then(|()| std::fs::write(folder.join("faults.json"), pretty(&round.havoc.happened)))
+        .and_then(|()| record::save(&round.history, &folder.join("history.jsonl")));
+    written.map_err(|error| format!("{}: {error}", folder.display()))
+}
+
+fn write(folder: &Path, soak: &Soak) -> Result<(), String> {
+    let files = [("soak.json", pretty(soak)), ("index.html", page(soak))];
+    for (name, text) in files {
+        std::fs::write(folder.join(name), text).map_err(|error| format!("{}: {error}", folder.join(name).display()))?;
+    }
+    Ok(())
+}
+
+fn tell(soak: &Soak, plan: &Plan, judgement: &Judgement) {
+    let kinds: Vec<&str> = plan.kinds.iter().map(|kind| kind.name()).collect();
+    let ok: usize = soak.operations.values().map(|tally| tally.ok).sum();
+    let newest = |back: usize| soak.memory.iter().rev().nth(back).map_or(0, |(_, _, kib)| kib / 1024);
+    let word = if judgement.violations.is_empty() { "good" } else { "BAD" };
+    eprintln!(
+        "{:5} s  round {:3} {word}  {ok:8} answered  {:5}/s when quiet  {}, {}, {} MiB  {}",
+        soak.seconds,
+        soak.rounds - 1,
+        soak.quiet_per_second,
+        newest(2),
+        newest(1),
+        newest(0),
+        kinds.join(",")
+    );
+    judgement.violations.iter().chain(&judgement.undecided).for_each(|finding| eprintln!("         {finding}"));
+}
+
+/// What a person looks at.
+fn page(soak: &Soak) -> String {
+    let mut page = String::from(HEAD);
+    let word = soak.verdict;
+    // Writing to a string does not fail.
+    write!(page, "<h1><span class=\"{word}\">{word}</span> soak, seed {}, {} s</h1>", soak.seed, soak.seconds).ok();
+    page += &findings(&soak.judgement, &soak.coverage);
+    let slope = soak.memory_slope_kib_per_hour;
+    write!(page, "<p>{} rounds; {} answers a second while no fault was on, of which one in a hundred took longer than {} ms; memory grew by {slope} KiB an hour.</p>", soak.rounds, soak.quiet_per_second, soak.quiet_p99_ms).ok();
+    write!(page, "<figure>{}</figure>", memory_picture(soak)).ok();
+    page += "<h2>Operations</h2><table><tr><th>workload<th>answered<th>failed<th>unknown";
+    for (workload, tally) in &soak.operations {
+        write!(page, "<tr><td>{workload}<td>{}<td>{}<td>{}", tally.ok, tally.failed, tally.unknown).ok();
+    }
+    page += "</table><h2>Faults, and what they did</h2><table>";
+    for (what, count) in soak.faults.iter().chain(&soak.effects).filter(|(_, count)| **count > 0) {
+        write!(page, "<tr><td>{what}<td>{count}").ok();
+    }
+    page + "</table></html>"
+}
+
+fn memory_picture(soak: &Soak) -> String {
+    const HEIGHT: f64 = 200.0;
+    const COLOURS: [&str; 3] = ["#5e60ce", "#2a9d8f", "#f3722c"];
+    let most = soak.memory.iter().map(|(_, _, kib)| *kib).max().unwrap_or(1) as f64;
+    let mut picture = Picture::new("memory of the servers", HEIGHT, soak.seconds.max(1) * 1000);
+    picture.grid(0.0, &format!("{:.0} MiB", most / 1024.0));
+    for server in 0..SERVERS {
+        let of_server = soak.memory.iter().filter(|(_, at, _)| *at == server);
+        let points = of_server.map(|(seconds, _, kib)| (seconds * 1000, HEIGHT - HEIGHT * *kib as f64 / most));
+        picture.curve(points, COLOURS[server % COLOURS.len()], &crate::cluster::name(server));
+    }
+    picture.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn options(kinds: &[Fault]) -> Options {
+        let workloads = vec!["set".to_owned()];
+        let (binary, folder, duration) = (PathBuf::new(), PathBuf::new(), Duration::ZERO);
+        Options { binary, seed: 7, duration, kinds: kinds.to_vec(), workloads, folder }
+    }
+
+    #[test]
+    fn rounds_differ_and_repeat_by_seed() {
+        let options = options(&Fault::ALL);
+        let kinds = |round| plan(&options, round).kinds;
+        assert_eq!(kinds(3), kinds(3));
+        assert!((0..20).all(|round| (1..=KINDS_MAX).contains(&kinds(round).len())));
+        let seen: BTreeSet<Fault> = (0..60).flat_map(kinds).collect();
+        assert_eq!(seen.len(), Fault::ALL.len());
+    }
+
+    #[test]
+    fn growth_is_seen_and_stillness_too() {
+        let grows = |kib_per_round| (0..60u64).map(|at| (at * 60, 0, 20_000 + at * kib_per_round)).collect::<Vec<_>>();
+        assert_eq!(slope_per_hour(&grows(0)).round(), 0.0);
+        assert_eq!(slope_per_hour(&grows(10)).round(), 600.0);
+        assert_eq!(slope_per_hour(&[]), 0.0);
+    }
+
+    #[test]
+    fn only_what_is_done_while_all_is_well_counts() {
+        let record = |start_ms: u64, end_ms: u64| Record {
+            workload: "set".to_owned(),
+            client: 0,
+            server: 0,
+            life: 1,
+            call: serde_json::Value::Null,
+            outcome: Outcome::Ok(serde_json::Value::Null),
+            start_ns: start_ms * 1_000_000,
+            end_ns: end_ms * 1_000_000,
+        };
+        let fault =
+            Happened { fault: Fault::Kill, servers: vec![0], start_ms: 100, end_ms: 199, effect: String::new() };
+        let mut quiet = Quiet::default();
+        quiet.add(&[record(10, 15), record(90, 210), record(150, 160)], &[fault], 1000);
+        assert_eq!((quiet.time_ms, quiet.answers, quiet.p99_ms()), (900, 2, 5));
+    }
+}
