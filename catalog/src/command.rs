@@ -372,6 +372,11 @@ impl Response {
     }
 }
 
+/// How large a part of a command or response is, encoded.
+pub(crate) fn encoded_bytes<T: Serialize>(value: &T) -> usize {
+    encode(value, &[]).len()
+}
+
 fn encode<T: Serialize>(value: &T, head: &[u8]) -> Vec<u8> {
     let mut bytes = head.to_vec();
     // Invariant: writing to memory does not fail, and every type here has string keys only.

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::tables::Row;
 
-/// What a transaction in the log may answer with, in bytes of keys and values: it travels to the server that was asked.
+/// What a transaction in the log may answer with, in bytes: it travels to the server that was asked.
 pub const TXN_RESULT_BYTES_MAX: usize = 1024 * 1024;
 
 /// One operation of a transaction. (Consul: `structs.TxnOp`.)
@@ -163,13 +163,51 @@ impl TxnOutcome {
             Err(what) => self.errors.push(TxnError { op_index: op_index as u64, what }),
         }
     }
+}
 
-    /// Keys and values in it, in bytes.
-    pub(crate) fn kv_bytes(&self) -> usize {
-        let bytes = |result: &TxnResult| match result {
-            TxnResult::Kv(row) => row.key.len() + row.value.value.len(),
-            TxnResult::Node(_) | TxnResult::Service(_) | TxnResult::Check(_) => 0,
+impl TxnResult {
+    /// How large it is in an encoded answer, at most.
+    pub(crate) fn bytes(&self) -> usize {
+        match self {
+            // There may be many: what is not text is not counted one by one.
+            TxnResult::Kv(row) => {
+                let session = row.session.as_ref().map_or(0, |session| session.len());
+                KV_ROW_BYTES + row.key.len() + row.value.value.len() + session
+            }
+            TxnResult::Node(_) | TxnResult::Service(_) | TxnResult::Check(_) => crate::command::encoded_bytes(self),
+        }
+    }
+}
+
+/// The names and numbers of a row of the KV store.
+const KV_ROW_BYTES: usize = 160;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_result_is_larger_than_it_is_counted() {
+        let largest = KvEntry {
+            key: "k".repeat(2048),
+            value: vec![0xFF; 512 * 1024].into(),
+            flags: u64::MAX,
+            lock_index: u64::MAX,
+            session: Some("s".repeat(36)),
         };
-        self.results.iter().map(bytes).sum()
+        let smallest = KvEntry { key: "k".into(), ..KvEntry::default() };
+        let results = [
+            TxnResult::Kv(row_of(largest)),
+            TxnResult::Kv(row_of(smallest)),
+            TxnResult::Node(Box::new(row_of(Node { name: "n".repeat(99), ..Node::default() }))),
+        ];
+        for result in results {
+            let encoded = crate::command::encoded_bytes(&result);
+            assert!(encoded <= result.bytes(), "{encoded} > {}", result.bytes());
+        }
+    }
+
+    fn row_of<T>(value: T) -> Row<T> {
+        Row { create_index: u64::MAX, modify_index: u64::MAX, value }
     }
 }

@@ -192,6 +192,28 @@ pub fn pass(point: Point) {
     switch::pass(point);
 }
 
+/// A number by which the servers of a cluster differ, for mistakes that not all of them make: that of the process.
+#[inline(always)]
+pub fn server() -> u64 {
+    switch::server()
+}
+
+/// What stands for the process where several servers share one.
+#[cfg(feature = "on")]
+#[derive(Debug, Clone, Copy)]
+pub struct Simulation {
+    /// Is told of each point that is passed, and does not return if the server whose turn it is dies there.
+    pub pass: fn(Point),
+    /// The number of that server.
+    pub server: fn() -> u64,
+}
+
+/// From now on the simulation is asked in place of the process. The first to say so is.
+#[cfg(feature = "on")]
+pub fn simulate(simulation: Simulation) {
+    switch::simulate(simulation);
+}
+
 #[cfg(not(feature = "on"))]
 mod switch {
     use super::{Bug, Point};
@@ -208,6 +230,11 @@ mod switch {
 
     #[inline(always)]
     pub(super) const fn pass(_: Point) {}
+
+    #[inline(always)]
+    pub(super) const fn server() -> u64 {
+        0
+    }
 }
 
 /// `TRIBUNE_BUG=name`; `TRIBUNE_CRASH=name[:n]`: the process dies when it passes the point for the n-th time, by default the first.
@@ -219,8 +246,9 @@ mod switch {
     use std::sync::{Mutex, Once, OnceLock, PoisonError};
     use std::time::Duration;
 
-    use super::{Bug, Point};
+    use super::{Bug, Point, Simulation};
 
+    static SIMULATION: OnceLock<Simulation> = OnceLock::new();
     static COUNT: AtomicU64 = AtomicU64::new(0);
 
     /// The point at which this process dies, and after how many more passes.
@@ -238,7 +266,23 @@ mod switch {
         COUNT.fetch_add(1, Ordering::Relaxed)
     }
 
+    pub(super) fn simulate(simulation: Simulation) {
+        // The first one stays.
+        let _ = SIMULATION.set(simulation);
+    }
+
+    pub(super) fn server() -> u64 {
+        SIMULATION.get().map_or_else(|| u64::from(std::process::id()), |simulation| (simulation.server)())
+    }
+
     pub(super) fn pass(point: Point) {
+        match SIMULATION.get() {
+            Some(simulation) => (simulation.pass)(point),
+            None => pass_for_real(point),
+        }
+    }
+
+    fn pass_for_real(point: Point) {
         static BEGUN: Once = Once::new();
         BEGUN.call_once(begin);
         let mut armed = ARMED.lock().unwrap_or_else(PoisonError::into_inner);

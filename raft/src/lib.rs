@@ -32,6 +32,8 @@ mod work;
 pub use bytes::Bytes;
 
 pub use crate::error::{MembershipError, ProposeError, ReadError, StartError};
+#[cfg(feature = "sim")]
+pub use crate::log::{EntryId, LogView};
 pub use crate::raft::Raft;
 pub use crate::service::Service;
 pub use crate::status::{Leadership, MembersVersion, Role, Status};

@@ -303,6 +303,12 @@ impl<S: StateMachine> Raft<S> {
         }
     }
 
+    /// The log from an index on, for who checks its rules.
+    #[cfg(feature = "sim")]
+    pub fn log_view(&self, from: u64) -> crate::LogView {
+        self.inner.log.view(from)
+    }
+
     /// Makes a snapshot, soon.
     ///
     /// # Errors

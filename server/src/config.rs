@@ -80,19 +80,28 @@ impl Default for RaftTiming {
     }
 }
 
-/// How long entries of the log stay, in entries, each of which holds what was written at the same time. See `raft::Config`.
+/// How much of the log stays where. An entry holds what was written at the same time. See `raft::Config`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RaftLog {
     /// A snapshot is made after so many, at least 1 (Consul: `raft_snapshot_threshold`).
     pub snapshot_every_entries: u64,
     /// So many stay behind a snapshot (Consul: `raft_trailing_logs`).
     pub entries_kept: u64,
+    /// A file of the log.
+    pub segment_bytes: u64,
+    /// Of the newest entries, so much stays in memory.
+    pub cache_bytes_max: usize,
 }
 
 impl Default for RaftLog {
     fn default() -> Self {
         let raft = raft::Config::new("", "", "");
-        RaftLog { snapshot_every_entries: raft.snapshot_every_entries, entries_kept: raft.log_entries_kept }
+        RaftLog {
+            snapshot_every_entries: raft.snapshot_every_entries,
+            entries_kept: raft.log_entries_kept,
+            segment_bytes: raft.segment_bytes,
+            cache_bytes_max: raft.cache_bytes_max,
+        }
     }
 }
 

@@ -31,7 +31,7 @@ impl raft::StateMachine for Machine {
             .map(|bytes| {
                 let command = Command::decode(bytes).unwrap_or_else(|error| stop(&error));
                 let time_ms = Command::time_ms(bytes);
-                if faults::has_each(Bug::ReplicasDiffer, 64) && std::process::id().is_multiple_of(2) {
+                if faults::has_each(Bug::ReplicasDiffer, 64) && faults::server().is_multiple_of(2) {
                     self.catalog.apply_at(time_ms, command.clone());
                 }
                 let (response, changes) = self.catalog.apply_at(time_ms, command);

@@ -12,7 +12,7 @@ use api::proto::peer_client::PeerClient;
 use api::proto::{Outcome, ProposeReply, ProposeRequest};
 use api::transport::is_unsent;
 use bytes::Bytes;
-use catalog::{Command, Response};
+use catalog::{Command, Response, TXN_RESULT_BYTES_MAX, TxnOp};
 use faults::{Bug, Point};
 use raft::{ProposeError, Raft};
 use tokio::sync::{mpsc, oneshot};
@@ -20,6 +20,7 @@ use tokio::time::Instant;
 
 use crate::clock::LeaderClock;
 use crate::machine::Machine;
+use crate::rpc::MESSAGE_BYTES_MAX;
 use crate::rpc::dial::Peers;
 use crate::watch::Watch;
 
@@ -29,6 +30,8 @@ const WAITING_MAX: usize = 16 * 1024;
 const BATCH_COMMANDS_MAX: usize = 1024;
 /// A request takes no further command once it holds so many bytes (gRPC takes 4 MiB).
 const BATCH_BYTES_MAX: usize = 2 * 1024 * 1024;
+/// Nor once the answers to what it holds may have so many bytes: they must fit into one message, [`MESSAGE_BYTES_MAX`].
+const BATCH_ANSWERS_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// How long the leader may take; longer than its own limit, so that its words are heard.
 const FORWARD_TIMEOUT: Duration = Duration::from_secs(6);
 /// Between two looks for a leader.
@@ -58,6 +61,7 @@ pub(crate) struct Proposer {
 
 struct Waiting {
     command: Bytes,
+    answer_bytes_max: usize,
     answer: oneshot::Sender<Attempt>,
 }
 
@@ -75,9 +79,10 @@ impl Proposer {
     /// 500 `No cluster leader`: not applied, may be retried. `rpc error making call: …`: the text says whether it may have been applied.
     pub(crate) async fn propose(&self, command: &Command) -> Result<Response, Error> {
         let bytes = Bytes::from(command.encode());
+        let answer_bytes_max = answer_bytes_max(command, bytes.len());
         let deadline = Instant::now() + self.hold_timeout;
         loop {
-            match self.attempt(bytes.clone()).await {
+            match self.attempt(bytes.clone(), answer_bytes_max).await {
                 Attempt::Done(response) => return Ok(response),
                 Attempt::Refused(reason) | Attempt::Unknown(reason) => {
                     return Err(Error::internal(format!("rpc error making call: {reason}")));
@@ -130,14 +135,14 @@ impl Proposer {
         self.clock.now_ms(term, self.watch.current().clock_ms(), std::time::Instant::now())
     }
 
-    async fn attempt(&self, command: Bytes) -> Attempt {
+    async fn attempt(&self, command: Bytes, answer_bytes_max: usize) -> Attempt {
         faults::pass(Point::ProposeBefore);
-        let attempt = self.attempt_once(command).await;
+        let attempt = self.attempt_once(command, answer_bytes_max).await;
         faults::pass(Point::ProposeAfter);
         attempt
     }
 
-    async fn attempt_once(&self, command: Bytes) -> Attempt {
+    async fn attempt_once(&self, command: Bytes, answer_bytes_max: usize) -> Attempt {
         if faults::has(Bug::AckBeforeAgreement) && self.raft.is_leader() {
             let proposer = self.clone();
             tokio::spawn(async move { proposer.propose_stamped(&command).await });
@@ -150,7 +155,7 @@ impl Proposer {
             return Attempt::NotSent;
         }
         let (answer, answered) = oneshot::channel();
-        if self.queue.send(Waiting { command, answer }).await.is_err() {
+        if self.queue.send(Waiting { command, answer_bytes_max, answer }).await.is_err() {
             return Attempt::Refused("this server is shutting down".into());
         }
         answered.await.unwrap_or_else(|_| {
@@ -209,7 +214,7 @@ impl Forwarder {
         let not_sent = |_| Attempt::NotSent;
         let Some(leader) = self.raft.leader() else { return all(not_sent, String::new()) };
         let Ok(channel) = self.peers.local(&leader.address) else { return all(not_sent, String::new()) };
-        let mut client = PeerClient::new(channel);
+        let mut client = PeerClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX);
         match tokio::time::timeout(FORWARD_TIMEOUT, client.propose(ProposeRequest { commands })).await {
             Ok(Ok(reply)) => self.accept(reply.into_inner(), count).await,
             Ok(Err(status)) if is_unsent(&status) || is_refusal(&status) => all(not_sent, String::new()),
@@ -253,12 +258,24 @@ fn is_refusal(status: &tonic::Status) -> bool {
     matches!(status.code(), tonic::Code::PermissionDenied | tonic::Code::Unauthenticated | tonic::Code::Unimplemented)
 }
 
+/// How large the answer to a command of `bytes` may become: what its operations read, and what it says of each of them, which
+/// quotes no more than names.
+fn answer_bytes_max(command: &Command, bytes: usize) -> usize {
+    let said = 1024 + 4 * bytes;
+    match command {
+        Command::Txn(ops) if ops.iter().any(TxnOp::is_read) => TXN_RESULT_BYTES_MAX + 512 * ops.len() + said,
+        Command::Txn(ops) => 512 * ops.len() + said,
+        _ => said,
+    }
+}
+
 fn gather(first: Waiting, inbox: &mut mpsc::Receiver<Waiting>) -> Vec<Waiting> {
-    let mut bytes = first.command.len();
+    let (mut bytes, mut answers_bytes) = (first.command.len(), first.answer_bytes_max);
     let mut batch = vec![first];
-    while batch.len() < BATCH_COMMANDS_MAX && bytes < BATCH_BYTES_MAX {
+    while batch.len() < BATCH_COMMANDS_MAX && bytes < BATCH_BYTES_MAX && answers_bytes < BATCH_ANSWERS_BYTES_MAX {
         let Ok(waiting) = inbox.try_recv() else { break };
         bytes += waiting.command.len();
+        answers_bytes += waiting.answer_bytes_max;
         batch.push(waiting);
     }
     batch

@@ -31,8 +31,8 @@ use tonic::Status;
 use crate::core::Core;
 use admit::{Call, admit};
 
-/// A message between nodes: a full report of ten thousand sessions, or a large push, must fit.
-const MESSAGE_BYTES_MAX: usize = 32 * 1024 * 1024;
+/// A message between nodes: a full report of ten thousand sessions, a large push, or the answers to a batch must fit.
+pub(crate) const MESSAGE_BYTES_MAX: usize = 32 * 1024 * 1024;
 /// A joiner's connection ends so long after a call of it was refused, so that the refusal is heard and what is under way can end.
 const JOINER_GRACE: Duration = Duration::from_millis(100);
 /// At a shutdown, what is under way has so long to end.

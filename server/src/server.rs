@@ -133,6 +133,19 @@ impl Server {
         }
     }
 
+    /// The catalog's index and the hash of all that is in it: replicas of the same index have the same. Walks the whole catalog.
+    #[cfg(feature = "sim")]
+    pub fn state_hash(&self) -> (model::Index, u64) {
+        let catalog = self.core.watch.current();
+        (catalog.index(), catalog.state_hash())
+    }
+
+    /// What Raft's log holds, for who checks its rules.
+    #[cfg(feature = "sim")]
+    pub fn raft_log(&self, from: u64) -> raft::LogView {
+        self.core.raft.log_view(from)
+    }
+
     /// Waits until this server knows a leader and has its certificate, so that it can serve. False after `timeout`.
     pub async fn ready(&self, timeout: Duration) -> bool {
         let (mut leadership, mut member) = (self.core.raft.watch(), self.core.trust.member());
@@ -230,6 +243,8 @@ fn raft_config(config: &ServerConfig, address: &SocketAddr) -> raft::Config {
         election_ms_max: config.timing.election_ms_max,
         snapshot_every_entries: config.log.snapshot_every_entries,
         log_entries_kept: config.log.entries_kept,
+        segment_bytes: config.log.segment_bytes,
+        cache_bytes_max: config.log.cache_bytes_max,
         ..raft::Config::new(config.data_dir.join("raft"), config.node_name.clone(), address.to_string())
     }
 }

@@ -30,7 +30,7 @@ pub use crate::durable::Store;
 pub use crate::error::StoreError;
 pub use crate::fatal::fatal_disk;
 #[cfg(feature = "sim")]
-pub use crate::memory::{Store, Tree, cut_power};
+pub use crate::memory::{Store, Tree, cut_power, set_left};
 #[cfg(not(feature = "sim"))]
 pub use crate::tree::Tree;
 pub use crate::value::Batch;

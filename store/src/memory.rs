@@ -22,6 +22,8 @@ struct Folder {
     durable: BTreeMap<String, Pairs>,
     /// What was changed since the last commit, in order.
     uncommitted: Vec<Change>,
+    /// Whoever uses it is dead: nothing more reaches it.
+    is_left: bool,
 }
 
 #[derive(Clone)]
@@ -40,6 +42,11 @@ pub fn cut_power(dir: &Path, kept: usize) {
         change.apply(&mut folder.durable);
     }
     folder.now = folder.durable.clone();
+}
+
+/// Whether the process that uses this folder has died. Then nothing more reaches it, until a new one uses it.
+pub fn set_left(dir: &Path, is_left: bool) {
+    held(&folder(dir)).is_left = is_left;
 }
 
 /// A folder of keyed trees.
@@ -165,6 +172,9 @@ impl<V: Serialize + DeserializeOwned> Tree<V> {
     fn change(&self, key: Vec<u8>, value: Option<Vec<u8>>) -> bool {
         let change = Change { tree: self.name.clone(), key, value };
         let mut folder = held(&self.folder);
+        if folder.is_left {
+            return false;
+        }
         folder.uncommitted.push(change.clone());
         change.apply(&mut folder.now)
     }
@@ -172,6 +182,9 @@ impl<V: Serialize + DeserializeOwned> Tree<V> {
 
 impl Folder {
     fn commit(&mut self) {
+        if self.is_left {
+            return;
+        }
         for change in self.uncommitted.drain(..) {
             change.apply(&mut self.durable);
         }
@@ -216,6 +229,11 @@ mod tests {
         tree.clear().unwrap();
         assert_eq!(tree.count(), 0);
         cut_power(dir, 0);
+        assert_eq!(tree.get("a").unwrap(), Some(2));
+        set_left(dir, true);
+        tree.insert("a", &3).unwrap();
+        store.commit();
+        set_left(dir, false);
         assert_eq!(tree.get("a").unwrap(), Some(2));
     }
 }

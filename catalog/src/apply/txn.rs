@@ -13,16 +13,18 @@ impl Step<'_> {
     /// As in Consul, operations after one that failed run as well, so that the user hears of all that fail.
     pub(super) fn txn(&mut self, ops: Vec<TxnOp>) -> Response {
         let (before, touched) = (self.catalog.clone(), self.touched.len());
-        let mut outcome = TxnOutcome::default();
+        let (mut outcome, mut bytes) = (TxnOutcome::default(), 0);
         for (at, op) in ops.into_iter().enumerate() {
             let done = read_op(self.catalog, &op).unwrap_or_else(|| self.txn_write(op));
+            bytes += done.iter().flatten().map(TxnResult::bytes).sum::<usize>();
             outcome.take(at, done);
-            if outcome.kv_bytes() > TXN_RESULT_BYTES_MAX {
+            if bytes > TXN_RESULT_BYTES_MAX {
                 let what = format!(
                     "the results are larger than {TXN_RESULT_BYTES_MAX} bytes: read in a transaction that only reads"
                 );
                 outcome.results.clear();
                 outcome.take(at, Err(what));
+                bytes = 0;
             }
         }
         if !outcome.errors.is_empty() {

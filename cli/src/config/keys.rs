@@ -205,7 +205,7 @@ const KEYS: &[(&str, Use)] = &[
     ("server_rejoin_age_max", Ignored(NOT_YET)),
     ("service", Free),
     ("services", Free),
-    ("session_ttl_min", Ignored(NOT_YET)),
+    ("session_ttl_min", Used),
     ("skip_leave_on_interrupt", Used),
     ("start_join", Used),
     ("start_join_wan", Used),

@@ -50,6 +50,7 @@ pub(crate) struct Settings {
     pub(crate) retry_join: Vec<String>,
     pub(crate) retry_join_wan: Vec<String>,
     pub(crate) server: bool,
+    pub(crate) session_ttl_min: GoDuration,
     pub(crate) skip_leave_on_interrupt: Option<bool>,
     #[serde(deserialize_with = "one_or_many")]
     pub(crate) service: Vec<Value>,
@@ -99,6 +100,7 @@ impl Default for Settings {
             retry_join: Vec::new(),
             retry_join_wan: Vec::new(),
             server: false,
+            session_ttl_min: GoDuration::ZERO,
             skip_leave_on_interrupt: None,
             service: Vec::new(),
             services: Vec::new(),
@@ -253,6 +255,11 @@ impl Settings {
         }
         if !matches!(self.default_intention_policy.as_str(), "" | "allow" | "deny") {
             return conflict("default_intention_policy: must be \"allow\" or \"deny\"");
+        }
+        if self.session_ttl_min.0 > model::session::TTL_MAX {
+            return conflict(
+                "session_ttl_min: no session may live for more than 24h without being renewed, so none could have a TTL; set a shorter one (default 10s)",
+            );
         }
         for (what, name) in [("datacenter", &self.datacenter), ("primary_datacenter", &self.primary_datacenter)] {
             if !name.is_empty() {

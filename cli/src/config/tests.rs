@@ -71,6 +71,8 @@ fn mistakes_are_told_with_the_way_out() {
         (json!({"datacenter": "a.b"}), "not allowed"),
         (json!({"server": true, "bootstrap": true, "bootstrap_expect": 3}), "exclude each other"),
         (json!({"check_update_interval": "5 minutes"}), "invalid duration"),
+        (json!({"session_ttl_min": "25h"}), "more than 24h"),
+        (json!({"session_ttl_min": "-1s"}), "session_ttl_min: invalid duration"),
     ];
     for (given, want) in cases {
         let error = load(&[Source::Flags(given.clone())]).expect_err(&given.to_string()).to_string();

@@ -35,6 +35,8 @@ pub(super) fn server(settings: &Settings, node: &Node, folder: &Folder) -> Resul
         retry_join_wan: with_port(joins(&settings.retry_join_wan, &settings.start_join_wan), node.rpc.port()),
         default_intention_policy: default_action(settings),
         log: log(settings, base.log),
+        // As in Consul, 0 is the default.
+        session_ttl_min: Some(settings.session_ttl_min.0).filter(|min| !min.is_zero()).unwrap_or(base.session_ttl_min),
         version: env!("CARGO_PKG_VERSION").into(),
         ..base
     })
@@ -45,6 +47,7 @@ fn log(settings: &Settings, usual: RaftLog) -> RaftLog {
     RaftLog {
         snapshot_every_entries: settings.raft_snapshot_threshold.unwrap_or(usual.snapshot_every_entries),
         entries_kept: settings.raft_trailing_logs.unwrap_or(usual.entries_kept),
+        ..usual
     }
 }
 
@@ -197,6 +200,20 @@ mod tests {
         for (word, action) in [("", Action::Allow), ("allow", Action::Allow), ("deny", Action::Deny)] {
             let settings = Settings { default_intention_policy: word.into(), ..Settings::default() };
             assert_eq!(default_action(&settings), action, "{word:?}");
+        }
+    }
+
+    #[test]
+    fn sessions_have_the_shortest_ttl_that_is_set_or_ten_seconds() {
+        let home = tempfile::tempdir().expect("a scratch folder");
+        for (text, expected_s) in [("", 10), (r#""session_ttl_min": "0s""#, 10), (r#""session_ttl_min": "1m""#, 60)] {
+            let path = home.path().join("tribune.json");
+            std::fs::write(&path, format!("{{{text}}}")).expect("a file");
+            let settings = crate::config::load(&[crate::config::Source::File(path)]).expect("valid").settings;
+            let node = settings.node().expect("addresses");
+            let folder = Folder::open(&home.path().join("data"), &node.name, "dc1", None).expect("a folder");
+            let server = server(&settings, &node, &folder).expect("settings of a server");
+            assert_eq!(server.session_ttl_min.as_secs(), expected_s, "{text}");
         }
     }
 

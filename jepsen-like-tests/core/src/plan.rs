@@ -249,7 +249,7 @@ fn target(rng: &mut Rng, fault: Fault, servers: usize) -> Target {
     match rng.below(10) {
         _ if fault == Fault::RestartAll => Target::All,
         0..5 => Target::Leader,
-        5 if fault.may_hit_all() => Target::All,
+        5..8 if fault.may_hit_all() => Target::All,
         _ => Target::Server(rng.below(servers)),
     }
 }

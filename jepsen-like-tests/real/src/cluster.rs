@@ -377,7 +377,7 @@ impl Cluster {
         command.args([format!("-node={}", name(index)), format!("-bind={address}"), format!("-client={address}")]);
         command.arg(format!("-data-dir={}", self.data(index).display()));
         // A run of seconds has many snapshots, and servers that need one to catch up.
-        command.args(["-hcl=raft_snapshot_threshold = 500", "-hcl=raft_trailing_logs = 100"]);
+        command.args(["-hcl=raft_snapshot_threshold = 200", "-hcl=raft_trailing_logs = 50"]);
         for (other, server) in self.servers.iter().enumerate().take(SERVERS) {
             if other != index {
                 command.arg(format!("-retry-join={}", server.address));

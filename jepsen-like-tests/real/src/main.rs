@@ -18,8 +18,9 @@ mod smoke;
 mod soak;
 mod wire;
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
@@ -81,6 +82,13 @@ enum Mode {
         out: Option<PathBuf>,
         #[command(flatten)]
         common: Common,
+    },
+    /// The real servers on a simulated network, clock and disk: many seeds, each bit for bit repeatable.
+    #[command(disable_help_flag = true)]
+    Sim {
+        /// As of `jlt-sim seeds`; see `jlt sim --help`.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<OsString>,
     },
     /// Runs the plan of an earlier run of `real` again: the same faults at the same times.
     Replay {
@@ -177,6 +185,7 @@ fn main() -> ExitCode {
         }
         Mode::Real { duration, faults, workloads, out, common } => real(duration, &faults, workloads, out, &common),
         Mode::Soak { duration, faults, workloads, out, common } => soak(duration, &faults, workloads, out, common),
+        Mode::Sim { arguments } => sim(&arguments),
         Mode::Replay { run, bin } => replay(&run, &bin),
         Mode::Check { run } => check(&run),
         Mode::Shrink { run, bin, limit, tries } => {
@@ -227,6 +236,12 @@ fn soak(
         soak.verdict, soak.rounds, soak.seconds
     );
     Ok(if soak.verdict == "pass" { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn sim(arguments: &[OsString]) -> Result<ExitCode, String> {
+    let status = Command::new(bugs::simulator()?).arg("seeds").args(arguments).status();
+    let status = status.map_err(|error| format!("the simulation could not be started: {error}"))?;
+    Ok(ExitCode::from(status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(2)))
 }
 
 fn all_workloads() -> Vec<String> {

@@ -343,7 +343,7 @@ impl<'a> Nemesis<'a> {
     fn look_after(&mut self) -> Result<(), String> {
         for (server, status) in self.cluster.ended() {
             let words = self.cluster.last_words(server);
-            let what = format!("{} ended by itself at {} ms ({status}): {words}", name(server), self.now_ms());
+            let what = format!("server: {} ended by itself at {} ms ({status}): {words}", name(server), self.now_ms());
             if let Some(point) = died_at(&words).filter(|_| status.signal() == Some(Signal::SIGABRT as i32)) {
                 self.crashed(server, point)?;
             } else if self.hosts[server].out {

@@ -127,7 +127,7 @@ impl Scene {
         }
         let mut found = Judgement::default();
         match self.cluster.heal() {
-            Err(why) => found.violations.push(format!("the cluster does not heal: {why}")),
+            Err(why) => found.violations.push(format!("server: the cluster does not heal: {why}")),
             Ok(()) => found.violations.extend(self.finish(&workloads, &shared)?),
         }
         let history = std::mem::take(&mut *shared.history());

@@ -1,10 +1,10 @@
 //! `jlt-sim`: the real servers in one process, on a simulated network, clock and disk. One seed decides everything.
 
-mod http;
+mod clients;
+mod crash;
 mod invariants;
 mod many;
 mod nemesis;
-mod register;
 mod run;
 mod trace;
 mod world;
@@ -22,8 +22,15 @@ use tracing::Level;
 use crate::run::Settings;
 use crate::trace::Trace;
 
+/// What turns a mistake on, by name (`faults::Bug`).
+const BUG: &str = "TRIBUNE_BUG";
+
 /// Switches RDRAND off in AWS-LC, whose other randomness is a counter in this build. It is read when the process starts.
 const NO_RDRAND: (&str, &str) = ("OPENSSL_ia32cap", "~0x4000000000000000");
+
+/// Its large values take most of the time of a run.
+const BULK: &str = "bulk";
+const BULK_EVERY: u64 = 8;
 
 #[derive(Parser)]
 #[command(name = "jlt-sim", about, max_term_width = 110)]
@@ -59,6 +66,9 @@ enum Verb {
         /// How many at a time.
         #[arg(long, default_value_t = 2)]
         jobs: usize,
+        /// Runs each seed twice; the traces must have the same hash.
+        #[arg(long)]
+        twice: bool,
         #[command(flatten)]
         shape: Shape,
     },
@@ -76,15 +86,23 @@ struct Shape {
     /// The kinds of fault, with commas; `none` for none.
     #[arg(long)]
     faults: Option<String>,
+    /// What the clients do, with commas. By default all but `bulk`, which every eighth seed has, too.
+    #[arg(long)]
+    workloads: Option<String>,
+    /// The servers make this mistake (`faults/src/lib.rs`), which a judge should find. `seeds` ends with the first that does.
+    #[arg(long)]
+    bug: Option<String>,
 }
 
 fn main() -> ExitCode {
     match Cli::parse().verb {
         Verb::One { seed, shape, trace, level } => match std::env::var_os(NO_RDRAND.0) {
-            Some(_) => finish(one(seed, &shape, trace, level)),
-            None => finish(again()),
+            Some(_) if std::env::var(BUG).ok() == shape.bug => finish(one(seed, &shape, trace, level)),
+            Some(_) | None => finish(again(&shape)),
         },
-        Verb::Seeds { seeds, from, jobs, shape } => finish(many::run(from, seeds, jobs, &shape)),
+        Verb::Seeds { seeds, from, jobs, twice, shape } => {
+            finish(shape.check().and_then(|()| many::run(from, seeds, jobs, twice, &shape)))
+        }
     }
 }
 
@@ -100,10 +118,16 @@ fn finish(done: Result<bool, String>) -> ExitCode {
 }
 
 /// Starts this program again with what it needs in its environment.
-fn again() -> Result<bool, String> {
+fn again(shape: &Shape) -> Result<bool, String> {
+    shape.check()?;
     let program = std::env::current_exe().map_err(|error| error.to_string())?;
-    let ended = Command::new(program).args(std::env::args_os().skip(1)).env(NO_RDRAND.0, NO_RDRAND.1).status();
-    Ok(ended.map_err(|error| error.to_string())?.success())
+    let mut command = Command::new(program);
+    let ended = shape.environment(&mut command).args(std::env::args_os().skip(1)).status();
+    match ended.map_err(|error| error.to_string())?.code() {
+        Some(0) => Ok(true),
+        Some(1) => Ok(false),
+        other => Err(format!("the run did not come to a verdict: {other:?}")),
+    }
 }
 
 fn one(seed: u64, shape: &Shape, file: Option<PathBuf>, level: Level) -> Result<bool, String> {
@@ -112,6 +136,7 @@ fn one(seed: u64, shape: &Shape, file: Option<PathBuf>, level: Level) -> Result<
         servers: usize::from(shape.servers),
         duration: Duration::from_secs(shape.seconds),
         faults: shape.kinds()?,
+        workloads: shape.workloads(seed)?,
     };
     let trace = Trace::new(file.as_deref(), level).map_err(|error| format!("the trace cannot be written: {error}"))?;
     tracing::subscriber::set_global_default(trace.clone()).map_err(|error| error.to_string())?;
@@ -133,12 +158,42 @@ impl Shape {
         }
     }
 
+    fn workloads(&self, seed: u64) -> Result<Vec<String>, String> {
+        let names: Vec<String> = match &self.workloads {
+            Some(names) => names.split(',').map(str::to_owned).collect(),
+            None => {
+                let all = jlt_workloads::all();
+                let names = all.iter().map(|workload| workload.name());
+                names.filter(|name| *name != BULK || seed.is_multiple_of(BULK_EVERY)).map(str::to_owned).collect()
+            }
+        };
+        jlt_workloads::named(&names)?;
+        Ok(names)
+    }
+
+    fn check(&self) -> Result<(), String> {
+        let unknown = self.bug.as_ref().filter(|name| faults::Bug::named(name).is_none());
+        let names = || faults::Bug::ALL.iter().map(|bug| bug.name()).collect::<Vec<_>>().join(", ");
+        unknown.map_or(Ok(()), |name| Err(format!("{name:?} is no mistake; there are {}", names())))?;
+        self.workloads(0).and(self.kinds()).map(|_| ())
+    }
+
+    /// What a run needs in its environment.
+    fn environment<'a>(&self, command: &'a mut Command) -> &'a mut Command {
+        command.env(NO_RDRAND.0, NO_RDRAND.1).env_remove(BUG).env_remove("TRIBUNE_CRASH");
+        command.envs(self.bug.as_ref().map(|bug| (BUG, bug)))
+    }
+
     /// As on the command line.
     fn arguments(&self) -> Vec<String> {
         let mut arguments =
             vec!["--servers".to_owned(), self.servers.to_string(), "--seconds".to_owned(), self.seconds.to_string()];
         if let Some(faults) = &self.faults {
             arguments.extend(["--faults".to_owned(), faults.clone()]);
+        }
+        let more = [("--workloads", &self.workloads), ("--bug", &self.bug)];
+        for (name, value) in more.into_iter().filter_map(|(name, value)| Some((name, value.clone()?))) {
+            arguments.extend([name.to_owned(), value]);
         }
         arguments
     }

@@ -1,16 +1,19 @@
 //! Many seeds, each in a process of its own, some at a time.
 
+use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use serde_json::Value;
 
-use crate::{NO_RDRAND, Shape};
+use crate::Shape;
 
 /// The most lines of a failed process that are shown.
 const LINES_SHOWN_MAX: usize = 20;
+/// Of the numbers in `/proc/self/stat`, on every Linux that has this program.
+const TICKS_PER_SEC: f64 = 100.0;
 
 /// What all runs came to.
 #[derive(Default)]
@@ -18,24 +21,31 @@ struct Total {
     done: u64,
     failed: Vec<u64>,
     simulated_ms: u64,
-    acknowledged: u64,
+    answered: u64,
     elections: u64,
+    /// How often servers died at which point of their code.
+    deaths: BTreeMap<String, u64>,
 }
 
-/// Runs seeds `from` to `from + seeds - 1`, `jobs` at a time. True if all passed.
-pub(crate) fn run(from: u64, seeds: u64, jobs: usize, shape: &Shape) -> Result<bool, String> {
+/// Runs seeds `from` to `from + seeds - 1`, `jobs` at a time. True if all passed. With a mistake in the servers, the first that fails is the last.
+pub(crate) fn run(from: u64, seeds: u64, jobs: usize, twice: bool, shape: &Shape) -> Result<bool, String> {
     let (next, total) = (AtomicU64::new(from), Mutex::new(Total::default()));
     let started = uptime_secs()?;
     std::thread::scope(|scope| {
         let work = || {
             loop {
                 let seed = next.fetch_add(1, Ordering::Relaxed);
-                if seed >= from + seeds {
+                let is_found = shape.bug.is_some() && !held(&total).failed.is_empty();
+                if seed >= from + seeds || is_found {
                     return Ok::<(), String>(());
                 }
                 let output = one(seed, shape)?;
-                let mut total = total.lock().unwrap_or_else(PoisonError::into_inner);
+                let other = twice.then(|| one(seed, shape)).transpose()?;
+                let mut total = held(&total);
                 total.add(seed, &output, shape);
+                if let Some(other) = other.filter(|other| other.stdout != output.stdout) {
+                    total.differs(seed, &output, &other);
+                }
                 total.progress(seeds, uptime_secs()? - started);
             }
         };
@@ -45,24 +55,15 @@ pub(crate) fn run(from: u64, seeds: u64, jobs: usize, shape: &Shape) -> Result<b
             .try_for_each(|worker| worker.join().unwrap_or_else(|_panic| Err("a worker panicked".to_owned())))
     })?;
     let total = total.into_inner().unwrap_or_else(PoisonError::into_inner);
-    let wall = uptime_secs()? - started;
-    println!(
-        "\n{} of {} seeds passed; {} simulated seconds in {wall:.0} s: {:.1} a second; {} acknowledged writes, {} elections",
-        total.done - total.failed.len() as u64,
-        total.done,
-        total.simulated_ms / 1000,
-        total.simulated_ms as f64 / 1000.0 / wall.max(0.01),
-        total.acknowledged,
-        total.elections,
-    );
+    total.tell(uptime_secs()? - started, cpu_secs()?);
     Ok(total.failed.is_empty())
 }
 
 fn one(seed: u64, shape: &Shape) -> Result<Output, String> {
     let program = std::env::current_exe().map_err(|error| error.to_string())?;
     let mut command = Command::new(program);
-    command.args(["one", "--seed", &seed.to_string()]).args(shape.arguments()).env(NO_RDRAND.0, NO_RDRAND.1);
-    command.stdin(Stdio::null()).output().map_err(|error| error.to_string())
+    command.args(["one", "--seed", &seed.to_string()]).args(shape.arguments());
+    shape.environment(&mut command).stdin(Stdio::null()).output().map_err(|error| error.to_string())
 }
 
 impl Total {
@@ -72,7 +73,11 @@ impl Total {
         let verdict: Value = text.lines().last().and_then(|line| serde_json::from_str(line).ok()).unwrap_or_default();
         let number = |at: &Value| at.as_u64().unwrap_or(0);
         self.simulated_ms += number(&verdict["simulated_ms"]);
-        self.acknowledged += number(&verdict["operations"]["acknowledged"]);
+        let workloads = verdict["operations"].as_object().into_iter().flat_map(|workloads| workloads.values());
+        self.answered += workloads.map(|tally| number(&tally["ok"])).sum::<u64>();
+        for (point, times) in verdict["deaths"].as_object().into_iter().flatten() {
+            *self.deaths.entry(point.clone()).or_default() += number(times);
+        }
         self.elections += number(&verdict["elections"]);
         if output.status.success() {
             return;
@@ -84,12 +89,47 @@ impl Total {
         println!("  again: jlt-sim one --seed {seed} {}", shape.arguments().join(" "));
     }
 
+    fn differs(&mut self, seed: u64, one: &Output, other: &Output) {
+        self.failed.push(seed);
+        let text = |output: &Output| String::from_utf8_lossy(&output.stdout).trim().to_owned();
+        println!("\nseed {seed} is not the same run twice:\n  {}\n  {}", text(one), text(other));
+    }
+
+    fn tell(&self, wall: f64, cpu: f64) {
+        let simulated = self.simulated_ms as f64 / 1000.0;
+        let deaths: Vec<String> = self.deaths.iter().map(|(point, times)| format!("{point} {times}")).collect();
+        println!(
+            "\n{} of {} seeds passed; {simulated:.0} simulated seconds in {wall:.0} s: {:.1} a second, {:.1} a second of one processor\n\
+             {} operations answered, {} elections; servers died at {}",
+            self.done.saturating_sub(self.failed.len() as u64),
+            self.done,
+            simulated / wall.max(0.01),
+            simulated / cpu.max(0.01),
+            self.answered,
+            self.elections,
+            deaths.join(", "),
+        );
+    }
+
     fn progress(&self, seeds: u64, wall: f64) {
         let rate = self.simulated_ms as f64 / 1000.0 / wall.max(0.01);
         print!("\r{}/{seeds} seeds, {} failed, {rate:.1} simulated seconds a second ", self.done, self.failed.len());
         // Progress that is not shown hurts nobody.
         let _ = std::io::stdout().flush();
     }
+}
+
+fn held<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What the runs have taken of the processors.
+fn cpu_secs() -> Result<f64, String> {
+    let text = std::fs::read_to_string("/proc/self/stat").map_err(|error| error.to_string())?;
+    // After the name: the state and nine numbers, then user and system time of this process and of those that it waited for.
+    let times = text.rsplit(')').next().unwrap_or_default().split_whitespace().skip(11).take(4);
+    let ticks: u64 = times.filter_map(|time| time.parse::<u64>().ok()).sum();
+    Ok(ticks as f64 / TICKS_PER_SEC)
 }
 
 /// The system's own clock: in this program the usual one belongs to the simulation.

@@ -2,22 +2,35 @@
 
 use std::collections::BTreeMap;
 
+use faults::Point;
 use jlt_core::plan::{Fault, Plan, Planned, Target};
+use jlt_core::rng::Rng;
 use raft::Role;
 use raft::disk::fault::Faults;
 
-use crate::world::{LATENCY, SYNC_US, World};
+use crate::crash;
+use crate::world::{CLIENTS, LATENCY, SYNC_US, World};
 
 /// The faults that this world has.
 pub(crate) const KINDS: [Fault; 7] =
     [Fault::Partition, Fault::Oneway, Fault::Delay, Fault::Kill, Fault::Pause, Fault::Power, Fault::SlowSync];
 
+/// A server that is to die at a point has so long to get there; then it is ended from without.
+const WAIT_MS_MAX: u64 = 1_500;
+/// It passes the point at most so many times before.
+const PASSES_MAX: usize = 20;
+/// How long a server is down that came to a rare point.
+const DOWN_MS: u64 = 700;
+
 /// Begins and ends faults as their time comes.
 pub(crate) struct Nemesis {
     plan: Plan,
+    rng: Rng,
     start_ms: u64,
     next: usize,
     active: Vec<Active>,
+    /// Servers that are to die where their code is at a certain point, and the fault that it is.
+    waiting: Vec<Waiting>,
     /// The links that are not as they should be.
     links: BTreeMap<(usize, usize), Link>,
     happened: BTreeMap<&'static str, u64>,
@@ -27,6 +40,13 @@ struct Active {
     fault: Planned,
     server: usize,
     end_ms: u64,
+}
+
+struct Waiting {
+    fault: Planned,
+    server: usize,
+    point: Point,
+    until_ms: u64,
 }
 
 /// What is wrong with the messages from one server to another.
@@ -39,7 +59,21 @@ enum Link {
 
 impl Nemesis {
     pub(crate) fn new(plan: Plan, start_ms: u64) -> Self {
-        Self { plan, start_ms, next: 0, active: Vec::new(), links: BTreeMap::new(), happened: BTreeMap::new() }
+        let rng = Rng::new(plan.seed, 400);
+        let mut nemesis = Self {
+            plan,
+            rng,
+            start_ms,
+            next: 0,
+            active: Vec::new(),
+            waiting: Vec::new(),
+            links: BTreeMap::new(),
+            happened: BTreeMap::new(),
+        };
+        if nemesis.plan.kinds.iter().any(|kind| ends_servers(*kind)) {
+            (0..nemesis.plan.servers).for_each(|server| nemesis.arm_rare(server));
+        }
+        nemesis
     }
 
     /// How often each kind of fault happened.
@@ -53,6 +87,8 @@ impl Nemesis {
         let (over, active) = self.active.drain(..).partition(|active| active.end_ms <= now_ms);
         self.active = active;
         let mut changed = false;
+        self.bury(world, now_ms);
+        self.hurry(world, now_ms);
         for active in Vec::from_iter::<Vec<Active>>(over) {
             self.end(world, &active);
             changed = true;
@@ -70,6 +106,9 @@ impl Nemesis {
     /// Ends everything.
     pub(crate) fn heal(&mut self, world: &mut World) {
         self.next = self.plan.faults.len();
+        crash::disarm_all();
+        self.waiting.clear();
+        self.bury(world, 0);
         for active in std::mem::take(&mut self.active) {
             self.end(world, &active);
         }
@@ -82,21 +121,81 @@ impl Nemesis {
             Target::Leader => vec![leader(world).unwrap_or(fault.degree as usize % world.servers.len())],
             Target::All => (0..world.servers.len()).collect(),
         };
+        let mut servers = servers;
+        if let ([one], true) = (&mut servers[..], ends_servers(fault.fault)) {
+            // One that is down cannot be ended: the next one is.
+            let count = world.servers.len();
+            *one = (0..count).map(|step| (*one + step) % count).find(|at| !self.is_down(*at)).unwrap_or(*one);
+        }
         for server in servers {
             world.trace.note(&format!("fault {} of s{} for {} ms", fault.fault.name(), server + 1, fault.for_ms));
-            if self.strike(world, fault, server) {
-                *self.happened.entry(fault.fault.name()).or_default() += 1;
-                let end_ms = now_ms + fault.for_ms;
-                self.active.push(Active { fault: fault.clone(), server, end_ms });
+            if ends_servers(fault.fault) && fault.degree % 2 == 1 {
+                self.wait(fault, server, now_ms);
+            } else if self.strike(world, fault, server) {
+                self.has_begun(fault, server, now_ms);
+            }
+        }
+    }
+
+    fn has_begun(&mut self, fault: &Planned, server: usize, now_ms: u64) {
+        *self.happened.entry(fault.fault.name()).or_default() += 1;
+        self.active.push(Active { fault: fault.clone(), server, end_ms: now_ms + fault.for_ms });
+    }
+
+    /// Has the server die in the midst of what it does.
+    fn wait(&mut self, fault: &Planned, server: usize, now_ms: u64) {
+        let point = *self.rng.pick(&crash::FREQUENT);
+        crash::arm(server, point, 1 + self.rng.below(PASSES_MAX) as u32);
+        self.waiting.push(Waiting { fault: fault.clone(), server, point, until_ms: now_ms + WAIT_MS_MAX });
+    }
+
+    /// Has the server die when it comes to a point that it seldom passes.
+    fn arm_rare(&mut self, server: usize) {
+        crash::arm(server, *self.rng.pick(&crash::RARE), 1 + self.rng.below(2) as u32);
+    }
+
+    /// Sees to those who died at a point: they start again after a while.
+    fn bury(&mut self, world: &mut World, now_ms: u64) {
+        for server in std::mem::take(&mut world.died) {
+            self.reconnect(world, server);
+            let waiting = self.waiting.iter().position(|waiting| waiting.server == server);
+            let fault = match waiting.map(|waiting| self.waiting.remove(waiting)) {
+                Some(waiting) => waiting.fault,
+                None => {
+                    self.arm_rare(server);
+                    let target = Target::Server(server);
+                    Planned { at_ms: now_ms, for_ms: DOWN_MS, fault: Fault::Kill, target, degree: 0 }
+                }
+            };
+            self.has_begun(&fault, server, now_ms);
+        }
+    }
+
+    /// Gives a server that died the links that it had. What it had sent in its last milliseconds is lost.
+    fn reconnect(&self, world: &World, server: usize) {
+        for other in (0..world.servers.len()).filter(|other| *other != server) {
+            let state = self.links.get(&(server, other)).copied();
+            set_link(world, server, other, None, state);
+        }
+        world.sim.repair_oneway(world.servers[server].name.as_str(), CLIENTS);
+    }
+
+    /// Ends those from without who did not come to their point.
+    fn hurry(&mut self, world: &mut World, now_ms: u64) {
+        let (late, waiting): (Vec<_>, Vec<_>) = self.waiting.drain(..).partition(|one| one.until_ms <= now_ms);
+        self.waiting = waiting;
+        for late in late {
+            crash::disarm(late.server, late.point);
+            if self.strike(world, &late.fault, late.server) {
+                self.has_begun(&late.fault, late.server, now_ms);
             }
         }
     }
 
     /// Whether something was done.
     fn strike(&self, world: &mut World, fault: &Planned, server: usize) -> bool {
-        let is_down = self.active.iter().any(|other| other.server == server && ends_servers(other.fault.fault));
         match fault.fault {
-            Fault::Kill | Fault::Power if is_down => return false,
+            Fault::Kill | Fault::Power if self.is_down(server) => return false,
             Fault::Kill => world.kill(server),
             Fault::Power => world.cut_power(server, self.plan.seed ^ fault.at_ms),
             Fault::SlowSync => {
@@ -112,6 +211,10 @@ impl Nemesis {
             }
         }
         true
+    }
+
+    fn is_down(&self, server: usize) -> bool {
+        self.active.iter().any(|other| other.server == server && ends_servers(other.fault.fault))
     }
 
     fn end(&self, world: &mut World, over: &Active) {

@@ -1,5 +1,6 @@
 //! One run: the servers form a cluster, clients load it while faults strike, everything heals, and what is left must be one truth.
 
+use std::collections::BTreeMap;
 use std::error::Error;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -9,11 +10,11 @@ use jlt_core::plan::{Fault, Plan};
 use raft::Role;
 use serde_json::json;
 
+use crate::clients::{Clients, Phase};
 use crate::invariants::Invariants;
 use crate::nemesis::{self, Nemesis};
-use crate::register::{Phase, Register};
 use crate::trace::Trace;
-use crate::world::World;
+use crate::world::{CLIENTS, Node, World};
 
 /// The servers form a cluster within this time, and come together again after the faults.
 const CONVERGE_MS_MAX: u64 = 60_000;
@@ -21,8 +22,10 @@ const CONVERGE_MS_MAX: u64 = 60_000;
 const LOOK_MS: u64 = 20;
 /// The last reads take no longer.
 const FINISH_MS_MAX: u64 = 120_000;
+/// Of all workloads together.
+const ANSWERED_PER_SECOND_MIN: u64 = 3;
 /// A server holds a request for no longer.
-const SETTLE_MS: u64 = 10_000;
+const SETTLE_MS: u64 = 8_000;
 
 /// What one run is made of.
 #[derive(Debug, Clone)]
@@ -32,6 +35,7 @@ pub(crate) struct Settings {
     /// How long faults strike.
     pub(crate) duration: Duration,
     pub(crate) faults: Vec<Fault>,
+    pub(crate) workloads: Vec<String>,
 }
 
 /// Runs, and answers the verdict as one line of JSON, and whether it is a pass.
@@ -39,18 +43,20 @@ pub(crate) fn run(settings: &Settings, trace: &Trace) -> Result<(String, bool), 
     let folder = Folder::new(settings.seed)?;
     let mut world = World::new(settings.seed, settings.servers, &folder.path, trace.clone())?;
     let addresses = world.servers.iter().map(|node| node.address).collect();
-    let register = Register::new(settings.seed, addresses, trace.clone());
-    world.sim.client("clients", register.clone().run());
-    let mut run = Run { invariants: Invariants::default(), register, judgement: Judgement::default(), nemesis: None };
+    let lives = world.servers.iter().map(Node::counter).collect();
+    let workloads = jlt_workloads::named(&settings.workloads)?;
+    let clients = Clients::new(settings.seed, workloads, addresses, lives, trace.clone());
+    world.sim.client(CLIENTS, clients.clone().run());
+    let mut run = Run { invariants: Invariants::default(), clients, judgement: Judgement::default(), nemesis: None };
     if let Err(broken) = run.phases(&mut world, settings) {
-        run.judgement.violations.push(broken);
+        run.judgement.violations.push(format!("liveness: {broken}"));
     }
     Ok(run.verdict(&world, settings, trace))
 }
 
 struct Run {
     invariants: Invariants,
-    register: Register,
+    clients: Clients,
     nemesis: Option<Nemesis>,
     judgement: Judgement,
 }
@@ -58,10 +64,11 @@ struct Run {
 impl Run {
     fn phases(&mut self, world: &mut World, settings: &Settings) -> Result<(), String> {
         self.until(world, CONVERGE_MS_MAX, "there was no cluster", is_one_cluster)?;
-        let workloads = vec!["register".to_owned()];
+        self.invariants.is_formed();
+        let workloads = settings.workloads.clone();
         let plan = Plan::new(settings.seed, settings.duration, settings.servers, workloads, &settings.faults);
         self.nemesis = Some(Nemesis::new(plan, world.now_ms()));
-        self.register.set_phase(Phase::Load);
+        self.clients.set_phase(Phase::Load);
         let end_ms = world.now_ms() + u64::try_from(settings.duration.as_millis()).unwrap_or(u64::MAX);
         while world.now_ms() < end_ms {
             self.step(world)?;
@@ -71,15 +78,21 @@ impl Run {
         }
         trace_phase(world, "healed");
         self.until(world, CONVERGE_MS_MAX, "the servers did not come together after the faults", is_one_cluster)?;
-        self.register.set_phase(Phase::Finish);
-        let register = self.register.clone();
-        self.until(world, FINISH_MS_MAX, "the last reads did not end", |_world| register.is_read())?;
-        // What clients have given up may still be carried out.
+        self.clients.set_phase(Phase::Finish);
+        let clients = self.clients.clone();
+        self.until(world, FINISH_MS_MAX, "the final reads did not end", |_world| clients.is_finished())?;
+        // What clients have given up may still be carried out, and connections that lost something may still have to be given up.
+        self.settle(world)?;
+        self.invariants.is_calm();
+        self.settle(world)?;
+        self.invariants.are_equal(world);
+        Ok(())
+    }
+
+    fn settle(&mut self, world: &mut World) -> Result<(), String> {
         let settled_ms = world.now_ms() + SETTLE_MS;
         let is_settled = |world: &World| world.now_ms() >= settled_ms && is_one_cluster(world);
-        self.until(world, SETTLE_MS + CONVERGE_MS_MAX, "the servers did not settle", is_settled)?;
-        self.register.set_phase(Phase::Compare);
-        self.until(world, FINISH_MS_MAX, "the servers could not be compared", |_world| register.is_finished())
+        self.until(world, SETTLE_MS + CONVERGE_MS_MAX, "the servers did not settle", is_settled)
     }
 
     fn until(
@@ -114,11 +127,19 @@ impl Run {
         let mut judgement = self.judgement;
         let elections = self.invariants.elections();
         judgement.add("raft", self.invariants.judge());
-        judgement.add("register", self.register.judge());
+        let seen = self.clients.judge();
+        judgement.notes.extend(seen.coverage());
+        judgement.violations.extend(seen.violations);
+        judgement.undecided.extend(seen.undecided);
+        judgement.notes.extend(seen.notes);
+        // A single short run may do little of something; many do not.
+        let answered = self.clients.tally().values().map(|tally| tally.ok as u64).sum();
+        judgement.cover("operations answered", answered, ANSWERED_PER_SECOND_MIN * settings.duration.as_secs());
         let happened = self.nemesis.as_ref().map(|nemesis| nemesis.happened().clone()).unwrap_or_default();
         for fault in &settings.faults {
             judgement.cover(fault.name(), happened.get(fault.name()).copied().unwrap_or(0), 1);
         }
+        let deaths = world.deaths.iter().map(|(point, times)| (point.name(), times)).collect::<BTreeMap<_, _>>();
         let (hash, lines) = trace.hash();
         let word = judgement.word();
         let verdict = json!({
@@ -127,13 +148,15 @@ impl Run {
             "trace": format!("{hash:016x}"),
             "lines": lines,
             "simulated_ms": world.now_ms(),
-            "operations": self.register.counts(),
+            "operations": self.clients.tally(),
             "elections": elections,
             "lives": world.servers.iter().map(|node| node.lives()).collect::<Vec<_>>(),
             "faults": happened,
+            "deaths": deaths,
             "violations": judgement.violations,
             "undecided": judgement.undecided,
             "coverage": judgement.coverage(),
+            "notes": judgement.notes,
         });
         (verdict.to_string(), word == "pass")
     }

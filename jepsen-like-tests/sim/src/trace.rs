@@ -1,5 +1,6 @@
-//! The trace of a run: every message of the network, byte for byte, and every word of the servers' logs, with its time and place, as one hash. Two runs
-//! of one seed must have the same.
+//! The trace of a run: every message of the network and every word of the servers' logs, with its time and place, as one hash. Two runs
+//! of one seed must have the same. A message's bytes are taken when it is sent, the first hundreds of them; of its way only when it arrives where, and when
+//! it is read.
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -15,8 +16,12 @@ use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Level, Metadata, Subscriber};
 
+/// So much of a field is in the trace: of a message six hundred bytes.
+const FIELD_BYTES_MAX: usize = 4 * 1024;
 /// So much of a line is kept in the file; the hash has all of it.
-const LINE_BYTES_KEPT: usize = 240;
+const LINE_BYTES_KEPT: usize = 600;
+/// Hosts that are no servers have numbers from here on.
+const FIRST_OTHER_HOST: u64 = 1_000;
 
 thread_local! {
     /// Whose turn it is: turmoil enters a span for each host.
@@ -39,24 +44,22 @@ struct Shared {
 struct State {
     hasher: DefaultHasher,
     lines: u64,
-    hosts: BTreeMap<String, u64>,
-    names: Vec<String>,
+    /// Names by number. Servers are named by theirs.
+    hosts: BTreeMap<u64, String>,
     file: Option<BufWriter<File>>,
     line: String,
+}
+
+/// The number of the server whose turn it is; 0 if it is nobody's, and more than there are servers if it is another host's.
+pub(crate) fn host() -> u64 {
+    HOST.get()
 }
 
 impl Trace {
     /// An empty trace that takes the servers' logs up to `level`; its lines go to a file, too, if one is given.
     pub(crate) fn new(file: Option<&Path>, level: Level) -> std::io::Result<Self> {
         let file = file.map(File::create).transpose()?.map(BufWriter::new);
-        let state = State {
-            hasher: DefaultHasher::new(),
-            lines: 0,
-            hosts: BTreeMap::new(),
-            names: vec!["-".to_owned()],
-            file,
-            line: String::new(),
-        };
+        let state = State { hasher: DefaultHasher::new(), lines: 0, hosts: BTreeMap::new(), file, line: String::new() };
         Ok(Self { shared: Arc::new(Shared { now_ms: AtomicU64::new(0), level, state: Mutex::new(state) }) })
     }
 
@@ -87,7 +90,7 @@ impl Trace {
         let mut state = self.state();
         let mut line = std::mem::take(&mut state.line);
         line.clear();
-        let host = &state.names[HOST.get() as usize];
+        let host = state.hosts.get(&HOST.get()).map_or("-", String::as_str);
         // A string takes everything.
         let _ = write!(line, "{now_ms} {host} ");
         write(&mut line);
@@ -113,13 +116,17 @@ impl Subscriber for Trace {
     }
 
     fn new_span(&self, span: &Attributes<'_>) -> Id {
-        let mut name = String::new();
-        span.record(&mut Fields(&mut name));
+        let mut fields = String::new();
+        span.record(&mut Fields::new(&mut fields));
+        let name = fields.trim_start_matches("name=").trim_matches([' ', '"']);
         let mut state = self.state();
-        let next = state.hosts.len() as u64 + 1;
-        let id = *state.hosts.entry(name.clone()).or_insert(next);
-        if id == next {
-            state.names.push(name.trim_start_matches("name=").trim_matches([' ', '"']).to_owned());
+        let known = state.hosts.iter().find(|(_id, known)| *known == name).map(|(id, _name)| *id);
+        let id = known.unwrap_or_else(|| {
+            let number = name.strip_prefix('s').and_then(|number| number.parse().ok());
+            number.unwrap_or(FIRST_OTHER_HOST + state.hosts.len() as u64)
+        });
+        if known.is_none() {
+            state.hosts.insert(id, name.to_owned());
         }
         Id::from_u64(id)
     }
@@ -132,7 +139,7 @@ impl Subscriber for Trace {
         let text = event.metadata();
         self.add(|line| {
             let _ = write!(line, "{} {} ", text.level(), text.target());
-            event.record(&mut Fields(line));
+            event.record(&mut Fields::new(line));
         });
     }
 
@@ -145,14 +152,45 @@ impl Subscriber for Trace {
     }
 }
 
-struct Fields<'a>(&'a mut String);
+struct Fields<'a> {
+    line: &'a mut String,
+    /// These bytes were in the trace when they were sent. To write them takes longer than all else.
+    is_known: bool,
+}
+
+impl<'a> Fields<'a> {
+    fn new(line: &'a mut String) -> Self {
+        Self { line, is_known: false }
+    }
+}
 
 impl Visit for Fields<'_> {
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
-        let _ = write!(self.0, "{}={value:?} ", field.name());
+        if self.is_known && field.name() == "protocol" {
+            return;
+        }
+        let start = self.line.len();
+        // What is too long ends with an error of our own, and a longer one is told from it by what follows from it.
+        let _ = write!(Limited { line: self.line, left: FIELD_BYTES_MAX }, "{}={value:?} ", field.name());
+        // The message is the first of the fields.
+        self.is_known |= matches!(&self.line[start..], "message=Delivered " | "message=Recv " | "message=Peek ");
     }
 
     fn record_str(&mut self, field: &Field, value: &str) {
-        let _ = write!(self.0, "{}={value} ", field.name());
+        let _ = write!(self.line, "{}={value} ", field.name());
+    }
+}
+
+/// Takes so many bytes, and then no more: to write all of a long message takes longer than to deal with it.
+struct Limited<'a> {
+    line: &'a mut String,
+    left: usize,
+}
+
+impl fmt::Write for Limited<'_> {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        self.left = self.left.checked_sub(text.len()).ok_or(fmt::Error)?;
+        self.line.push_str(text);
+        Ok(())
     }
 }

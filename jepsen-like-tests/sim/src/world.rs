@@ -1,26 +1,32 @@
 //! The simulated world: servers with their disks on a network, of which one seed decides everything.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::error::Error;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use faults::Point;
 use identity::JoinSecret;
+use jlt_core::rng::Rng;
 use raft::disk::fault::{FaultDisk, Faults};
-use server::{HttpLimits, Server, ServerConfig};
+use server::{HttpLimits, RaftLog, Server, ServerConfig};
 use turmoil::{Builder, Sim};
 
-use crate::http;
 use crate::trace::Trace;
+use crate::{clients, crash};
 
 /// A message takes from the first to the second of these, unless it is delayed.
 pub(crate) const LATENCY: (Duration, Duration) = (Duration::from_micros(200), Duration::from_millis(3));
 /// A sync takes so long.
 pub(crate) const SYNC_US: u64 = 1_000;
 const RPC_PORT: u16 = 8300;
+/// The host of all clients.
+pub(crate) const CLIENTS: &str = "clients";
 const SECRET: &str = "AAECAwQFBgcICQoLDA0ODw==";
 
 /// Everything there is.
@@ -28,6 +34,11 @@ pub(crate) struct World {
     pub(crate) sim: Sim<'static>,
     pub(crate) servers: Vec<Node>,
     pub(crate) trace: Trace,
+    /// Servers that died by themselves at a point of their code, and whom nobody has started again.
+    pub(crate) died: Vec<usize>,
+    /// How often that was at which point.
+    pub(crate) deaths: BTreeMap<Point, u64>,
+    seed: u64,
     steps: u64,
 }
 
@@ -39,7 +50,7 @@ pub(crate) struct Node {
     folder: PathBuf,
     running: Rc<RefCell<Option<Server>>>,
     /// How often it was started.
-    lives: Rc<Cell<u32>>,
+    lives: Arc<AtomicU32>,
 }
 
 impl World {
@@ -56,26 +67,29 @@ impl World {
             .build();
         let names: Vec<String> = (1..=servers).map(|number| format!("s{number}")).collect();
         let addresses: Vec<IpAddr> = names.iter().map(|name| sim.lookup(name.as_str())).collect();
-        let mut world = Self { sim, servers: Vec::new(), trace, steps: 0 };
+        let mut world =
+            Self { sim, servers: Vec::new(), trace, died: Vec::new(), deaths: BTreeMap::new(), seed, steps: 0 };
         for (at, name) in names.iter().enumerate() {
             let node = Node::new(name, addresses[at], folder);
-            let config = node.config(at, &addresses)?;
+            let mut config = node.config(at, &addresses)?;
+            config.log = log(seed);
             world.host(&node, config);
             world.servers.push(node);
         }
+        crash::init(world.servers.iter().map(|node| node.end(&names)).collect());
         Ok(world)
     }
 
     fn host(&mut self, node: &Node, config: ServerConfig) {
-        let (disk, running, lives) = (node.disk.clone(), Rc::clone(&node.running), Rc::clone(&node.lives));
+        let (disk, running, lives) = (node.disk.clone(), Rc::clone(&node.running), Arc::clone(&node.lives));
         self.sim.host(node.name.as_str(), move || {
             let (disk, config, running) = (Arc::new(disk.clone()), config.clone(), Rc::clone(&running));
-            lives.set(lives.get() + 1);
+            lives.fetch_add(1, Ordering::SeqCst);
             async move {
                 let server = Server::start_on(disk, config).await?;
                 let router = server.http_router();
                 running.replace(Some(server));
-                let listener = turmoil::net::TcpListener::bind(("0.0.0.0", http::PORT)).await?;
+                let listener = turmoil::net::TcpListener::bind(("0.0.0.0", clients::PORT)).await?;
                 let limits = HttpLimits { connections_per_client_max: 10_000, ..HttpLimits::default() };
                 server::serve_http(listener, router, limits, std::future::pending()).await;
                 Ok(())
@@ -87,7 +101,25 @@ impl World {
     pub(crate) fn step(&mut self) -> Result<(), String> {
         self.steps += 1;
         self.trace.set_time(self.steps);
-        self.sim.step().map(|_finished| ()).map_err(|error| error.to_string())
+        let stepped = self.sim.step();
+        if let Some((server, point)) = crash::take() {
+            self.has_died(server, point);
+            return Ok(());
+        }
+        stepped.map(|_finished| ()).map_err(|error| error.to_string())
+    }
+
+    /// Half of those who die at a point lose their power.
+    fn has_died(&mut self, server: usize, point: Point) {
+        self.trace.note(&format!("{} died at {}", self.servers[server].name, point.name()));
+        self.servers[server].disk.take_over();
+        store::set_left(&self.servers[server].store(), false);
+        match Rng::new(self.seed, self.steps).below(2) {
+            0 => self.kill(server),
+            _ => self.cut_power(server, self.seed ^ self.steps),
+        }
+        self.died.push(server);
+        *self.deaths.entry(point).or_default() += 1;
     }
 
     /// Simulated milliseconds since the servers began.
@@ -108,7 +140,7 @@ impl World {
         self.kill(at);
         let node = &self.servers[at];
         node.disk.cut_power(seed);
-        store::cut_power(&node.folder.join("raft/store"), (seed % 4) as usize);
+        store::cut_power(&node.store(), (seed % 4) as usize);
     }
 
     /// Starts a server that was ended.
@@ -116,6 +148,17 @@ impl World {
         let name = self.servers[at].name.clone();
         self.trace.note(&format!("start {name}"));
         self.sim.bounce(name);
+    }
+}
+
+/// Small ones, so that a short run has many snapshots and segments; each seed has its own.
+fn log(seed: u64) -> RaftLog {
+    let mut rng = Rng::new(seed, 300);
+    RaftLog {
+        snapshot_every_entries: 30 + rng.below(170) as u64,
+        entries_kept: rng.below(60) as u64,
+        segment_bytes: 16 * 1024 << rng.below(5),
+        cache_bytes_max: 4 * 1024 << rng.below(5),
     }
 }
 
@@ -129,7 +172,7 @@ impl Node {
             disk,
             folder: folder.join(name),
             running: Rc::default(),
-            lives: Rc::default(),
+            lives: Arc::default(),
         }
     }
 
@@ -144,6 +187,22 @@ impl Node {
         Ok(config)
     }
 
+    fn store(&self) -> PathBuf {
+        self.folder.join("raft/store")
+    }
+
+    /// What cuts this server from its disk and from all others, from within its code.
+    fn end(&self, names: &[String]) -> Box<dyn Fn() + Send> {
+        let (name, disk, store) = (self.name.clone(), self.disk.clone(), self.store());
+        let others: Vec<String> = names.iter().filter(|other| **other != name).cloned().collect();
+        Box::new(move || {
+            disk.leave();
+            store::set_left(&store, true);
+            others.iter().for_each(|other| turmoil::partition_oneway(name.as_str(), other.as_str()));
+            turmoil::partition_oneway(name.as_str(), CLIENTS);
+        })
+    }
+
     /// The server, while it runs.
     pub(crate) fn server(&self) -> Option<Server> {
         self.running.borrow().clone()
@@ -151,6 +210,11 @@ impl Node {
 
     /// How often it was started.
     pub(crate) fn lives(&self) -> u32 {
-        self.lives.get()
+        self.lives.load(Ordering::SeqCst)
+    }
+
+    /// The counter of its lives.
+    pub(crate) fn counter(&self) -> Arc<AtomicU32> {
+        Arc::clone(&self.lives)
     }
 }

@@ -66,6 +66,8 @@ pub struct Shared {
     /// Keys and names of a round are its own.
     round: u64,
     servers: usize,
+    /// The longest that a client thinks before it asks, in milliseconds.
+    think_ms_max: u64,
     /// How often each server was started.
     lives: Vec<Arc<AtomicU32>>,
     started: Instant,
@@ -94,12 +96,19 @@ impl Shared {
             seed,
             round,
             servers: lives.len(),
+            think_ms_max: 0,
             lives,
             started: Instant::now(),
             stop: AtomicBool::new(false),
             history: Mutex::default(),
             next: AtomicU64::new(1),
         }
+    }
+
+    /// Clients think before they ask, up to so many milliseconds, where a world is to be less busy.
+    #[must_use]
+    pub fn thinking(self, think_ms_max: u64) -> Self {
+        Self { think_ms_max, ..self }
     }
 
     /// Time since the beginning of the round.
@@ -196,6 +205,9 @@ impl Client {
         call: C,
         send: impl AsyncFnOnce(&mut Api<'_>) -> Result<S, Failure>,
     ) -> Result<S, Failure> {
+        if self.shared.think_ms_max > 0 {
+            self.think(0, self.shared.think_ms_max).await;
+        }
         let life = self.shared.lives[server].load(Ordering::SeqCst);
         let start_ns = self.shared.now_ns();
         let answer = send(&mut Api::new(&mut self.http, server, self.patience)).await;

@@ -3,13 +3,17 @@
 //! A new workload is a file here and a line in [`all`].
 
 mod api;
+mod append;
 mod bulk;
 mod catalog;
 mod client;
 mod dns;
 mod http;
+mod lease;
+mod lock;
 mod phases;
 mod register;
+mod session;
 mod set;
 mod tree;
 mod watch;
@@ -31,6 +35,9 @@ pub fn all() -> Vec<Arc<dyn Workload>> {
         Arc::new(watch::Watch),
         Arc::new(catalog::Catalog),
         Arc::new(bulk::Bulk),
+        Arc::new(lock::Lock),
+        Arc::new(session::Session::default()),
+        Arc::new(append::Append::default()),
         Arc::new(dns::Dns::default()),
     ]
 }

@@ -1,4 +1,4 @@
-//! Each client has a small tree of keys: it puts keys with flags, deletes one or all, and reads the whole. What it reads is what it left, flags
+//! Each client has two small trees of keys, a busy one and a calm one, of which only the disk knows after a while: it puts keys with flags, deletes one or all, and reads the whole. What it reads is what it left, flags
 //! and indexes too; what was deleted does not come back, and the index of the tree never runs backwards.
 
 use std::collections::BTreeMap;
@@ -12,6 +12,9 @@ use crate::api::{Api, Failure};
 use crate::client::{Client, Workload};
 
 const CLIENTS: usize = 3;
+
+/// Of so many changes one is of the calm tree.
+const CALM_OF: usize = 15;
 
 /// Keys of one tree.
 const KEYS: usize = 5;
@@ -62,11 +65,13 @@ impl Workload for Tree {
     }
 
     async fn run(&self, client: &mut Client) {
-        let tree = client.number;
         while client.goes_on() {
             let (server, key, flags) = (client.any_server(), client.rng.below(KEYS), client.unique());
+            let choice = client.rng.below(10);
+            let is_calm = client.rng.below(if choice < 6 { CALM_OF } else { 2 }) == 0;
+            let tree = client.number + if is_calm { CLIENTS } else { 0 };
             let prefix = client.key(tree);
-            match client.rng.below(10) {
+            match choice {
                 0..4 => {
                     let path = format!("/v1/kv/{prefix}/{key}?flags={flags}");
                     let put = async |api: &mut Api<'_>| api.change(&path, "leaf").await.map(|_| Answer::Done);
@@ -86,7 +91,7 @@ impl Workload for Tree {
     }
 
     async fn finish(&self, client: &mut Client) -> Result<(), String> {
-        for tree in 0..CLIENTS {
+        for tree in 0..2 * CLIENTS {
             let prefix = client.key(tree);
             client.insist(Call::Read { tree }, async |api| read(api, &prefix).await).await?;
         }

@@ -30,6 +30,8 @@ struct State {
     /// Grows at each power cut: handles of before are dead.
     life: u64,
     bytes: u64,
+    /// Whoever uses the disk is dead: nothing more reaches it.
+    is_left: bool,
 }
 
 /// What the disk does wrong.
@@ -77,6 +79,18 @@ impl FaultDisk {
         held(&self.state).faults = faults;
     }
 
+    /// Nothing more reaches the disk, as of a process that has died, until it is used again.
+    pub fn leave(&self) {
+        held(&self.state).is_left = true;
+    }
+
+    /// A new process uses the disk. All open files of the one before are dead.
+    pub fn take_over(&self) {
+        let mut state = held(&self.state);
+        state.is_left = false;
+        state.life += 1;
+    }
+
     /// What was asked of the disk so far.
     pub fn counts(&self) -> Counts {
         held(&self.state).counts
@@ -117,6 +131,11 @@ impl FaultDisk {
         *content.now.get_mut(offset).ok_or(ErrorKind::UnexpectedEof)? ^= 0x10;
         content.synced = content.now.clone();
         Ok(())
+    }
+
+    fn used(&self) -> io::Result<MutexGuard<'_, State>> {
+        let state = held(&self.state);
+        if state.is_left { Err(io::Error::other("the process has died")) } else { Ok(state) }
     }
 
     fn file(&self, content: &Arc<Mutex<Content>>, life: u64) -> Box<dyn DiskFile> {
@@ -171,26 +190,26 @@ impl Disk for FaultDisk {
 
     fn create(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
         let content = Arc::new(Mutex::new(Content::default()));
-        let mut state = held(&self.state);
+        let mut state = self.used()?;
         state.names.insert(path.to_owned(), Arc::clone(&content));
         Ok(self.file(&content, state.life))
     }
 
     fn open(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
-        let state = held(&self.state);
+        let state = self.used()?;
         let content = state.names.get(path).ok_or(ErrorKind::NotFound)?;
         Ok(self.file(content, state.life))
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        let mut state = held(&self.state);
+        let mut state = self.used()?;
         let content = state.names.remove(from).ok_or(ErrorKind::NotFound)?;
         state.names.insert(to.to_owned(), content);
         Ok(())
     }
 
     fn remove(&self, path: &Path) -> io::Result<()> {
-        let mut state = held(&self.state);
+        let mut state = self.used()?;
         let content = state.names.remove(path).ok_or(ErrorKind::NotFound)?;
         state.bytes = state.bytes.saturating_sub(held(&content).now.len() as u64);
         state.counts.removals += 1;
@@ -206,7 +225,7 @@ impl Disk for FaultDisk {
     }
 
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
-        let mut state = held(&self.state);
+        let mut state = self.used()?;
         if state.faults.sync_lies {
             return Ok(());
         }
@@ -240,7 +259,7 @@ struct FaultFile {
 impl FaultFile {
     /// The content, if the power has not been cut since the file was opened, and the room for it to grow to `bytes`.
     fn alive(&self, bytes: u64) -> io::Result<MutexGuard<'_, Content>> {
-        let mut state = held(&self.disk.state);
+        let mut state = self.disk.used()?;
         if state.life != self.life {
             return Err(io::Error::other("the power was cut"));
         }
@@ -284,7 +303,7 @@ impl DiskFile for FaultFile {
 
     fn sync(&self) -> io::Result<()> {
         let faults = {
-            let mut state = held(&self.disk.state);
+            let mut state = self.disk.used()?;
             state.counts.syncs += 1;
             if state.faults.sync_fails_after.is_some_and(|most| state.counts.syncs > most) {
                 return Err(io::Error::other("the device did not answer"));

@@ -192,6 +192,13 @@ impl Index {
         found
     }
 
+    /// The entries from an index on, with their sizes.
+    #[cfg(feature = "sim")]
+    pub(crate) fn ids(&self, from: u64) -> impl Iterator<Item = (LogId, usize)> + '_ {
+        let skipped = usize::try_from(from.saturating_sub(self.first)).unwrap_or(usize::MAX);
+        self.slots.iter().skip(skipped).map(|slot| (slot.log_id, slot.bytes))
+    }
+
     fn forget(&mut self, slot: &Slot) {
         if slot.cached.is_some() {
             self.cached_bytes -= slot.bytes;

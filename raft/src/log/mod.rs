@@ -7,6 +7,8 @@ mod recover;
 mod task;
 #[cfg(not(feature = "sim"))]
 mod thread;
+#[cfg(feature = "sim")]
+mod view;
 mod writer;
 
 #[cfg(test)]
@@ -29,6 +31,8 @@ use self::index::{Found, Index, Place};
 use self::task::Writing;
 #[cfg(not(feature = "sim"))]
 use self::thread::Writing;
+#[cfg(feature = "sim")]
+pub use self::view::{EntryId, LogView};
 pub(crate) use self::writer::sync_parents;
 use self::writer::{Encoded, Request, Writer};
 use crate::StartError;

@@ -14,7 +14,7 @@ use super::catalog::indexed;
 use super::read::{Read, list, plain_json};
 use super::write::Write;
 use super::{Refusal, Reply, Shared};
-use crate::leader::leases::Renewal;
+use crate::leader::leases::{Renewal, is_in_time};
 
 /// Between two looks whether renewals are taken already.
 const PAUSE: Duration = Duration::from_millis(20);
@@ -69,7 +69,8 @@ pub(super) async fn renew(write: Write) -> Reply {
     let gone = || Refusal(Error::not_found(format!("Session id '{id}' not found")));
     reign(&core).await?;
     let row = find(&core, &id).ok_or_else(gone)?;
-    match core.leases.renew(&row.value, Instant::now()) {
+    let noted = Instant::now();
+    match core.leases.renew(&row.value, noted) {
         Renewal::Noted => {}
         Renewal::Over => return Err(gone()),
         Renewal::NotLeading => return Err(Error::no_leader().into()),
@@ -77,6 +78,11 @@ pub(super) async fn renew(write: Write) -> Reply {
     // Only now is it asked whether this server still leads: see `leases`.
     core.raft.read_index().await.map_err(|_| Error::no_leader())?;
     let row = find(&core, &id).ok_or_else(gone)?;
+    if !is_in_time(&row.value, noted.elapsed()) {
+        return Err(
+            Error::internal("the renewal could not be confirmed in time: the servers are slow; try again").into()
+        );
+    }
     Ok(plain_json(&[indexed(&row)], pretty))
 }
 

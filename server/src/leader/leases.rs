@@ -2,7 +2,8 @@
 //!
 //! A renewal is not in the log. It is acknowledged only when a majority has confirmed *after* it that this server still leads;
 //! so whoever leads next begins later, and begins every time to live anew. A session whose end is decided is not renewed any
-//! more. So none ends before its time to live has passed since its last acknowledged renewal.
+//! more. And one whose confirmation took longer than the time that it is given beyond its time to live is not acknowledged. So
+//! none ends before its time to live has passed since its last acknowledged renewal, however slow the others or the disks are.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -182,13 +183,23 @@ impl Deadlines {
     }
 }
 
-/// How long a session lives after a renewal: between once and twice its time to live, so that a client that renews at the last
-/// moment, and the recording of its end, both have time. (Consul: up to twice.)
+/// How long a session lives after a renewal was noted: between once and twice its time to live, so that a client that renews at
+/// the last moment, and the recording of its end, both have time. (Consul: up to twice.)
 fn life(ttl: Duration) -> Duration {
     if faults::has(Bug::SessionEndsEarly) {
         return ttl / 2;
     }
-    ttl + ttl / 2
+    ttl + beyond(ttl)
+}
+
+fn beyond(ttl: Duration) -> Duration {
+    ttl / 2
+}
+
+/// Whether a renewal may be acknowledged so long after it was noted: a whole time to live must be left. The next leader, too,
+/// may have begun to count right after the renewal was noted, and gives it as long.
+pub(crate) fn is_in_time(session: &Session, since_noted: Duration) -> bool {
+    session.ttl().is_none_or(|ttl| since_noted <= beyond(ttl))
 }
 
 #[cfg(test)]
@@ -219,6 +230,20 @@ mod tests {
         assert_eq!(ids(&deadlines.expire(secs(start, 24))), ["b"]);
         deadlines.end("b");
         assert_eq!((deadlines.next(), deadlines.leases.len()), (None, 0));
+    }
+
+    #[test]
+    fn what_is_acknowledged_has_a_whole_time_to_live_left() {
+        let session = Session { ttl: "10s".into(), ..Session::default() };
+        let start = Instant::now();
+        for noted_ms in [0, 1, 4_999, 5_000, 5_001, 15_000] {
+            let mut deadlines = Deadlines::default();
+            assert!(deadlines.renew("a", TTL, start));
+            let acknowledged = start + Duration::from_millis(noted_ms);
+            let has_enough = deadlines.next().expect("a deadline") >= acknowledged + TTL;
+            assert_eq!(is_in_time(&session, acknowledged - start), has_enough, "{noted_ms} ms");
+        }
+        assert!(is_in_time(&Session::default(), Duration::MAX), "it lives without being renewed");
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use server::ServerConfig;
 
-use crate::support::{Node, cluster, config, eventually};
+use crate::support::{Node, cluster, cluster_of, config, eventually};
 
 /// Short enough for a test, long enough for a loaded machine.
 const TTL: Duration = Duration::from_secs(3);
@@ -146,6 +146,41 @@ async fn a_session_lives_as_long_as_it_is_renewed() {
     node.stop().await;
 }
 
+/// The others are away for longer than a session is given beyond its time to live, and come back before the leader gives up.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_renewal_that_took_too_long_to_confirm_is_not_acknowledged() {
+    const SHORT_TTL: Duration = Duration::from_secs(2);
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut nodes = cluster_of(&folder, "dc1", 3, |config| {
+        let mut config = quick(config);
+        config.timing.election_ms_max = 3_000;
+        config
+    })
+    .await;
+    let leader = nodes.iter().position(Node::is_leader).expect("a leader");
+    let leader = nodes.remove(leader);
+    register(&leader).await;
+    let id = create(&leader, &format!(r#""TTL": "{}ms""#, SHORT_TTL.as_millis())).await;
+    let away = futures_util::future::join_all(nodes.into_iter().map(Node::stop)).await;
+    let renewal = async { (renew(&leader, &id).await, Instant::now()) };
+    let back = async {
+        tokio::time::sleep(SHORT_TTL * 3 / 4).await;
+        futures_util::future::join_all(away.into_iter().map(Node::start)).await
+    };
+    let ((status, acknowledged), back) = tokio::join!(renewal, back);
+    // If it was acknowledged after all, it must hold.
+    while status == 200 && acknowledged.elapsed() < SHORT_TTL {
+        let is_there = is_there(&leader, &id).await;
+        assert!(
+            is_there || acknowledged.elapsed() >= SHORT_TTL,
+            "ended {:?} after its renewal",
+            acknowledged.elapsed()
+        );
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    futures_util::future::join_all(back.into_iter().chain([leader]).map(Node::stop)).await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn sessions_locks_and_delays_outlive_a_restart() {
     let folder = tempfile::tempdir().expect("a folder");
@@ -199,6 +234,57 @@ async fn a_new_leader_knows_sessions_and_delays_and_all_servers_agree() {
     })
     .await;
     futures_util::future::join_all(nodes.into_iter().map(Node::stop)).await;
+}
+
+/// A follower sends those that come at the same time in one request; their answers are larger than what gRPC takes by default.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_transactions_that_read_much_are_answered_through_a_follower() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let nodes = cluster(&folder, "dc1", 3).await;
+    let follower = nodes.iter().find(|node| !node.is_leader()).expect("a follower");
+    for key in ["a", "b"] {
+        assert_eq!(follower.put(&format!("/v1/kv/large/{key}"), vec![b'x'; 500_000]).await.text(), "true");
+    }
+    let ops = |n: usize| {
+        format!(
+            r#"[{{"KV": {{"Verb": "get-tree", "Key": "large/"}}}}, {{"KV": {{"Verb": "set", "Key": "n/{n}", "Value": "eA=="}}}}]"#
+        )
+    };
+    let all = (0..40).map(|n| async move { follower.put("/v1/txn", ops(n)).await });
+    for answer in futures_util::future::join_all(all).await {
+        assert_eq!(answer.status.as_u16(), 200, "{}", &answer.text()[..answer.text().len().min(200)]);
+        assert_eq!(answer.json()["Results"].as_array().map(Vec::len), Some(3));
+    }
+    futures_util::future::join_all(nodes.into_iter().map(Node::stop)).await;
+}
+
+/// What cannot be sent in one piece is refused as a whole, and the words say what helps.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_transaction_that_reads_too_much_changes_nothing() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let node = quick_single(&folder).await;
+    let small: Vec<String> = (0..100).map(|n| format!(r#"{{"KV": {{"Verb": "set", "Key": "tree/{n}"}}}}"#)).collect();
+    assert_eq!(node.put("/v1/txn", format!("[{}]", small.join(","))).await.status.as_u16(), 200);
+    let body = format!(
+        r#"{{"Node": "n", "Address": "10.0.0.1", "Service": {{"Service": "web", "Tags": ["{}"]}}}}"#,
+        "y".repeat(200_000)
+    );
+    assert_eq!(node.put("/v1/catalog/register", body).await.text(), "true");
+    let get_service = r#"{"Service": {"Verb": "get", "Node": "n", "Service": {"ID": "web"}}}"#;
+    let get_tree = r#"{"KV": {"Verb": "get-tree", "Key": "tree/"}}"#;
+    for (read, few, many) in [(get_service, 5, 6), (get_tree, 50, 80)] {
+        for (count, status) in [(few, 200), (many, 409)] {
+            let reads = vec![read; count].join(",");
+            let ops = format!(r#"[{{"KV": {{"Verb": "set", "Key": "mark/{status}"}}}}, {reads}]"#);
+            let answer = node.put("/v1/txn", ops).await;
+            assert_eq!(answer.status.as_u16(), status, "{read} {count}");
+            let words = answer.json()["Errors"].to_string();
+            assert_eq!(words.contains("read in a transaction that only reads"), status == 409, "{words}");
+        }
+    }
+    assert_eq!(node.get("/v1/kv/mark/200").await.status.as_u16(), 200);
+    assert_eq!(node.get("/v1/kv/mark/409").await.status.as_u16(), 404);
+    node.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -163,8 +163,18 @@ pub(crate) async fn eventually<F: Future<Output = bool>>(what: &str, check: impl
 
 /// Servers that begin a cluster together, ready.
 pub(crate) async fn cluster(folder: &TempDir, datacenter: &str, count: u32) -> Vec<Node> {
-    let mut configs: Vec<ServerConfig> =
-        (1..=count).map(|i| config(folder.path(), &format!("{datacenter}-s{i}"), datacenter)).collect();
+    cluster_of(folder, datacenter, count, |config| config).await
+}
+
+/// The same with servers that are set up otherwise.
+pub(crate) async fn cluster_of(
+    folder: &TempDir,
+    datacenter: &str,
+    count: u32,
+    change: impl Fn(ServerConfig) -> ServerConfig,
+) -> Vec<Node> {
+    let configs = (1..=count).map(|i| config(folder.path(), &format!("{datacenter}-s{i}"), datacenter));
+    let mut configs: Vec<ServerConfig> = configs.map(change).collect();
     let addresses: Vec<String> = configs.iter().map(|config| config.rpc_bind.to_string()).collect();
     for config in &mut configs {
         config.bootstrap_expect = count;
