@@ -206,7 +206,15 @@ impl Nemesis {
             // These are of links, which are set by what is active.
             Fault::Partition | Fault::Oneway | Fault::Pause => {}
             // Not here.
-            Fault::Loss | Fault::DiskFull | Fault::Eio | Fault::Skew | Fault::Strobe | Fault::RestartAll => {
+            Fault::Loss
+            | Fault::DiskFull
+            | Fault::Eio
+            | Fault::Skew
+            | Fault::Strobe
+            | Fault::RestartAll
+            | Fault::Member
+            | Fault::Flip
+            | Fault::Crash => {
                 return false;
             }
         }
