@@ -66,8 +66,13 @@ const HUNTS: &[Hunt] = &[
     hunt("index-runs-backwards", "kill", "tree", &["tree"]),
     hunt("replicas-differ", "kill", "set", &["servers", "set"]),
     hunt("lost-wake-up", "kill", "watch", &["watch"]),
-    hunt("old-answer-shared", "kill", "watch", &["watch"]),
     hunt("node-leaves-services", "kill", "catalog", &["catalog", "servers"]),
+    hunt("lock-stolen", "kill", "lock", &["lock"]),
+    hunt("transaction-half-done", "kill", "append", &["append"]),
+    hunt("session-keeps-keys", "kill", "session", &["session"]),
+    hunt("session-ends-early", "kill", "session", &["session"]),
+    hunt("session-never-ends", "kill", "session", &["session"]),
+    hunt("lock-delay-forgotten", "kill", "session,set", &["session"]),
     hunt("critical-passes", "kill", "catalog", &["catalog"]),
 ];
 
