@@ -177,7 +177,9 @@ impl Nemesis {
             let state = self.links.get(&(server, other)).copied();
             set_link(world, server, other, None, state);
         }
-        world.sim.repair_oneway(world.servers[server].name.as_str(), CLIENTS);
+        for other in world.agents.iter().map(|agent| agent.name.as_str()).chain([CLIENTS]) {
+            world.sim.repair_oneway(world.servers[server].name.as_str(), other);
+        }
     }
 
     /// Ends those from without who did not come to their point.
@@ -214,9 +216,7 @@ impl Nemesis {
             | Fault::RestartAll
             | Fault::Member
             | Fault::Flip
-            | Fault::Crash => {
-                return false;
-            }
+            | Fault::Crash => return false,
         }
         true
     }
