@@ -2,7 +2,7 @@
 //!
 //! Tests that never fail prove little. So the code names, where they would be, mistakes that others have made ([`Bug`]), and the
 //! moments at which a crash is most likely to hurt ([`Point`]). With the feature `on`, one of each can be turned on by
-//! the environment, and `jlt bugs` shows which checker finds it. Without it, [`has`] is `false` and [`pass`] is empty.
+//! the environment, a crash also later by a file, and `jlt bugs` shows which checker finds it. Without it, [`has`] is `false` and [`pass`] is empty.
 
 /// Defines an enum whose members have names for the command line and a line for people.
 macro_rules! named {
@@ -78,8 +78,6 @@ named! {
         ReplicasDiffer = "replicas-differ",
         /// Every sixteenth change wakes nobody.
         LostWakeUp = "lost-wake-up",
-        /// A blocking query that came back gets the answer of the version before.
-        OldAnswerShared = "old-answer-shared",
         /// A node that is deregistered leaves its services behind.
         NodeLeavesServices = "node-leaves-services",
         /// An agent forgets what was deregistered while it could not reach a server.
@@ -181,7 +179,12 @@ pub fn has_each(bug: Bug, every: u64) -> bool {
     switch::has(bug) && switch::count().is_multiple_of(every)
 }
 
-/// The process dies here, as by `kill -9`, if the environment says so.
+/// Whether this build can go wrong at all.
+pub const fn is_on() -> bool {
+    cfg!(feature = "on")
+}
+
+/// The process dies here, as by `kill -9`, if it was told so.
 #[inline(always)]
 pub fn pass(point: Point) {
     switch::pass(point);
@@ -232,17 +235,25 @@ mod switch {
     }
 }
 
-/// `TRIBUNE_BUG=name` and `TRIBUNE_CRASH=name[:n]`: the process dies when it passes the point for the n-th time, by default the first.
+/// `TRIBUNE_BUG=name`; `TRIBUNE_CRASH=name[:n]`: the process dies when it passes the point for the n-th time, by default the first.
+/// `TRIBUNE_CRASH_FILE=path`: the same, told to a process that runs, by what is written into that file. Passes are counted from then on.
 #[cfg(feature = "on")]
 mod switch {
-    use std::sync::OnceLock;
+    use std::path::Path;
     use std::sync::atomic::{AtomicU64, Ordering};
+    use std::sync::{Mutex, Once, OnceLock, PoisonError};
+    use std::time::Duration;
 
     use super::{Bug, Point, Simulation};
 
     static SIMULATION: OnceLock<Simulation> = OnceLock::new();
     static COUNT: AtomicU64 = AtomicU64::new(0);
-    static PASSED: AtomicU64 = AtomicU64::new(0);
+
+    /// The point at which this process dies, and after how many more passes.
+    static ARMED: Mutex<Option<(Point, u64)>> = Mutex::new(None);
+
+    /// How often the file is looked at.
+    const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
     pub(super) fn has(bug: Bug) -> bool {
         static ON: OnceLock<Option<Bug>> = OnceLock::new();
@@ -265,24 +276,51 @@ mod switch {
     pub(super) fn pass(point: Point) {
         match SIMULATION.get() {
             Some(simulation) => (simulation.pass)(point),
-            None => pass_by_environment(point),
+            None => pass_for_real(point),
         }
     }
 
-    fn pass_by_environment(point: Point) {
-        static AT: OnceLock<Option<(Point, u64)>> = OnceLock::new();
-        let at = AT.get_or_init(|| read("TRIBUNE_CRASH", parse));
-        if let Some((chosen, nth)) = *at
-            && chosen == point
-            && PASSED.fetch_add(1, Ordering::Relaxed) + 1 == nth
+    fn pass_for_real(point: Point) {
+        static BEGUN: Once = Once::new();
+        BEGUN.call_once(begin);
+        let mut armed = ARMED.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((chosen, left)) = armed.as_mut()
+            && *chosen == point
         {
-            eprintln!("the process dies at {}", point.name());
-            std::process::abort();
+            *left -= 1;
+            if *left == 0 {
+                eprintln!("the process dies at {}", point.name());
+                std::process::abort();
+            }
         }
+    }
+
+    fn begin() {
+        arm(read("TRIBUNE_CRASH", parse));
+        if let Some(path) = std::env::var_os("TRIBUNE_CRASH_FILE") {
+            std::thread::spawn(move || watch(Path::new(&path)));
+        }
+    }
+
+    /// Whoever writes the file renames it into its place, so that it is whole.
+    fn watch(path: &Path) {
+        let mut before = String::new();
+        loop {
+            let now = std::fs::read_to_string(path).unwrap_or_default();
+            if now != before {
+                arm(parse(&now));
+                before = now;
+            }
+            std::thread::sleep(LOOK_AGAIN);
+        }
+    }
+
+    fn arm(at: Option<(Point, u64)>) {
+        *ARMED.lock().unwrap_or_else(PoisonError::into_inner) = at;
     }
 
     fn parse(text: &str) -> Option<(Point, u64)> {
-        let (name, nth) = text.split_once(':').unwrap_or((text, "1"));
+        let (name, nth) = text.trim().split_once(':').unwrap_or((text.trim(), "1"));
         Some((Point::named(name)?, nth.parse().ok().filter(|nth| *nth > 0)?))
     }
 
@@ -312,5 +350,29 @@ mod tests {
     fn nothing_goes_wrong_unasked() {
         assert!(Bug::ALL.iter().all(|bug| !has(*bug) && !has_each(*bug, 1)));
         Point::ALL.iter().for_each(|point| pass(*point));
+    }
+
+    /// A process of its own: it is told by the file, passes the point twice, and is gone.
+    #[cfg(feature = "on")]
+    #[test]
+    fn a_running_process_is_told_to_die() {
+        if let Some(path) = std::env::var_os("TRIBUNE_CRASH_FILE") {
+            pass(Point::LogAfterSync);
+            pass(Point::LogAfterSync);
+            std::fs::write(path, "log-after-sync:2").unwrap();
+            for _ in 0..500 {
+                std::thread::sleep(std::time::Duration::from_millis(20));
+                pass(Point::LogBeforeSync);
+                pass(Point::LogAfterSync);
+            }
+            return;
+        }
+        let file = std::env::temp_dir().join(format!("tribune-faults-{}", std::process::id()));
+        let mut program = std::process::Command::new(std::env::current_exe().unwrap());
+        program.args(["--exact", "tests::a_running_process_is_told_to_die", "--nocapture"]);
+        let output = program.env("TRIBUNE_CRASH_FILE", &file).output().unwrap();
+        std::fs::remove_file(&file).unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success() && said.contains("the process dies at log-after-sync"), "{said}");
     }
 }

@@ -44,8 +44,8 @@ pub struct ServerConfig {
     pub default_intention_policy: Action,
     /// How Raft behaves.
     pub timing: RaftTiming,
-    /// How much Raft keeps.
-    pub sizes: RaftSizes,
+    /// How much of the log is kept.
+    pub log: RaftLog,
     /// How long a request waits for an election (Consul: RPC hold timeout).
     pub hold_timeout: Duration,
     /// Nodes that have failed for so long are removed.
@@ -80,25 +80,25 @@ impl Default for RaftTiming {
     }
 }
 
-/// How much Raft keeps in its log. See `raft::Config`.
+/// How much of the log stays where. An entry holds what was written at the same time. See `raft::Config`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct RaftSizes {
-    /// Entries from one snapshot to the next, at least 1 (Consul: `raft_snapshot_threshold`). An entry holds what was written at the same time.
+pub struct RaftLog {
+    /// A snapshot is made after so many, at least 1 (Consul: `raft_snapshot_threshold`).
     pub snapshot_every_entries: u64,
-    /// Entries that stay behind a snapshot (Consul: `raft_trailing_logs`).
-    pub log_entries_kept: u64,
+    /// So many stay behind a snapshot (Consul: `raft_trailing_logs`).
+    pub entries_kept: u64,
     /// A file of the log.
     pub segment_bytes: u64,
-    /// Entries in memory.
+    /// Of the newest entries, so much stays in memory.
     pub cache_bytes_max: usize,
 }
 
-impl Default for RaftSizes {
+impl Default for RaftLog {
     fn default() -> Self {
         let raft = raft::Config::new("", "", "");
-        RaftSizes {
+        RaftLog {
             snapshot_every_entries: raft.snapshot_every_entries,
-            log_entries_kept: raft.log_entries_kept,
+            entries_kept: raft.log_entries_kept,
             segment_bytes: raft.segment_bytes,
             cache_bytes_max: raft.cache_bytes_max,
         }
@@ -131,7 +131,7 @@ impl ServerConfig {
             join_secret,
             default_intention_policy: Action::Allow,
             timing: RaftTiming::default(),
-            sizes: RaftSizes::default(),
+            log: RaftLog::default(),
             hold_timeout: Duration::from_secs(7),
             reap_after: Duration::from_secs(72 * 3600),
             session_ttl_min: model::session::TTL_MIN,

@@ -26,7 +26,7 @@ mod time;
 mod trust;
 mod watch;
 
-pub use crate::config::{RaftSizes, RaftTiming, ServerConfig, StartError};
+pub use crate::config::{RaftLog, RaftTiming, ServerConfig, StartError};
 pub use crate::http::{HttpLimits, serve_http, serve_https};
 pub use crate::lookup::ServerLookup;
 pub use crate::server::{Server, ServerStatus};

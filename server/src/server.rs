@@ -241,10 +241,10 @@ fn raft_config(config: &ServerConfig, address: &SocketAddr) -> raft::Config {
         heartbeat_ms: config.timing.heartbeat_ms,
         election_ms_min: config.timing.election_ms_min,
         election_ms_max: config.timing.election_ms_max,
-        snapshot_every_entries: config.sizes.snapshot_every_entries,
-        log_entries_kept: config.sizes.log_entries_kept,
-        segment_bytes: config.sizes.segment_bytes,
-        cache_bytes_max: config.sizes.cache_bytes_max,
+        snapshot_every_entries: config.log.snapshot_every_entries,
+        log_entries_kept: config.log.entries_kept,
+        segment_bytes: config.log.segment_bytes,
+        cache_bytes_max: config.log.cache_bytes_max,
         ..raft::Config::new(config.data_dir.join("raft"), config.node_name.clone(), address.to_string())
     }
 }

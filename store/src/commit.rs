@@ -10,6 +10,7 @@ use faults::{Bug, Point};
 
 use crate::fatal_disk;
 use crate::pending::Pending;
+use crate::tail::Tail;
 
 /// Syncs in rounds. A round that starts after a write covers it; one that was already running does not.
 #[derive(Clone)]
@@ -31,9 +32,10 @@ struct Rounds {
 }
 
 impl Group {
-    pub(crate) fn new(db: sled::Db, data: File, pending: Pending) -> Group {
+    pub(crate) fn new(db: sled::Db, data: File, pending: Pending, tail: Tail) -> Group {
         Group::over(move || {
             pending.apply().map_err(|e| e.to_string())?;
+            let count = tail.add().map_err(|e| e.to_string())?;
             faults::pass(Point::StoreBeforeFlush);
             db.flush().map_err(|e| e.to_string())?;
             faults::pass(Point::StoreBeforeSync);
@@ -41,6 +43,7 @@ impl Group {
                 return Ok(());
             }
             data.sync_data().map_err(|e| e.to_string())?;
+            tail.tell(count).map_err(|e| e.to_string())?;
             faults::pass(Point::StoreAfterSync);
             Ok(())
         })

@@ -12,6 +12,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::pending::Pending;
+use crate::tail::Tail;
 use crate::tree::Queue;
 use crate::{StoreError, Tree, commit};
 
@@ -55,7 +56,9 @@ impl Store {
         sync_folders(dir, &path).map_err(|e| StoreError::io(dir, e))?;
         let data = File::open(path.join("db")).map_err(|e| StoreError::io(&path, e))?;
         let pending = Pending::default();
-        let group = commit::Group::new(db.clone(), data, pending.clone());
+        let tail = Tail::open(&db, &dir.join("commits")).map_err(StoreError::from_sled)?;
+        let tail = tail.map_err(|reason| StoreError::Damaged { path: path.clone(), reason })?;
+        let group = commit::Group::new(db.clone(), data, pending.clone(), tail);
         let callbacks = commit::Callbacks::default();
         let store = Store { shared: Arc::new(Shared { db, group, callbacks, pending, _lock: lock }) };
         store.check_made(dir)?;

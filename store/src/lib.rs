@@ -20,6 +20,8 @@ mod memory;
 #[cfg(not(feature = "sim"))]
 mod pending;
 #[cfg(not(feature = "sim"))]
+mod tail;
+#[cfg(not(feature = "sim"))]
 mod tree;
 mod value;
 

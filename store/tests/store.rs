@@ -126,6 +126,58 @@ fn a_damaged_store_is_an_error_and_not_a_panic() {
     assert!(matches!(Store::open(&file).err(), Some(StoreError::Disk { .. })));
 }
 
+/// Whatever byte of its files is damaged: it is refused, or all is there. Nothing may be missing as if it had never been.
+#[test]
+fn a_flipped_bit_is_refused_or_means_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let original = folder.path().join("original");
+    {
+        let store = Store::open(&original).unwrap();
+        let tree = store.tree::<Check>("checks").unwrap();
+        for number in 0..20 {
+            tree.insert(format!("{number}"), &check(&format!("check {number}"))).unwrap();
+            store.commit();
+        }
+    }
+    let files = ["sled/conf", "sled/db", "commits"].map(|name| (name, std::fs::read(original.join(name)).unwrap()));
+    let mut silent = Vec::new();
+    for (name, bytes) in &files {
+        let used = bytes.iter().rposition(|byte| *byte != 0).unwrap() + 1;
+        for at in (0..used).step_by(5) {
+            let copy = folder.path().join("copy");
+            copy_folder(&original, &copy);
+            let mut damaged = bytes.clone();
+            damaged[at] ^= 1 << (at % 8);
+            std::fs::write(copy.join(name), damaged).unwrap();
+            let found = Store::open(&copy).and_then(|store| {
+                let tree = store.tree::<Check>("checks")?;
+                (0..20).map(|number| tree.get(format!("{number}"))).collect::<Result<Vec<_>, _>>()
+            });
+            match found {
+                Err(StoreError::Damaged { .. } | StoreError::Decode { .. }) => {}
+                Err(other) => panic!("{name} {at}: {other}"),
+                Ok(all) if (0..20).all(|number| all[number] == Some(check(&format!("check {number}")))) => {}
+                Ok(_) => silent.push((*name, at)),
+            }
+            std::fs::remove_dir_all(&copy).unwrap();
+        }
+    }
+    assert!(silent.is_empty(), "{}: {silent:?}", silent.len());
+}
+
+fn copy_folder(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let path = entry.unwrap().path();
+        let target = to.join(path.file_name().unwrap());
+        if path.is_dir() {
+            copy_folder(&path, &target);
+        } else {
+            std::fs::copy(&path, &target).unwrap();
+        }
+    }
+}
+
 /// The largest values under the longest keys, put, replaced, merged and removed by threads at once: sled puts none of it into
 /// a file of its own, which it would never sync, and removes too early.
 #[test]

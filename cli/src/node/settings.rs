@@ -6,7 +6,7 @@ use agent::{AgentConfig, Home, Scripts};
 use identity::JoinSecret;
 use model::intention::Action;
 use model::{GoDuration, JsonMap};
-use server::{HttpLimits, RaftSizes, ServerConfig};
+use server::{HttpLimits, RaftLog, ServerConfig};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
@@ -34,7 +34,7 @@ pub(super) fn server(settings: &Settings, node: &Node, folder: &Folder) -> Resul
         retry_join: with_port(joins(&settings.retry_join, &settings.start_join), node.rpc.port()),
         retry_join_wan: with_port(joins(&settings.retry_join_wan, &settings.start_join_wan), node.rpc.port()),
         default_intention_policy: default_action(settings),
-        sizes: sizes(settings, base.sizes),
+        log: log(settings, base.log),
         // As in Consul, 0 is the default.
         session_ttl_min: Some(settings.session_ttl_min.0).filter(|min| !min.is_zero()).unwrap_or(base.session_ttl_min),
         version: env!("CARGO_PKG_VERSION").into(),
@@ -43,10 +43,10 @@ pub(super) fn server(settings: &Settings, node: &Node, folder: &Folder) -> Resul
 }
 
 /// How much of the log is kept.
-fn sizes(settings: &Settings, usual: RaftSizes) -> RaftSizes {
-    RaftSizes {
+fn log(settings: &Settings, usual: RaftLog) -> RaftLog {
+    RaftLog {
         snapshot_every_entries: settings.raft_snapshot_threshold.unwrap_or(usual.snapshot_every_entries),
-        log_entries_kept: settings.raft_trailing_logs.unwrap_or(usual.log_entries_kept),
+        entries_kept: settings.raft_trailing_logs.unwrap_or(usual.entries_kept),
         ..usual
     }
 }

@@ -6,4 +6,5 @@ pub mod judgement;
 pub mod plan;
 pub mod record;
 pub mod rng;
+pub mod shrink;
 pub mod verdict;

@@ -42,6 +42,10 @@ pub enum Fault {
     RestartAll,
     /// Servers join, leave, are lost and replaced; one comes back with an empty disk.
     Member,
+    /// A bit flips on the disk of a server that is down.
+    Flip,
+    /// A server dies at a named point of its code.
+    Crash,
 }
 
 /// Whom a fault hits.
@@ -90,7 +94,7 @@ pub struct Plan {
 
 impl Fault {
     /// All of them.
-    pub const ALL: [Fault; 14] = [
+    pub const ALL: [Fault; 16] = [
         Fault::Partition,
         Fault::Oneway,
         Fault::Delay,
@@ -105,6 +109,8 @@ impl Fault {
         Fault::Strobe,
         Fault::RestartAll,
         Fault::Member,
+        Fault::Flip,
+        Fault::Crash,
     ];
 
     /// As on the command line.
@@ -124,6 +130,8 @@ impl Fault {
             Fault::Strobe => "strobe",
             Fault::RestartAll => "restart-all",
             Fault::Member => "member",
+            Fault::Flip => "flip",
+            Fault::Crash => "crash",
         }
     }
 
@@ -142,6 +150,8 @@ impl Fault {
             Fault::Skew | Fault::Strobe => "clocks seen to be wrong",
             Fault::RestartAll => "servers stopped politely",
             Fault::Member => "members changed",
+            Fault::Flip => "flipped bits refused",
+            Fault::Crash => "crash points fired",
         }
     }
 
@@ -155,7 +165,7 @@ impl Fault {
 
     /// Whether it needs no more than any machine has; the others have to be asked for by name.
     pub fn is_usual(self) -> bool {
-        !matches!(self, Fault::Skew | Fault::Strobe)
+        !matches!(self, Fault::Skew | Fault::Strobe | Fault::Crash)
     }
 
     /// The shortest and longest time that it lasts, in milliseconds.
@@ -171,6 +181,8 @@ impl Fault {
             // These end when all is done; until then the next one is not planned.
             Fault::RestartAll => (3_000, 15_000),
             Fault::Member => (5_000, 15_000),
+            Fault::Flip => (3_000, 10_000),
+            Fault::Crash => (3_000, 8_000),
         }
     }
 
@@ -237,7 +249,7 @@ fn target(rng: &mut Rng, fault: Fault, servers: usize) -> Target {
     match rng.below(10) {
         _ if fault == Fault::RestartAll => Target::All,
         0..5 => Target::Leader,
-        5 if fault.may_hit_all() => Target::All,
+        5..8 if fault.may_hit_all() => Target::All,
         _ => Target::Server(rng.below(servers)),
     }
 }

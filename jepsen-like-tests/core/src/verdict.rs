@@ -1,5 +1,7 @@
 //! The verdict of a run: what was done, what was found, and whether the run proved anything.
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
 
 use crate::history::{Operation, Outcome};
@@ -22,6 +24,9 @@ pub struct Verdict {
     pub keys: usize,
     /// How many times a server was killed or frozen.
     pub faults: u32,
+    /// What was measured, if something was.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub figures: BTreeMap<&'static str, u64>,
     /// Broken guarantees, in words.
     pub violations: Vec<String>,
     /// Why the run proves too little, in words.
@@ -73,6 +78,7 @@ impl Verdict {
             operations,
             keys,
             faults,
+            figures: BTreeMap::new(),
             violations: Vec::new(),
             coverage: Vec::new(),
             folder: None,

@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{OsStr, OsString};
 use std::ops::Range;
+use std::path::PathBuf;
 use std::time::SystemTime;
 
 use jlt_core::rng::Rng;
@@ -131,6 +132,38 @@ impl Image {
         file.note(range.clone());
         self.last_write = Some((id, range));
         true
+    }
+
+    /// All files that hold something, by their paths.
+    pub(crate) fn files(&self) -> Vec<(PathBuf, Id)> {
+        let mut files = Vec::new();
+        let mut folders = vec![(PathBuf::new(), ROOT)];
+        while let Some((path, id)) = folders.pop() {
+            let Some(Content::Folder(folder)) = self.nodes.get(&id).map(|node| &node.content) else { continue };
+            for (name, id) in &folder.now {
+                match self.nodes.get(id).map(|node| &node.content) {
+                    Some(Content::Folder(_)) => folders.push((path.join(name), *id)),
+                    Some(Content::File(file)) if file.now.iter().any(|byte| *byte != 0) => {
+                        files.push((path.join(name), *id));
+                    }
+                    Some(Content::File(_)) | None => {}
+                }
+            }
+        }
+        files
+    }
+
+    /// Flips a bit for good. Answers where: in a byte that is not zero, for zeros are mostly room for later.
+    pub(crate) fn flip(&mut self, id: Id, rng: &mut Rng) -> Option<usize> {
+        let file = self.file(id)?;
+        let from = rng.below(file.now.len());
+        let at = (from..file.now.len()).chain(0..from).find(|at| file.now[*at] != 0)?;
+        let bit = 1 << rng.below(8);
+        file.now[at] ^= bit;
+        if let Some(kept) = file.kept.get_mut(at) {
+            *kept ^= bit;
+        }
+        Some(at)
     }
 
     /// The bytes that all files have.
@@ -403,6 +436,22 @@ mod tests {
         let (mut image, file) = with_file(&[1; 5000]);
         cut(&mut image, Survivors::Torn(512));
         assert_eq!(bytes(&mut image, file), [1; 5000]);
+    }
+
+    #[test]
+    fn a_flipped_bit_stays_flipped() {
+        for seed in 0..50 {
+            let (mut image, file) = with_file(b"\0\0kept\0");
+            let empty = image.make(ROOT, name("empty"), Content::File(File::default()), 0o644).unwrap();
+            assert_eq!(image.files(), [(PathBuf::from("f"), file)]);
+            let at = image.flip(file, &mut Rng::new(seed, 1)).unwrap();
+            cut(&mut image, Survivors::Nothing);
+            let now = bytes(&mut image, file);
+            let differ: Vec<usize> = (0..7).filter(|at| now[*at] != b"\0\0kept\0"[*at]).collect();
+            assert_eq!(differ, [at]);
+            assert!((2..6).contains(&at) && (now[at] ^ b"\0\0kept\0"[at]).count_ones() == 1);
+            assert_eq!(image.flip(empty, &mut Rng::new(seed, 1)), None);
+        }
     }
 
     #[test]

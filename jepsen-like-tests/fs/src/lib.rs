@@ -15,7 +15,7 @@ mod fuse;
 mod image;
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -116,6 +116,20 @@ impl Disk {
     /// The power is back.
     pub fn power_on(&self) {
         self.shared.off.store(false, Ordering::SeqCst);
+    }
+
+    /// Flips a bit, for good, in a file whose path contains `part`. Nobody may be using the disk.
+    /// Answers which file, and where in it; none if no such file holds anything.
+    pub fn flip(&mut self, part: &str) -> Option<(PathBuf, usize)> {
+        let mut image = self.shared.image.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut files = image.files();
+        files.retain(|(path, _)| path.to_string_lossy().contains(part));
+        if files.is_empty() {
+            return None;
+        }
+        let (path, id) = self.rng.pick(&files).clone();
+        let at = image.flip(id, &mut self.rng)?;
+        Some((path, at))
     }
 
     /// All files are gone, as if the disk had been replaced. Nobody may be using it.

@@ -11,10 +11,19 @@ use serde::Serialize;
 /// Where a mistake is looked for, and who should see it.
 struct Hunt {
     bug: &'static str,
+    world: World,
     faults: &'static str,
     workloads: &'static str,
     /// The judges that count: what they say begins with their name.
     judges: &'static [&'static str],
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum World {
+    /// Three processes of the program.
+    Real,
+    /// `jlt-sim`, which has the mistakes built in.
+    Sim,
 }
 
 const fn hunt(
@@ -23,21 +32,30 @@ const fn hunt(
     workloads: &'static str,
     judges: &'static [&'static str],
 ) -> Hunt {
-    Hunt { bug, faults, workloads, judges }
+    Hunt { bug, world: World::Real, faults, workloads, judges }
+}
+
+const fn simulated(
+    bug: &'static str,
+    faults: &'static str,
+    workloads: &'static str,
+    judges: &'static [&'static str],
+) -> Hunt {
+    Hunt { bug, world: World::Sim, faults, workloads, judges }
 }
 
 const HUNTS: &[Hunt] = &[
     hunt("ack-before-sync", "power", "register,set,bulk", &["register", "set", "bulk", "server"]),
-    hunt("vote-not-kept", "power,partition", "register,set,bulk", &["register", "set", "bulk", "server"]),
+    simulated("vote-not-kept", "power,kill,partition", "register", &["raft", "register"]),
     hunt("plain-flush", "power", "register,set,bulk", &["register", "set", "bulk", "server"]),
     hunt("snapshot-not-synced", "power,partition", "tree,set,bulk", &["tree", "set", "bulk", "server"]),
-    hunt("snapshot-forgets-flags", "kill", "tree", &["tree", "servers"]),
-    hunt("snapshot-forgets-gone", "kill", "tree", &["tree", "servers"]),
-    hunt("snapshot-forgets-index", "kill", "tree", &["tree", "servers"]),
+    hunt("snapshot-forgets-flags", "kill", "tree,set", &["tree", "servers"]),
+    hunt("snapshot-forgets-gone", "kill", "tree,set", &["tree", "servers"]),
+    hunt("snapshot-forgets-index", "kill", "tree,set", &["tree", "servers"]),
     hunt("read-not-confirmed", "partition", "register", &["register"]),
     hunt("read-not-awaited", "delay,loss", "register", &["register"]),
     hunt("default-read-anywhere", "partition", "register", &["register"]),
-    hunt("leads-too-early", "kill,slow-sync", "register", &["register"]),
+    hunt("leads-too-early", "kill,delay", "register", &["register"]),
     hunt("leads-too-long", "partition", "register", &["register"]),
     hunt("last-contact-lies", "partition", "register", &["register"]),
     hunt("ack-before-agreement", "kill,partition", "register,set", &["register", "set"]),
@@ -48,8 +66,13 @@ const HUNTS: &[Hunt] = &[
     hunt("index-runs-backwards", "kill", "tree", &["tree"]),
     hunt("replicas-differ", "kill", "set", &["servers", "set"]),
     hunt("lost-wake-up", "kill", "watch", &["watch"]),
-    hunt("old-answer-shared", "kill", "watch", &["watch"]),
     hunt("node-leaves-services", "kill", "catalog", &["catalog", "servers"]),
+    hunt("lock-stolen", "kill", "lock", &["lock"]),
+    hunt("transaction-half-done", "kill", "append", &["append"]),
+    hunt("session-keeps-keys", "kill", "session", &["session"]),
+    hunt("session-ends-early", "kill", "session", &["session"]),
+    hunt("session-never-ends", "kill", "session", &["session"]),
+    hunt("lock-delay-forgotten", "kill", "session,set", &["session"]),
     hunt("critical-passes", "kill", "catalog", &["catalog"]),
 ];
 
@@ -87,6 +110,7 @@ pub(crate) fn run(options: &Options) -> Result<bool, String> {
     }
     println!("| mistake | found after | seed | what was said |\n|---|---|---|---|");
     let mut all = Vec::new();
+    std::fs::create_dir_all(&options.folder).map_err(|error| format!("{}: {error}", options.folder.display()))?;
     for hunt in wanted {
         let found = look(hunt, options)?;
         let seed = found.seed.map_or_else(|| "**not found**".to_owned(), |seed| seed.to_string());
@@ -116,8 +140,16 @@ fn look(hunt: &Hunt, options: &Options) -> Result<Found, String> {
     }
 }
 
-/// One run in a process of its own, for a run takes the whole process into its namespaces.
+/// One run in a process of its own. What was found by a judge that counts, if anything was.
 fn attempt(hunt: &Hunt, options: &Options, seed: u64) -> Result<Option<String>, String> {
+    let findings = match hunt.world {
+        World::Real => real(hunt, options, seed)?,
+        World::Sim => simulation(hunt, seed)?,
+    };
+    Ok(findings.into_iter().find(|finding| is_by(finding, hunt.judges)))
+}
+
+fn real(hunt: &Hunt, options: &Options, seed: u64) -> Result<Vec<String>, String> {
     let folder = options.folder.join(format!("{}-{seed}", hunt.bug));
     let program = std::env::current_exe().map_err(|error| format!("this program: {error}"))?;
     let status = Command::new(program)
@@ -133,17 +165,43 @@ fn attempt(hunt: &Hunt, options: &Options, seed: u64) -> Result<Option<String>, 
         .status()
         .map_err(|error| format!("a run could not be started: {error}"))?;
     if status.success() {
-        return Ok(None);
+        return Ok(Vec::new());
     }
-    Ok(said(&folder)?.into_iter().find(|finding| is_by(finding, hunt.judges)))
+    said(&folder)
 }
 
 /// The broken guarantees of a run; none if it did not come to a verdict.
-fn said(folder: &Path) -> Result<Vec<String>, String> {
-    let path = folder.join("verdict.json");
-    let Ok(text) = std::fs::read_to_string(&path) else { return Ok(Vec::new()) };
+pub(crate) fn said(folder: &Path) -> Result<Vec<String>, String> {
+    violations(&std::fs::read_to_string(folder.join("verdict.json")).unwrap_or_default())
+}
+
+fn simulation(hunt: &Hunt, seed: u64) -> Result<Vec<String>, String> {
+    let output = Command::new(simulator()?)
+        .args(["one", "--seed", &seed.to_string(), "--bug", hunt.bug])
+        .args(["--faults", hunt.faults, "--workloads", hunt.workloads])
+        .stdin(Stdio::null())
+        .output()
+        .map_err(|error| format!("the simulation could not be started: {error}"))?;
+    violations(String::from_utf8_lossy(&output.stdout).lines().last().unwrap_or_default())
+}
+
+/// The program of the simulation, which lies beside this one.
+pub(crate) fn simulator() -> Result<PathBuf, String> {
+    let program = std::env::current_exe().map_err(|error| format!("this program: {error}"))?.with_file_name("jlt-sim");
+    if program.exists() {
+        Ok(program)
+    } else {
+        Err(format!("{} is missing: build it with `cargo build -p jlt-sim`", program.display()))
+    }
+}
+
+/// The broken guarantees of a verdict; none if there is no verdict.
+fn violations(text: &str) -> Result<Vec<String>, String> {
+    if text.is_empty() {
+        return Ok(Vec::new());
+    }
     let verdict: BTreeMap<String, serde_json::Value> =
-        serde_json::from_str(&text).map_err(|error| format!("{}: {error}", path.display()))?;
+        serde_json::from_str(text).map_err(|error| format!("a verdict cannot be read: {error}: {text}"))?;
     let findings = verdict.get("violations").and_then(|list| list.as_array()).cloned().unwrap_or_default();
     Ok(findings.iter().filter_map(|finding| finding.as_str().map(str::to_owned)).collect())
 }
@@ -167,6 +225,16 @@ mod tests {
     fn only_the_judge_that_should_see_it_counts() {
         assert!(is_by("set: lost 7", &["register", "set"]));
         assert!(!is_by("the cluster does not heal: no leader", &["register", "set"]));
+    }
+
+    #[test]
+    fn a_verdict_is_read() {
+        assert_eq!(
+            violations("{\"verdict\":\"fail\",\"violations\":[\"set: lost\"]}"),
+            Ok(vec!["set: lost".to_owned()])
+        );
+        assert_eq!(violations(""), Ok(Vec::new()));
+        assert!(violations("panicked").is_err());
     }
 
     #[test]

@@ -75,6 +75,8 @@ struct Server {
     /// How often it was started.
     lives: Arc<AtomicU32>,
     address: Ipv4Addr,
+    /// Where the log of its last start begins.
+    log_from: usize,
     /// `None` while it is killed. It holds the server's standard input open: the kernel closes it however this program ends, and the server ends too.
     process: Option<Child>,
 }
@@ -108,7 +110,7 @@ impl Cluster {
                 None => Ipv4Addr::new(127, 30, subnet, index as u8 + 1),
             };
             let disk = cluster.mount_disk(index)?;
-            cluster.servers.push(Server { disk, lives: Arc::default(), address, process: None });
+            cluster.servers.push(Server { disk, lives: Arc::default(), address, log_from: 0, process: None });
         }
         for index in 0..machines {
             cluster.set_clock(index, 0)?;
@@ -227,6 +229,30 @@ impl Cluster {
         all
     }
 
+    /// Flips a bit in a file of a server that is down; see [`Disk::flip`].
+    pub(crate) fn flip(&mut self, index: usize, part: &str) -> Option<(PathBuf, usize)> {
+        self.servers[index].disk.as_mut()?.flip(part)
+    }
+
+    /// The names of the points at which this binary can be told to die; none unless it was built for that.
+    pub(crate) fn crash_points(&self) -> Result<Vec<String>, String> {
+        let output = Command::new(&self.binary).args(["version", "-format=json"]).output();
+        let output = output.map_err(|error| format!("{}: {error}", self.binary.display()))?;
+        crash_points(&output.stdout).ok_or_else(|| {
+            let binary = self.binary.display();
+            format!("{binary} has no crash points: build it with `cargo build -p tribune --features faults`")
+        })
+    }
+
+    /// From now on the server dies when it passes a point, `name:n` for the n-th time; an empty text takes that back.
+    pub(crate) fn arm(&self, index: usize, point: &str) -> Result<(), String> {
+        write_whole(&self.arms(index), point)
+    }
+
+    fn arms(&self, index: usize) -> PathBuf {
+        self.folder.join(format!("{}.crash", name(index)))
+    }
+
     /// Kills a server and takes all it had: what starts there next is a new one.
     pub(crate) fn wipe(&mut self, index: usize) -> Result<(), String> {
         self.kill(index);
@@ -268,10 +294,7 @@ impl Cluster {
         if !self.world.clocks {
             return Ok(());
         }
-        let (path, next) = (self.clock(index), self.clock(index).with_extension("next"));
-        // Renamed, so that a reader never meets half of it.
-        let written = std::fs::write(&next, format!("{seconds:+}s\n")).and_then(|()| std::fs::rename(&next, &path));
-        written.map_err(|error| format!("{}: {error}", path.display()))
+        write_whole(&self.clock(index), &format!("{seconds:+}s\n"))
     }
 
     fn clock(&self, index: usize) -> PathBuf {
@@ -307,10 +330,10 @@ impl Cluster {
         self.servers.iter().map(of).collect()
     }
 
-    /// The end of a server's log, on one line.
+    /// The end of what a server wrote into its log since it was started, on one line.
     pub(crate) fn last_words(&self, index: usize) -> String {
         let log = std::fs::read(self.folder.join(format!("{}.log", name(index)))).unwrap_or_default();
-        let log = String::from_utf8_lossy(&log);
+        let log = String::from_utf8_lossy(log.get(self.servers[index].log_from..).unwrap_or_default());
         let mut lines: Vec<&str> = log.lines().rev().filter(|line| !line.trim().is_empty()).take(LAST_WORDS).collect();
         lines.reverse();
         lines.join(" | ")
@@ -334,6 +357,7 @@ impl Cluster {
         }
         let log = self.log(&name(index))?;
         let errors = log.try_clone().map_err(|error| error.to_string())?;
+        self.servers[index].log_from = log.metadata().map_or(0, |file| file.len() as usize);
         let mut command = self.command(index);
         command.stdin(Stdio::piped()).stdout(log).stderr(errors);
         let spawned = match &self.world.network {
@@ -353,13 +377,16 @@ impl Cluster {
         command.args([format!("-node={}", name(index)), format!("-bind={address}"), format!("-client={address}")]);
         command.arg(format!("-data-dir={}", self.data(index).display()));
         // A run of seconds has many snapshots, and servers that need one to catch up.
-        command.args(["-hcl=raft_snapshot_threshold = 500", "-hcl=raft_trailing_logs = 100"]);
+        command.args(["-hcl=raft_snapshot_threshold = 200", "-hcl=raft_trailing_logs = 50"]);
+        command.arg("-hcl=session_ttl_min = \"2s\"");
         for (other, server) in self.servers.iter().enumerate().take(SERVERS) {
             if other != index {
                 command.arg(format!("-retry-join={}", server.address));
             }
         }
         command.env("TRIBUNE_ENDS_WITH_PARENT", "1");
+        // A binary that was not built for it does not look.
+        command.env("TRIBUNE_CRASH_FILE", self.arms(index));
         if self.world.clocks {
             command.env("LD_PRELOAD", FAKETIME).env("FAKETIME_TIMESTAMP_FILE", self.clock(index));
             command.env("FAKETIME_NO_CACHE", "1").env("DONT_FAKE_MONOTONIC", "1");
@@ -441,6 +468,21 @@ fn knows_leader(address: SocketAddr) -> bool {
         .is_ok_and(|reply| reply.status == 200 && reply.body.len() > 4)
 }
 
+/// Written aside and renamed, so that a reader never meets half of it.
+fn write_whole(path: &Path, text: &str) -> Result<(), String> {
+    let mut next = path.as_os_str().to_owned();
+    next.push(".next");
+    let written = std::fs::write(&next, text).and_then(|()| std::fs::rename(&next, path));
+    written.map_err(|error| format!("{}: {error}", path.display()))
+}
+
+/// What a binary says that was built for it.
+fn crash_points(version: &[u8]) -> Option<Vec<String>> {
+    let said: serde_json::Value = serde_json::from_slice(version).ok()?;
+    let points = said["CrashPoints"].as_array()?;
+    points.iter().map(|point| point.as_str().map(str::to_owned)).collect()
+}
+
 /// Of a date as RFC 9110 has it, `Sun, 06 Nov 1994 08:49:37 GMT`, the time of the day.
 fn second_of_day(date: &str) -> Option<u64> {
     let mut parts = date.split(' ').find(|word| word.contains(':'))?.split(':').map(|part| part.parse::<u64>().ok());
@@ -457,6 +499,14 @@ fn seconds_apart(one: u64, other: u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_a_binary_that_was_built_for_it_has_crash_points() {
+        assert_eq!(crash_points(br#"{"Version":"1.0.0","CompatibleWith":"1.16.1"}"#), None);
+        assert_eq!(crash_points(b"Tribune v1"), None);
+        let built = crash_points(br#"{"Version":"1.0.0","CrashPoints":["log-before-sync"]}"#);
+        assert_eq!(built, Some(vec!["log-before-sync".to_owned()]));
+    }
 
     #[test]
     fn clocks_are_compared_by_the_date_of_an_answer() {

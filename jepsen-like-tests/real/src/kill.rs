@@ -206,7 +206,7 @@ fn elapsed_ns(started: Instant) -> u64 {
 }
 
 /// Every acknowledged key is kept with its value; no key is there whose write was proven to have failed.
-fn judge(
+pub(crate) fn judge(
     mode: &'static str,
     seed: u64,
     history: &[Operation],

@@ -8,16 +8,19 @@ mod cluster;
 mod http;
 mod kill;
 mod kv;
+mod leader;
 mod nemesis;
 mod picture;
 mod report;
 mod run;
+mod shrink;
 mod smoke;
 mod soak;
 mod wire;
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
@@ -68,7 +71,7 @@ enum Mode {
         /// How long, for example `2h`.
         #[arg(long = "for", default_value = "8h", value_parser = parse_duration)]
         duration: Duration,
-        /// Faults, with commas, of which each round has up to four; `all` for all but skew.
+        /// Faults, with commas, of which each round has up to four; `all` for all that need nothing special.
         #[arg(long, default_value = "all")]
         faults: String,
         /// Workloads, with commas; all if it is not said.
@@ -79,6 +82,13 @@ enum Mode {
         out: Option<PathBuf>,
         #[command(flatten)]
         common: Common,
+    },
+    /// The real servers on a simulated network, clock and disk: many seeds, each bit for bit repeatable.
+    #[command(disable_help_flag = true)]
+    Sim {
+        /// As of `jlt-sim seeds`; see `jlt sim --help`.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<OsString>,
     },
     /// Runs the plan of an earlier run of `real` again: the same faults at the same times.
     Replay {
@@ -119,11 +129,28 @@ enum Mode {
         #[command(flatten)]
         common: Common,
     },
+    /// Looks for a smaller plan that fails as an earlier run of `real` did. Needs root.
+    Shrink {
+        /// The folder of that run.
+        run: PathBuf,
+        /// The `tribune` binary.
+        #[arg(long, env = "TRIBUNE_BIN", default_value = "../target/debug/tribune")]
+        bin: PathBuf,
+        /// How long to look.
+        #[arg(long, default_value = "30m", value_parser = parse_duration)]
+        limit: Duration,
+        /// How often a plan is run before it is taken for one that passes.
+        #[arg(long, default_value_t = 2)]
+        tries: u32,
+    },
     /// `kill -9` at random moments under writes, again and again; no acknowledged write may be lost.
     Kill {
         /// How many times to kill.
         #[arg(long, default_value_t = 100)]
         rounds: u32,
+        /// Always the leader, while others are written to; measures how long no write is acknowledged.
+        #[arg(long)]
+        leader: bool,
         #[command(flatten)]
         common: Common,
     },
@@ -147,7 +174,9 @@ fn main() -> ExitCode {
     let done = match Cli::parse().mode {
         Mode::Smoke { duration, common } => smoke::run(&common.bin, duration, common.seed)
             .map(|(verdict, cluster)| print_verdict(&seal(verdict, cluster, common.keep))),
-        Mode::Kill { rounds, common } => kill::run(&common.bin, rounds, common.seed, How::Kill)
+        Mode::Kill { rounds, leader: true, common } => leader::run(&common.bin, rounds, common.seed)
+            .map(|(verdict, cluster)| print_verdict(&seal(verdict, cluster, common.keep))),
+        Mode::Kill { rounds, leader: false, common } => kill::run(&common.bin, rounds, common.seed, How::Kill)
             .map(|(verdict, cluster)| print_verdict(&seal(verdict, cluster, common.keep))),
         Mode::Power { rounds, lying_disks, common } => {
             let how = if lying_disks { How::PowerOnLies } else { How::Power };
@@ -156,8 +185,12 @@ fn main() -> ExitCode {
         }
         Mode::Real { duration, faults, workloads, out, common } => real(duration, &faults, workloads, out, &common),
         Mode::Soak { duration, faults, workloads, out, common } => soak(duration, &faults, workloads, out, common),
+        Mode::Sim { arguments } => sim(&arguments),
         Mode::Replay { run, bin } => replay(&run, &bin),
         Mode::Check { run } => check(&run),
+        Mode::Shrink { run, bin, limit, tries } => {
+            shrink::run(&shrink::Options { run, binary: bin, limit, tries }).map(|_| ExitCode::SUCCESS)
+        }
         Mode::Bugs { only, limit, out, common } => bugs(only, limit, out, common),
     };
     done.unwrap_or_else(|message| {
@@ -203,6 +236,12 @@ fn soak(
         soak.verdict, soak.rounds, soak.seconds
     );
     Ok(if soak.verdict == "pass" { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn sim(arguments: &[OsString]) -> Result<ExitCode, String> {
+    let status = Command::new(bugs::simulator()?).arg("seeds").args(arguments).status();
+    let status = status.map_err(|error| format!("the simulation could not be started: {error}"))?;
+    Ok(ExitCode::from(status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(2)))
 }
 
 fn all_workloads() -> Vec<String> {

@@ -6,6 +6,7 @@ mod operate;
 mod script;
 
 use std::collections::{BTreeMap, VecDeque};
+use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -13,6 +14,7 @@ use std::time::{Duration, Instant};
 use jlt_core::plan::{Fault, Plan, Planned, Target};
 use jlt_fs::Survivors;
 use jlt_net::{Link, Links, Network};
+use nix::sys::signal::Signal;
 use serde::{Deserialize, Serialize};
 
 use self::members::Book;
@@ -54,6 +56,8 @@ pub(crate) struct Havoc {
     pub(crate) notes: Vec<String>,
     /// What the faults did, counted where they act; for what network and disks do not count themselves.
     pub(crate) effects: BTreeMap<&'static str, u64>,
+    /// The crash points that fired, and how often.
+    points: BTreeMap<String, u64>,
 }
 
 impl Havoc {
@@ -75,6 +79,8 @@ pub(crate) struct Nemesis<'a> {
     /// Since when there is no other fault.
     calm: Instant,
     book: Book,
+    /// The names of the points at which the binary can be told to die.
+    points: Vec<String>,
 }
 
 /// What is known of a server.
@@ -101,7 +107,15 @@ struct Active {
     servers: Vec<usize>,
     start_ms: u64,
     effect: String,
+    /// Of a crash: which point's turn it is; none before the first, and none comes after [`FIRED`].
+    turn: Option<u64>,
 }
+
+/// It died.
+const FIRED: u64 = u64::MAX;
+
+/// A point that was not passed within this time makes room for the next.
+const TURN_MS: u64 = 2_000;
 
 impl<'a> Nemesis<'a> {
     pub(crate) fn new(cluster: &'a mut Cluster, network: Arc<Network>, started: Instant) -> Self {
@@ -113,6 +127,7 @@ impl<'a> Nemesis<'a> {
             havoc: Havoc::default(),
             hosts: (0..MACHINES).map(|server| Host { out: server >= SERVERS, ..Host::default() }).collect(),
             book: Book::default(),
+            points: Vec::new(),
             operation: None,
             waiting: VecDeque::new(),
             calm: started,
@@ -121,11 +136,14 @@ impl<'a> Nemesis<'a> {
 
     /// Carries the plan out, ends all faults, and returns what happened. `tell` hears about once a second what is broken.
     pub(crate) fn run(mut self, plan: &Plan, tell: impl Fn(&str)) -> Result<Havoc, String> {
+        if plan.kinds.contains(&Fault::Crash) {
+            self.points = self.cluster.crash_points()?;
+        }
         let mut coming = plan.faults.iter().peekable();
         let (mut looked_ms, mut told_ms) = (0, 0);
         while coming.peek().is_some() || self.is_busy() || self.now_ms() < plan.duration_ms {
             let now_ms = self.now_ms();
-            let ended = self.end_due(now_ms);
+            let ended = self.end_due(now_ms)?;
             let mut begun = false;
             while let Some(planned) = coming.next_if(|planned| planned.at_ms <= now_ms) {
                 self.begin(planned, now_ms);
@@ -136,6 +154,7 @@ impl<'a> Nemesis<'a> {
             }
             self.look_after()?;
             self.set_clocks()?;
+            self.aim()?;
             self.operate(now_ms < plan.duration_ms)?;
             if now_ms >= looked_ms {
                 looked_ms = now_ms + 300;
@@ -148,6 +167,9 @@ impl<'a> Nemesis<'a> {
             std::thread::sleep(TICK);
         }
         self.settle()?;
+        let points = self.havoc.points.iter().map(|(point, times)| format!("{point} ×{times}"));
+        let points = points.collect::<Vec<_>>().join(", ");
+        self.havoc.notes.extend((!points.is_empty()).then(|| format!("crash points fired: {points}")));
         Ok(self.havoc)
     }
 
@@ -170,15 +192,18 @@ impl<'a> Nemesis<'a> {
     }
 
     /// Ends the faults whose time is over; `true` if there was one.
-    fn end_due(&mut self, now_ms: u64) -> bool {
+    fn end_due(&mut self, now_ms: u64) -> Result<bool, String> {
         let before = self.active.len();
         for at in (0..before).rev() {
             if self.active[at].start_ms + self.active[at].planned.for_ms <= now_ms {
-                let Active { planned, servers, start_ms, effect } = self.active.remove(at);
+                let Active { planned, servers, start_ms, effect, .. } = self.active.remove(at);
+                if planned.fault == Fault::Crash {
+                    servers.iter().try_for_each(|server| self.cluster.arm(*server, ""))?;
+                }
                 self.havoc.happened.push(Happened { fault: planned.fault, servers, start_ms, end_ms: now_ms, effect });
             }
         }
-        self.active.len() < before
+        Ok(self.active.len() < before)
     }
 
     /// What happens once happens here; what lasts is done by [`Nemesis::apply`].
@@ -207,10 +232,10 @@ impl<'a> Nemesis<'a> {
                 let until = Instant::now() + Duration::from_millis(planned.for_ms) + DISK_MEMORY;
                 servers.iter().for_each(|server| self.hosts[*server].excused = Some(until));
             }
-            Fault::Partition | Fault::Oneway | Fault::Delay | Fault::Loss | Fault::Pause => {}
-            Fault::Skew | Fault::Strobe | Fault::RestartAll | Fault::Member => {}
+            Fault::Partition | Fault::Oneway | Fault::Delay | Fault::Loss | Fault::Pause | Fault::Crash => {}
+            Fault::Skew | Fault::Strobe | Fault::RestartAll | Fault::Member | Fault::Flip => {}
         }
-        self.active.push(Active { planned: planned.clone(), servers, start_ms, effect });
+        self.active.push(Active { planned: planned.clone(), servers, start_ms, effect, turn: None });
     }
 
     fn victims(&self, planned: &Planned) -> Vec<usize> {
@@ -292,6 +317,20 @@ impl<'a> Nemesis<'a> {
         Ok(())
     }
 
+    /// Tells servers where to die, one point after the other until one is passed.
+    fn aim(&mut self) -> Result<(), String> {
+        let now_ms = self.now_ms();
+        for active in self.active.iter_mut().filter(|active| active.planned.fault == Fault::Crash) {
+            let turn = (now_ms - active.start_ms) / TURN_MS;
+            if active.turn.is_none_or(|before| before < turn) {
+                active.turn = Some(turn);
+                let point = point(&self.points, active.planned.degree + turn as u32);
+                active.servers.iter().try_for_each(|server| self.cluster.arm(*server, &point))?;
+            }
+        }
+        Ok(())
+    }
+
     /// Clocks that were set must be seen to be wrong by who asks the server.
     fn look_at_clocks(&mut self) {
         let wrong = self.active.iter().filter(|active| matches!(active.planned.fault, Fault::Skew | Fault::Strobe));
@@ -305,13 +344,15 @@ impl<'a> Nemesis<'a> {
         for (server, status) in self.cluster.ended() {
             let words = self.cluster.last_words(server);
             let what = format!("server: {} ended by itself at {} ms ({status}): {words}", name(server), self.now_ms());
-            if self.hosts[server].out {
+            if let Some(point) = died_at(&words).filter(|_| status.signal() == Some(Signal::SIGABRT as i32)) {
+                self.crashed(server, point)?;
+            } else if self.hosts[server].out {
                 self.hosts[server].left = Some((status, words));
                 continue;
-            }
-            match self.is_excused(server) {
-                true => self.havoc.notes.push(what),
-                false => self.havoc.violations.push(what),
+            } else if self.is_excused(server) {
+                self.havoc.notes.push(what);
+            } else {
+                self.havoc.violations.push(what);
             }
             self.hosts[server].revive = Some(Instant::now() + RESTART_AFTER);
         }
@@ -322,6 +363,19 @@ impl<'a> Nemesis<'a> {
             }
         }
         Ok(())
+    }
+
+    /// It died where it was told to, and is started again without that.
+    fn crashed(&mut self, server: usize, point: &str) -> Result<(), String> {
+        self.havoc.count(Fault::Crash.effect(), 1);
+        *self.havoc.points.entry(point.to_owned()).or_default() += 1;
+        let at_ms = self.now_ms();
+        let armed = |active: &&mut Active| active.planned.fault == Fault::Crash && active.servers.contains(&server);
+        if let Some(active) = self.active.iter_mut().find(armed) {
+            active.effect = format!("died at {point} at {at_ms} ms");
+            active.turn = Some(FIRED);
+        }
+        self.cluster.arm(server, "")
     }
 
     fn is_excused(&self, server: usize) -> bool {
@@ -372,6 +426,19 @@ fn wrong_by(active: &[Active], server: usize, now_ms: u64) -> i64 {
     seconds.sum()
 }
 
+/// Which point, and after how many passes: often the first, for some points are rarely passed.
+fn point(points: &[String], degree: u32) -> String {
+    const PASSES: [u32; 8] = [1, 1, 1, 2, 3, 8, 20, 50];
+    let (count, degree) = (points.len().max(1), degree as usize);
+    let name = points.get(degree % count).map_or("", String::as_str);
+    format!("{name}:{}", PASSES[degree / count % PASSES.len()])
+}
+
+/// What a process says that was told to die.
+fn died_at(words: &str) -> Option<&str> {
+    words.rsplit_once("the process dies at ")?.1.split_whitespace().next()
+}
+
 /// From five minutes behind to five minutes ahead.
 fn skew_seconds(degree: u32) -> i64 {
     i64::from(degree) * 600 / 999 - 300
@@ -416,7 +483,7 @@ fn spoil(links: &mut Links, planned: &Planned, (one, other): (usize, usize), is_
             }
         }
         Fault::Kill | Fault::Pause | Fault::Power | Fault::DiskFull | Fault::SlowSync | Fault::Eio => {}
-        Fault::Skew | Fault::Strobe | Fault::RestartAll | Fault::Member => {}
+        Fault::Skew | Fault::Strobe | Fault::RestartAll | Fault::Member | Fault::Flip | Fault::Crash => {}
     }
 }
 
@@ -426,7 +493,7 @@ mod tests {
 
     fn active(fault: Fault, server: usize, degree: u32) -> Active {
         let planned = Planned { at_ms: 0, for_ms: 1, fault, target: Target::Server(server), degree };
-        Active { planned, servers: vec![server], start_ms: 0, effect: String::new() }
+        Active { planned, servers: vec![server], start_ms: 0, effect: String::new(), turn: None }
     }
 
     fn cuts(fault: Fault, degree: u32) -> Vec<(usize, usize)> {
@@ -456,6 +523,15 @@ mod tests {
     #[test]
     fn clocks_jump_both_ways() {
         assert_eq!((skew_seconds(0), skew_seconds(999)), (-300, 300));
+    }
+
+    #[test]
+    fn each_point_has_its_turn_and_tells_its_name() {
+        let points = ["a".to_owned(), "b".to_owned(), "c".to_owned()];
+        assert_eq!(["a:1", "b:1", "c:1"].map(str::to_owned), [0, 1, 2].map(|degree| point(&points, degree)));
+        assert_eq!((point(&points, 9), point(&points, 23)), ("a:2".to_owned(), "c:50".to_owned()));
+        assert_eq!(died_at("INFO all is well | the process dies at log-before-sync"), Some("log-before-sync"));
+        assert_eq!(died_at("error: the disk failed"), None);
     }
 
     #[test]

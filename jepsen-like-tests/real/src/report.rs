@@ -169,6 +169,8 @@ fn colour(fault: Fault) -> &'static str {
         Fault::Strobe => "#ff99c8",
         Fault::RestartAll => "#e09f3e",
         Fault::Member => "#2a9d8f",
+        Fault::Flip => "#8d0801",
+        Fault::Crash => "#ff006e",
     }
 }
 

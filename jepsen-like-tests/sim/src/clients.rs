@@ -42,16 +42,36 @@ pub(crate) struct Clients {
 
 struct Inner {
     seed: u64,
-    workloads: Vec<Arc<dyn Workload>>,
-    wire: Rc<dyn Wire>,
-    lives: Vec<Arc<AtomicU32>>,
+    /// Those of the servers, and those of the agents.
+    groups: [Group; 2],
     trace: Trace,
     phase: Cell<Phase>,
-    /// Set when there is something to do, for its clock is that of the clients' host.
-    shared: RefCell<Option<Arc<Shared>>>,
     /// What was found without a judge.
     wrong: RefCell<Vec<String>>,
     is_finished: Cell<bool>,
+}
+
+/// Workloads, and those whom they ask.
+pub(crate) struct Group {
+    workloads: Vec<Arc<dyn Workload>>,
+    wire: Rc<dyn Wire>,
+    lives: Vec<Arc<AtomicU32>>,
+    /// Set when there is something to do, for its clock is that of the clients' host.
+    shared: RefCell<Option<Arc<Shared>>>,
+}
+
+impl Group {
+    /// Workloads on hosts of these addresses, which count their lives.
+    pub(crate) fn new(workloads: Vec<Arc<dyn Workload>>, hosts: Vec<(IpAddr, Arc<AtomicU32>)>) -> Self {
+        let (servers, lives) = hosts.into_iter().unzip();
+        Self { workloads, wire: Rc::new(Network { servers }), lives, shared: RefCell::default() }
+    }
+
+    fn begin(&self, seed: u64, round: u64) -> Arc<Shared> {
+        let shared = Arc::new(Shared::new(seed, round, self.lives.clone()).thinking(THINK_MS_MAX));
+        self.shared.replace(Some(Arc::clone(&shared)));
+        shared
+    }
 }
 
 /// The simulated network.
@@ -67,21 +87,12 @@ impl Wire for Network {
 }
 
 impl Clients {
-    pub(crate) fn new(
-        seed: u64,
-        workloads: Vec<Arc<dyn Workload>>,
-        servers: Vec<IpAddr>,
-        lives: Vec<Arc<AtomicU32>>,
-        trace: Trace,
-    ) -> Self {
+    pub(crate) fn new(seed: u64, servers: Group, agents: Group, trace: Trace) -> Self {
         let inner = Inner {
             seed,
-            workloads,
-            wire: Rc::new(Network { servers }),
-            lives,
+            groups: [servers, agents],
             trace,
             phase: Cell::new(Phase::Wait),
-            shared: RefCell::default(),
             wrong: RefCell::default(),
             is_finished: Cell::new(false),
         };
@@ -92,15 +103,19 @@ impl Clients {
     pub(crate) async fn run(self) -> turmoil::Result {
         let inner = &*self.inner;
         self.wait_for(Phase::Load).await;
-        let shared = Shared::new(inner.seed, 0, inner.lives.clone()).thinking(THINK_MS_MAX);
-        let shared = Arc::new(shared);
-        inner.shared.replace(Some(Arc::clone(&shared)));
-        jlt_workloads::load(&inner.workloads, &shared, &inner.wire).await?;
+        let [servers, agents] = &inner.groups;
+        let (to_servers, to_agents) = (servers.begin(inner.seed, 0), agents.begin(inner.seed, 1));
+        let (one, other) = tokio::join!(
+            jlt_workloads::load(&servers.workloads, &to_servers, &servers.wire),
+            jlt_workloads::load(&agents.workloads, &to_agents, &agents.wire)
+        );
+        one.and(other)?;
         self.wait_for(Phase::Finish).await;
-        let mut wrong = Vec::from_iter(jlt_workloads::converge(&shared, &inner.wire).await.err());
-        wrong.extend(jlt_workloads::finish(&inner.workloads, &shared, &inner.wire).await);
+        let mut wrong = jlt_workloads::finish(&agents.workloads, &to_agents, &agents.wire).await;
+        wrong.extend(jlt_workloads::converge(&to_servers, &servers.wire).await.err());
+        wrong.extend(jlt_workloads::finish(&servers.workloads, &to_servers, &servers.wire).await);
         inner.wrong.replace(wrong);
-        for record in shared.history().iter() {
+        for record in self.history() {
             inner.trace.note(&format!("{record:?}"));
         }
         inner.is_finished.set(true);
@@ -109,8 +124,9 @@ impl Clients {
 
     pub(crate) fn set_phase(&self, phase: Phase) {
         self.inner.phase.set(phase);
-        if let (Phase::Finish, Some(shared)) = (phase, &*self.inner.shared.borrow()) {
-            shared.stop();
+        let shared = self.inner.groups.iter().filter_map(|group| group.shared.borrow().clone());
+        if phase == Phase::Finish {
+            shared.for_each(|shared| shared.stop());
         }
     }
 
@@ -128,14 +144,15 @@ impl Clients {
     pub(crate) fn judge(&self) -> Judgement {
         let mut judgement = Judgement { violations: self.inner.wrong.borrow().clone(), ..Judgement::default() };
         let history = self.history();
-        for workload in &self.inner.workloads {
+        for workload in self.inner.groups.iter().flat_map(|group| &group.workloads) {
             judgement.add(workload.name(), workload.judge(&history));
         }
         judgement
     }
 
     fn history(&self) -> Vec<Record> {
-        self.inner.shared.borrow().as_ref().map(|shared| shared.history().clone()).unwrap_or_default()
+        let shared = self.inner.groups.iter().filter_map(|group| group.shared.borrow().clone());
+        shared.flat_map(|shared| shared.history().clone()).collect()
     }
 
     async fn wait_for(&self, phase: Phase) {

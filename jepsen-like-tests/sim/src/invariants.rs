@@ -58,6 +58,7 @@ impl Invariants {
         }
         let up = world.servers.iter().enumerate().filter(|(_, node)| node.server().is_some()).map(|(at, _)| at);
         self.logs.is_on_a_quorum(&up.collect(), world.servers.len(), &mut self.findings);
+        self.findings.sort();
         self.findings.dedup();
         self.findings.truncate(FINDINGS_MAX);
     }
@@ -112,7 +113,7 @@ impl Invariants {
             findings.push(format!("{name} has dropped {} and has a snapshot of {}", raft.purged, raft.snapshot));
         }
         if self.calm.is_some_and(|term| raft.term > term) {
-            findings.push(format!("{name} is in term {} though nothing disturbed the leader", raft.term));
+            findings.push(format!("{name} left its leader for term {} though nothing was wrong", raft.term));
         }
         let now = Last {
             life,

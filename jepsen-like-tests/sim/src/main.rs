@@ -1,5 +1,6 @@
 //! `jlt-sim`: the real servers in one process, on a simulated network, clock and disk. One seed decides everything.
 
+mod agents;
 mod clients;
 mod crash;
 mod invariants;
@@ -80,6 +81,9 @@ struct Shape {
     /// How many servers.
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=7))]
     servers: u8,
+    /// How many agents.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(0..=9))]
+    agents: u8,
     /// For how many simulated seconds faults strike.
     #[arg(long, default_value_t = 30)]
     seconds: u64,
@@ -123,13 +127,18 @@ fn again(shape: &Shape) -> Result<bool, String> {
     let program = std::env::current_exe().map_err(|error| error.to_string())?;
     let mut command = Command::new(program);
     let ended = shape.environment(&mut command).args(std::env::args_os().skip(1)).status();
-    Ok(ended.map_err(|error| error.to_string())?.success())
+    match ended.map_err(|error| error.to_string())?.code() {
+        Some(0) => Ok(true),
+        Some(1) => Ok(false),
+        other => Err(format!("the run did not come to a verdict: {other:?}")),
+    }
 }
 
 fn one(seed: u64, shape: &Shape, file: Option<PathBuf>, level: Level) -> Result<bool, String> {
     let settings = Settings {
         seed,
         servers: usize::from(shape.servers),
+        agents: usize::from(shape.agents),
         duration: Duration::from_secs(shape.seconds),
         faults: shape.kinds()?,
         workloads: shape.workloads(seed)?,
@@ -158,12 +167,13 @@ impl Shape {
         let names: Vec<String> = match &self.workloads {
             Some(names) => names.split(',').map(str::to_owned).collect(),
             None => {
-                let all = jlt_workloads::all();
-                let names = all.iter().map(|workload| workload.name());
-                names.filter(|name| *name != BULK || seed.is_multiple_of(BULK_EVERY)).map(str::to_owned).collect()
+                let all = jlt_workloads::all().into_iter();
+                let fitting = all.filter(|workload| workload.needs().is_empty()).map(|workload| workload.name());
+                fitting.filter(|name| *name != BULK || seed.is_multiple_of(BULK_EVERY)).map(str::to_owned).collect()
             }
         };
-        jlt_workloads::named(&names)?;
+        // There is no DNS here.
+        jlt_workloads::fit(&jlt_workloads::named(&names)?, &[])?;
         Ok(names)
     }
 
@@ -182,8 +192,10 @@ impl Shape {
 
     /// As on the command line.
     fn arguments(&self) -> Vec<String> {
-        let mut arguments =
-            vec!["--servers".to_owned(), self.servers.to_string(), "--seconds".to_owned(), self.seconds.to_string()];
+        let numbers =
+            [("--servers", u64::from(self.servers)), ("--agents", u64::from(self.agents)), ("--seconds", self.seconds)];
+        let mut arguments: Vec<String> =
+            numbers.into_iter().flat_map(|(name, number)| [name.to_owned(), number.to_string()]).collect();
         if let Some(faults) = &self.faults {
             arguments.extend(["--faults".to_owned(), faults.clone()]);
         }

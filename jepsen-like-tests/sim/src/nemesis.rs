@@ -177,7 +177,9 @@ impl Nemesis {
             let state = self.links.get(&(server, other)).copied();
             set_link(world, server, other, None, state);
         }
-        world.sim.repair_oneway(world.servers[server].name.as_str(), CLIENTS);
+        for other in world.agents.iter().map(|agent| agent.name.as_str()).chain([CLIENTS]) {
+            world.sim.repair_oneway(world.servers[server].name.as_str(), other);
+        }
     }
 
     /// Ends those from without who did not come to their point.
@@ -206,9 +208,15 @@ impl Nemesis {
             // These are of links, which are set by what is active.
             Fault::Partition | Fault::Oneway | Fault::Pause => {}
             // Not here.
-            Fault::Loss | Fault::DiskFull | Fault::Eio | Fault::Skew | Fault::Strobe | Fault::RestartAll => {
-                return false;
-            }
+            Fault::Loss
+            | Fault::DiskFull
+            | Fault::Eio
+            | Fault::Skew
+            | Fault::Strobe
+            | Fault::RestartAll
+            | Fault::Member
+            | Fault::Flip
+            | Fault::Crash => return false,
         }
         true
     }

@@ -3,18 +3,21 @@
 use std::collections::BTreeMap;
 use std::error::Error;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use jlt_core::judgement::Judgement;
 use jlt_core::plan::{Fault, Plan};
+use jlt_workloads::Workload;
 use raft::Role;
 use serde_json::json;
 
-use crate::clients::{Clients, Phase};
+use crate::agents::{Locals, Trouble};
+use crate::clients::{Clients, Group, Phase};
 use crate::invariants::Invariants;
 use crate::nemesis::{self, Nemesis};
 use crate::trace::Trace;
-use crate::world::{CLIENTS, Node, World};
+use crate::world::{CLIENTS, World};
 
 /// The servers form a cluster within this time, and come together again after the faults.
 const CONVERGE_MS_MAX: u64 = 60_000;
@@ -25,13 +28,14 @@ const FINISH_MS_MAX: u64 = 120_000;
 /// Of all workloads together.
 const ANSWERED_PER_SECOND_MIN: u64 = 3;
 /// A server holds a request for no longer.
-const SETTLE_MS: u64 = 10_000;
+const SETTLE_MS: u64 = 8_000;
 
 /// What one run is made of.
 #[derive(Debug, Clone)]
 pub(crate) struct Settings {
     pub(crate) seed: u64,
     pub(crate) servers: usize,
+    pub(crate) agents: usize,
     /// How long faults strike.
     pub(crate) duration: Duration,
     pub(crate) faults: Vec<Fault>,
@@ -41,13 +45,25 @@ pub(crate) struct Settings {
 /// Runs, and answers the verdict as one line of JSON, and whether it is a pass.
 pub(crate) fn run(settings: &Settings, trace: &Trace) -> Result<(String, bool), Box<dyn Error>> {
     let folder = Folder::new(settings.seed)?;
-    let mut world = World::new(settings.seed, settings.servers, &folder.path, trace.clone())?;
-    let addresses = world.servers.iter().map(|node| node.address).collect();
-    let lives = world.servers.iter().map(Node::counter).collect();
-    let workloads = jlt_workloads::named(&settings.workloads)?;
-    let clients = Clients::new(settings.seed, workloads, addresses, lives, trace.clone());
+    // Servers speak of their folders: in each run these have the same names.
+    std::env::set_current_dir(&folder.path)?;
+    let mut world = World::new(settings.seed, settings.servers, settings.agents, Path::new(""), trace.clone())?;
+    let hosts = world.servers.iter().map(|node| (node.address, node.counter())).collect();
+    let servers = Group::new(jlt_workloads::named(&settings.workloads)?, hosts);
+    let hosts = world.agents.iter().map(|agent| (agent.address, Arc::clone(&agent.lives))).collect();
+    let locals: Vec<Arc<dyn Workload>> = match settings.agents {
+        0 => Vec::new(),
+        agents => vec![Arc::new(Locals { agents })],
+    };
+    let clients = Clients::new(settings.seed, servers, Group::new(locals, hosts), trace.clone());
     world.sim.client(CLIENTS, clients.clone().run());
-    let mut run = Run { invariants: Invariants::default(), clients, judgement: Judgement::default(), nemesis: None };
+    let mut run = Run {
+        invariants: Invariants::default(),
+        clients,
+        judgement: Judgement::default(),
+        nemesis: None,
+        trouble: None,
+    };
     if let Err(broken) = run.phases(&mut world, settings) {
         run.judgement.violations.push(format!("liveness: {broken}"));
     }
@@ -58,6 +74,7 @@ struct Run {
     invariants: Invariants,
     clients: Clients,
     nemesis: Option<Nemesis>,
+    trouble: Option<Trouble>,
     judgement: Judgement,
 }
 
@@ -68,6 +85,7 @@ impl Run {
         let workloads = settings.workloads.clone();
         let plan = Plan::new(settings.seed, settings.duration, settings.servers, workloads, &settings.faults);
         self.nemesis = Some(Nemesis::new(plan, world.now_ms()));
+        self.trouble = (!settings.faults.is_empty()).then(|| Trouble::new(settings.seed, world.now_ms()));
         self.clients.set_phase(Phase::Load);
         let end_ms = world.now_ms() + u64::try_from(settings.duration.as_millis()).unwrap_or(u64::MAX);
         while world.now_ms() < end_ms {
@@ -76,18 +94,26 @@ impl Run {
         if let Some(nemesis) = &mut self.nemesis {
             nemesis.heal(world);
         }
+        if let Some(mut trouble) = self.trouble.take() {
+            trouble.heal(world);
+        }
         trace_phase(world, "healed");
         self.until(world, CONVERGE_MS_MAX, "the servers did not come together after the faults", is_one_cluster)?;
-        self.invariants.is_calm();
         self.clients.set_phase(Phase::Finish);
         let clients = self.clients.clone();
         self.until(world, FINISH_MS_MAX, "the final reads did not end", |_world| clients.is_finished())?;
-        // What clients have given up may still be carried out.
-        let settled_ms = world.now_ms() + SETTLE_MS;
-        let is_settled = |world: &World| world.now_ms() >= settled_ms && is_one_cluster(world);
-        self.until(world, SETTLE_MS + CONVERGE_MS_MAX, "the servers did not settle", is_settled)?;
+        // What clients have given up may still be carried out, and connections that lost something may still have to be given up.
+        self.settle(world)?;
+        self.invariants.is_calm();
+        self.settle(world)?;
         self.invariants.are_equal(world);
         Ok(())
+    }
+
+    fn settle(&mut self, world: &mut World) -> Result<(), String> {
+        let settled_ms = world.now_ms() + SETTLE_MS;
+        let is_settled = |world: &World| world.now_ms() >= settled_ms && is_one_cluster(world);
+        self.until(world, SETTLE_MS + CONVERGE_MS_MAX, "the servers did not settle", is_settled)
     }
 
     fn until(
@@ -110,6 +136,9 @@ impl Run {
     fn step(&mut self, world: &mut World) -> Result<(), String> {
         if let Some(nemesis) = &mut self.nemesis {
             nemesis.act(world);
+        }
+        if let Some(trouble) = &mut self.trouble {
+            trouble.act(world);
         }
         world.step()?;
         if world.now_ms().is_multiple_of(LOOK_MS) {

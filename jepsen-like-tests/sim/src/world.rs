@@ -14,11 +14,11 @@ use faults::Point;
 use identity::JoinSecret;
 use jlt_core::rng::Rng;
 use raft::disk::fault::{FaultDisk, Faults};
-use server::{HttpLimits, RaftSizes, Server, ServerConfig};
+use server::{HttpLimits, RaftLog, Server, ServerConfig};
 use turmoil::{Builder, Sim};
 
 use crate::trace::Trace;
-use crate::{clients, crash};
+use crate::{agents, clients, crash};
 
 /// A message takes from the first to the second of these, unless it is delayed.
 pub(crate) const LATENCY: (Duration, Duration) = (Duration::from_micros(200), Duration::from_millis(3));
@@ -27,12 +27,13 @@ pub(crate) const SYNC_US: u64 = 1_000;
 const RPC_PORT: u16 = 8300;
 /// The host of all clients.
 pub(crate) const CLIENTS: &str = "clients";
-const SECRET: &str = "AAECAwQFBgcICQoLDA0ODw==";
+pub(crate) const SECRET: &str = "AAECAwQFBgcICQoLDA0ODw==";
 
 /// Everything there is.
 pub(crate) struct World {
     pub(crate) sim: Sim<'static>,
     pub(crate) servers: Vec<Node>,
+    pub(crate) agents: Vec<agents::Host>,
     pub(crate) trace: Trace,
     /// Servers that died by themselves at a point of their code, and whom nobody has started again.
     pub(crate) died: Vec<usize>,
@@ -54,8 +55,14 @@ pub(crate) struct Node {
 }
 
 impl World {
-    /// A world of so many servers, none of which has begun to run. What is kept in real files lies below `folder`.
-    pub(crate) fn new(seed: u64, servers: usize, folder: &Path, trace: Trace) -> Result<Self, Box<dyn Error>> {
+    /// A world of so many servers and agents, none of which has begun to run. What is kept in real files lies below `folder`.
+    pub(crate) fn new(
+        seed: u64,
+        servers: usize,
+        agents: usize,
+        folder: &Path,
+        trace: Trace,
+    ) -> Result<Self, Box<dyn Error>> {
         let sim = Builder::new()
             .rng_seed(seed)
             .enable_random_order()
@@ -67,15 +74,31 @@ impl World {
             .build();
         let names: Vec<String> = (1..=servers).map(|number| format!("s{number}")).collect();
         let addresses: Vec<IpAddr> = names.iter().map(|name| sim.lookup(name.as_str())).collect();
-        let mut world =
-            Self { sim, servers: Vec::new(), trace, died: Vec::new(), deaths: BTreeMap::new(), seed, steps: 0 };
+        let mut world = Self {
+            sim,
+            servers: Vec::new(),
+            agents: Vec::new(),
+            trace,
+            died: Vec::new(),
+            deaths: BTreeMap::new(),
+            seed,
+            steps: 0,
+        };
         for (at, name) in names.iter().enumerate() {
             let node = Node::new(name, addresses[at], folder);
             let mut config = node.config(at, &addresses)?;
-            config.sizes = sizes(seed);
+            config.log = log(seed);
             world.host(&node, config);
             world.servers.push(node);
         }
+        for number in 1..=agents {
+            let name = agents::name(number);
+            let agent = agents::Host::new(number, world.sim.lookup(name.as_str()), folder);
+            world.sim.host(name.as_str(), agent.software(&addresses)?);
+            world.agents.push(agent);
+        }
+        let others = world.agents.iter().map(|agent| agent.name.clone()).chain([CLIENTS.to_owned()]);
+        let names: Vec<String> = names.into_iter().chain(others).collect();
         crash::init(world.servers.iter().map(|node| node.end(&names)).collect());
         Ok(world)
     }
@@ -143,6 +166,21 @@ impl World {
         store::cut_power(&node.store(), (seed % 4) as usize);
     }
 
+    /// Ends an agent as `kill -9` does.
+    pub(crate) fn kill_agent(&mut self, at: usize) {
+        self.agents[at].forget();
+        let name = self.agents[at].name.clone();
+        self.trace.note(&format!("kill {name}"));
+        self.sim.crash(name);
+    }
+
+    /// Starts an agent that was ended.
+    pub(crate) fn start_agent(&mut self, at: usize) {
+        let name = self.agents[at].name.clone();
+        self.trace.note(&format!("start {name}"));
+        self.sim.bounce(name);
+    }
+
     /// Starts a server that was ended.
     pub(crate) fn start(&mut self, at: usize) {
         let name = self.servers[at].name.clone();
@@ -152,11 +190,11 @@ impl World {
 }
 
 /// Small ones, so that a short run has many snapshots and segments; each seed has its own.
-fn sizes(seed: u64) -> RaftSizes {
+fn log(seed: u64) -> RaftLog {
     let mut rng = Rng::new(seed, 300);
-    RaftSizes {
+    RaftLog {
         snapshot_every_entries: 30 + rng.below(170) as u64,
-        log_entries_kept: rng.below(60) as u64,
+        entries_kept: rng.below(60) as u64,
         segment_bytes: 16 * 1024 << rng.below(5),
         cache_bytes_max: 4 * 1024 << rng.below(5),
     }
@@ -199,7 +237,6 @@ impl Node {
             disk.leave();
             store::set_left(&store, true);
             others.iter().for_each(|other| turmoil::partition_oneway(name.as_str(), other.as_str()));
-            turmoil::partition_oneway(name.as_str(), CLIENTS);
         })
     }
 

@@ -371,7 +371,7 @@ fn is_explained(changes: &[Change<'_>], kind: Kind, found: &[u16], at: u64) -> b
 fn allowed<'a>(changes: &'a [Change<'a>], instance: usize, at: u64) -> impl Iterator<Item = Option<State>> + 'a {
     let of_it = move || changes.iter().filter(move |change| change.0 == instance);
     let is_done = |change: &&Change<'_>| matches!(change.2.seen, Some(Some(_)));
-    let last = of_it().filter(is_done).filter(|change| change.2.end_ns < at).next_back().and_then(|change| change.1);
+    let last = of_it().filter(is_done).rfind(|change| change.2.end_ns < at).and_then(|change| change.1);
     let may_be = of_it().filter(move |change| match change.2.seen {
         None => false,
         Some(None) => change.2.start_ns <= at,

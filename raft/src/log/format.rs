@@ -2,7 +2,8 @@
 //!
 //! A segment is a header of 64 bytes and then frames. A frame is what was written and synced at once, so all of a frame is
 //! there or none of it is promised, and a frame after it proves that it had been synced. It holds records: entries, votes,
-//! and so on. Everything is little-endian; each frame begins at a multiple of 8.
+//! and so on. Behind the last frame stands a seal: a frame without records, which is no part of the log and is overwritten
+//! by the next frame. Everything is little-endian; each frame begins at a multiple of 8.
 
 use serde::{Deserialize, Serialize};
 
@@ -168,6 +169,18 @@ pub(crate) struct Frame<'a> {
     pub(crate) body: &'a [u8],
     /// With header and padding.
     pub(crate) bytes: usize,
+}
+
+impl Frame<'_> {
+    /// It proves that the frame before it was synced, and is not counted.
+    pub(crate) fn is_seal(&self) -> bool {
+        self.body.is_empty()
+    }
+}
+
+/// What stands behind the last frame, with the number that the next will have.
+pub(crate) fn seal(salt: u64, number: u64) -> Vec<u8> {
+    FrameWriter::new().finish(salt, number)
 }
 
 /// The frame of that number at `at`, if it is there and whole.

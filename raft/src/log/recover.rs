@@ -1,10 +1,11 @@
 //! Reads the log when a member starts: finds where it ends, and tells a write that the power cut short (dropped: it was
-//! never acknowledged) from damage (refused: something acknowledged is gone).
+//! never acknowledged) from damage (refused: something acknowledged is gone). They look the same in the last write, unless
+//! its seal is behind it.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::format::{FRAME_HEADER_BYTES, Frame, HEADER_BYTES, Header, Record, frame_at, later_frame, records};
+use super::format::{FRAME_HEADER_BYTES, Frame, HEADER_BYTES, Header, Record, frame_at, later_frame, records, seal};
 use super::index::{Index, Place};
 use crate::StartError;
 use crate::disk::{Disk, DiskFile};
@@ -22,6 +23,18 @@ pub(crate) struct Segment {
     pub(crate) bytes: u64,
     /// The highest index of its entries.
     pub(crate) last_index: Option<u64>,
+}
+
+impl Segment {
+    /// Writes behind the last frame that it is synced. The next frame takes its place, so it costs no sync of its own; only a power cut may lose it.
+    pub(crate) fn seal(&self) {
+        let seal = seal(self.header.salt, self.frames);
+        // Without room for it the next segment tells how many frames there were.
+        if self.end + seal.len() as u64 <= self.bytes {
+            // Nothing was promised that depends on it; on a disk that fails, the next frame finds out.
+            let _ = self.file.write_at(&seal, self.end);
+        }
+    }
 }
 
 /// The log as it was found: the segments in order, and what is in them.
@@ -104,7 +117,7 @@ impl Recovered {
         let salt = segment.header.salt;
         loop {
             let at = usize::try_from(segment.end).map_err(|e| e.to_string())?;
-            let Some(frame) = frame_at(content, at, salt, segment.frames) else {
+            let Some(frame) = frame_at(content, at, salt, segment.frames).filter(|frame| !frame.is_seal()) else {
                 break;
             };
             self.read_records(segment, &frame)?;
@@ -176,5 +189,7 @@ fn rewrite_last_frame(segment: &Segment, content: &[u8]) -> std::io::Result<()> 
         }
         at += frame.bytes;
     }
-    segment.file.sync()
+    segment.file.sync()?;
+    segment.seal();
+    Ok(())
 }

@@ -331,6 +331,46 @@ fn a_damaged_write_with_a_later_one_in_the_same_file_is_refused() {
     assert!(reason.contains("later write"), "{reason}");
 }
 
+/// A torn write is forgotten, since nobody was told of it. Damage must not look like one: what was acknowledged would be gone, or a vote.
+#[test]
+fn a_flipped_bit_in_the_last_write_is_refused_too() {
+    let mut silent = Vec::new();
+    let end = last_write(&FaultDisk::new());
+    for offset in 0..end {
+        let disk = FaultDisk::new();
+        last_write(&disk);
+        let file = disk.list(&dir()).unwrap().remove(0);
+        disk.flip(&file, offset).unwrap();
+        match open(&disk) {
+            Err(StartError::Damaged { .. }) => {}
+            Err(other) => panic!("byte {offset}: {other}"),
+            Ok(mut log) => {
+                let entries = run(log.try_get_log_entries(..)).unwrap();
+                let vote = run(log.read_vote()).unwrap();
+                if entries.len() != 3 || vote != Some(Vote::new(7, NODE)) {
+                    silent.push(offset);
+                }
+            }
+        }
+    }
+    assert!(silent.is_empty(), "{} of {end} bytes: {silent:?}", silent.len());
+}
+
+/// Three entries and a vote, killed right after the last. Answers how many bytes of the file hold something.
+fn last_write(disk: &FaultDisk) -> usize {
+    let mut log = open(disk).unwrap();
+    for index in 0..3 {
+        run(log.blocking_append([entry(1, index, "kept")])).unwrap();
+    }
+    run(log.save_vote(&Vote::new(7, NODE))).unwrap();
+    drop(log);
+    let file = disk.list(&dir()).unwrap().remove(0);
+    let open = disk.open(&file).unwrap();
+    let mut bytes = vec![0; usize::try_from(open.len().unwrap()).unwrap()];
+    open.read_at(&mut bytes, 0).unwrap();
+    bytes.iter().rposition(|byte| *byte != 0).unwrap() + 1
+}
+
 #[test]
 fn a_missing_file_and_another_members_file_are_refused() {
     let disk = FaultDisk::new();

@@ -171,6 +171,7 @@ impl Writer {
         faults::pass(Point::LogAfterSync);
         segment.frames += 1;
         segment.end = at.end;
+        segment.seal();
         place(&self.index, segment, at.start, std::mem::take(&mut gathered.entries));
         for done in gathered.done.drain(..) {
             done();

@@ -2,12 +2,13 @@
 //! is wrong is a finding.
 
 use std::collections::VecDeque;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use jlt_core::plan::{Fault, Planned, Target};
 
 use super::members::Members;
-use super::script::{Step, script};
+use super::script::{Step, mend, script};
 use super::{Happened, Nemesis};
 use crate::cluster::{MACHINES, SERVERS, name};
 use crate::http;
@@ -35,6 +36,8 @@ pub(super) struct Operation {
     effects: Vec<String>,
     /// When the cluster was last asked.
     asked: Option<Instant>,
+    /// The file that was damaged.
+    damaged: Option<PathBuf>,
 }
 
 /// What became of a step.
@@ -47,6 +50,22 @@ impl Progress {
     fn when(is_done: bool) -> Self {
         if is_done { Progress::Done } else { Progress::Wait }
     }
+}
+
+/// Whether a server's last words say what its operator has to know: that the disk is damaged, where, and what to do.
+fn refusal(words: &str, path: &Path) -> Result<(), String> {
+    // The store tells its folder.
+    let folder = path.parent().and_then(Path::parent).unwrap_or(path);
+    if !words.contains("damaged") {
+        return Err("does not say that something is damaged".to_owned());
+    }
+    if !words.contains(&*path.to_string_lossy()) && !words.contains(&*folder.to_string_lossy()) {
+        return Err("does not say which file is damaged".to_owned());
+    }
+    if !["empty", "remove", "restore"].iter().any(|word| words.contains(word)) {
+        return Err("does not say what to do".to_owned());
+    }
+    Ok(())
 }
 
 /// How many joined, left, or were given a vote.
@@ -112,7 +131,16 @@ impl Nemesis<'_> {
         };
         let steps = script(&planned, victim);
         let servers = if planned.target == Target::All { (0..SERVERS).collect() } else { vec![victim] };
-        Operation { planned, servers, start_ms: self.now_ms(), steps, since: None, effects: Vec::new(), asked: None }
+        Operation {
+            planned,
+            servers,
+            start_ms: self.now_ms(),
+            steps,
+            since: None,
+            effects: Vec::new(),
+            asked: None,
+            damaged: None,
+        }
     }
 
     fn finish(&mut self, operation: Operation) -> Result<(), String> {
@@ -144,6 +172,8 @@ impl Nemesis<'_> {
             }
             Step::Wipe(server) => self.wipe(*server),
             Step::Leave(server) => self.leave(*server, operation),
+            Step::Flip(server, part) => self.flip(*server, part, operation),
+            Step::Judge(server) => self.judge(*server, operation),
             _ if operation.asked.is_some_and(|asked| asked.elapsed() < ASK_AGAIN) => Ok(Progress::Wait),
             Step::Remove(_) | Step::SeeOff(_) | Step::AwaitVote(_) | Step::StaysOut(..) => {
                 operation.asked = Some(Instant::now());
@@ -216,6 +246,65 @@ impl Nemesis<'_> {
         Ok(Progress::Wait)
     }
 
+    /// Damages a file, if there is such a file yet, and starts the server on it.
+    fn flip(&mut self, server: usize, part: &str, operation: &mut Operation) -> Result<Progress, String> {
+        self.hosts[server].left = None;
+        // Not everything is there from the beginning; the log is.
+        let flipped = self.cluster.flip(server, part).or_else(|| self.cluster.flip(server, "raft/log"));
+        if let Some((path, at)) = flipped {
+            operation.effects.push(format!("byte {at} of {} of {}", path.display(), name(server)));
+            self.havoc.count("bits flipped", 1);
+            operation.damaged = Some(path);
+        }
+        Ok(Progress::Done)
+    }
+
+    /// It has refused to start with words that tell which file and what to do, and that is done; or it serves, for the bit means nothing or is known elsewhere.
+    fn judge(&mut self, server: usize, operation: &mut Operation) -> Result<Progress, String> {
+        let Some(path) = &operation.damaged else {
+            self.hosts[server].out = false;
+            self.apply()?;
+            return Ok(Progress::Done);
+        };
+        if let Some((status, words)) = self.hosts[server].left.take() {
+            if self.is_excused(server) && !words.contains("damaged") {
+                self.havoc.notes.push(format!("{} ended because of its disk ({status}): {words}", name(server)));
+                return Ok(Progress::Wait);
+            }
+            match refusal(&words, path) {
+                Ok(()) => self.havoc.count(Fault::Flip.effect(), 1),
+                Err(why) => {
+                    let (effect, server) = (operation.effects.join(", "), name(server));
+                    self.havoc
+                        .violations
+                        .push(format!("{server} after a flipped bit ({effect}) {why} ({status}): {words}"));
+                }
+            }
+            operation.effects.push("refused".to_owned());
+            let rest = operation.steps.split_off(1);
+            operation.steps.extend(mend(server, operation.planned.degree).into_iter().chain(rest));
+            return Ok(Progress::Done);
+        }
+        if !self.cluster.is_running(server) {
+            // Down by an operation, so that its end is not taken for one by itself.
+            self.cluster.restart(server)?;
+            return Ok(Progress::Wait);
+        }
+        if operation.asked.is_some_and(|asked| asked.elapsed() < ASK_AGAIN) || self.hosts[server].paused.is_some() {
+            return Ok(Progress::Wait);
+        }
+        operation.asked = Some(Instant::now());
+        let path = "/v1/kv/jlt/ready?consistent";
+        let serves = http::request(self.cluster.http_address(server), "GET", path, b"", ASK_TIMEOUT);
+        if serves.is_ok_and(|reply| reply.status == 200) {
+            self.hosts[server].out = false;
+            self.havoc.count("flipped bits that did no harm", 1);
+            operation.effects.push("serves".to_owned());
+            return Ok(Progress::Done);
+        }
+        Ok(Progress::Wait)
+    }
+
     /// The members as all have agreed on them: a leader tells them, acknowledges a write, and tells them again.
     fn agreed_members(&mut self) -> Option<Members> {
         let members = self.members()?;
@@ -278,6 +367,19 @@ impl Nemesis<'_> {
 mod tests {
     use super::super::members::Member;
     use super::*;
+
+    #[test]
+    fn a_refusal_tells_what_where_and_what_to_do() {
+        let log = Path::new("raft/log/01.log");
+        let said =
+            "error: the Raft data in /d/raft/log/01.log is damaged (x): empty its data folder, and join it again";
+        assert_eq!(refusal(said, log), Ok(()));
+        let store = "the store in /d/raft/store/sled is damaged (x): restore it from a backup";
+        assert_eq!(refusal(store, Path::new("raft/store/sled/db")), Ok(()));
+        assert!(refusal(store, log).unwrap_err().contains("which file"));
+        assert!(refusal("thread main panicked", log).is_err());
+        assert!(refusal("/d/raft/log/01.log is damaged", log).unwrap_err().contains("what to do"));
+    }
 
     #[test]
     fn changes_of_the_members_are_counted() {

@@ -29,6 +29,10 @@ pub(super) enum Step {
     AwaitVote(usize),
     /// For so many milliseconds a server must not be a member.
     StaysOut(usize, u64),
+    /// Flips a bit in a file of a server that is down whose path contains this.
+    Flip(usize, &'static str),
+    /// Waits until a server whose disk is damaged has refused to start, or serves.
+    Judge(usize),
 }
 
 impl Step {
@@ -43,6 +47,8 @@ impl Step {
             Step::Leave(server) => format!("{} leaves", name(*server)),
             Step::Remove(server) | Step::SeeOff(server) => format!("{} is removed", name(*server)),
             Step::AwaitVote(server) => format!("{} is to vote", name(*server)),
+            Step::Flip(server, part) => format!("a bit of {} of {} flips", part, name(*server)),
+            Step::Judge(server) => format!("{} refuses to start on a damaged disk, or serves", name(*server)),
             Step::StaysOut(server, _) => format!("{} is no member any more", name(*server)),
         }
     }
@@ -62,6 +68,7 @@ fn steps(fault: Fault, victim: usize, degree: u32) -> Vec<Step> {
     match fault {
         Fault::RestartAll => rolling(victim, degree),
         Fault::Member => membership(victim, degree),
+        Fault::Flip => damage(victim % SERVERS, degree),
         _ => Vec::new(),
     }
 }
@@ -102,6 +109,24 @@ fn membership(victim: usize, degree: u32) -> Vec<Step> {
         }
     };
     [all_vote(), middle, all_vote()].concat()
+}
+
+/// Where bits flip; the log is what there is most of.
+const DAMAGED: [&str; 8] =
+    ["raft/log", "raft/log", "raft/log", "raft/snapshot", "raft/store", "agent/sled", "identity", "node.json"];
+
+/// A server goes down, its disk is damaged, and it starts again. Never of two at once: all have a vote before and after.
+fn damage(victim: usize, degree: u32) -> Vec<Step> {
+    let down = if degree.is_multiple_of(2) { Step::Kill(victim) } else { Step::Stop(victim) };
+    let part = DAMAGED[degree as usize / 2 % DAMAGED.len()];
+    let middle = vec![down, Step::Flip(victim, part), Step::Judge(victim)];
+    [all_vote(), middle, all_vote()].concat()
+}
+
+/// What the message of a server that refuses to start asks of its operator; some forget to remove it first.
+pub(super) fn mend(victim: usize, degree: u32) -> Vec<Step> {
+    let removed = if degree < 500 { vec![Step::Remove(victim)] } else { Vec::new() };
+    [removed, vec![Step::Wipe(victim)], join(victim)].concat()
 }
 
 const GUESTS: [usize; 2] = [SERVERS, SERVERS + 1];
@@ -167,7 +192,7 @@ mod tests {
                         }
                     }
                     Step::StaysOut(server, _) => assert!(!voters.contains(&server)),
-                    Step::Wait(_) => {}
+                    Step::Wait(_) | Step::Flip(..) | Step::Judge(_) => {}
                 }
                 assert!(voters.len() >= 2, "{degree}: {voters:?}");
             }
@@ -175,6 +200,19 @@ mod tests {
             voters.sort_unstable();
             assert_eq!((up, voters), (vec![0, 1, 2], vec![0, 1, 2]), "{degree}");
         }
+    }
+
+    #[test]
+    fn each_kind_of_file_is_damaged_while_its_server_is_down() {
+        let mut parts = std::collections::BTreeSet::new();
+        for degree in 0..1000 {
+            let steps = damage(1, degree);
+            assert_eq!((&steps[..3], &steps[6..]), (&all_vote()[..], &all_vote()[..]));
+            assert!(matches!(steps[3], Step::Kill(1) | Step::Stop(1)) && steps[5] == Step::Judge(1));
+            let Step::Flip(1, part) = steps[4] else { panic!("{:?}", steps[4]) };
+            parts.insert(part);
+        }
+        assert_eq!(parts, DAMAGED.into());
     }
 
     #[test]
