@@ -112,7 +112,7 @@ mod tests {
         let store = Store::open(folder.path()).expect("a store");
         let keeper = Keeper::open(store.clone()).expect("a keeper");
         keeper.change(|kept| kept.node = "n1".into());
-        keeper.clone().change(|kept| kept.servers = vec!["10.0.0.1:8300".into()]);
+        keeper.change(|kept| kept.servers = vec!["10.0.0.1:8300".into()]);
         let expected =
             KeptIdentity { node: "n1".into(), servers: vec!["10.0.0.1:8300".into()], ..KeptIdentity::default() };
         assert_eq!(keeper.kept(), expected);

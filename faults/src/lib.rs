@@ -78,8 +78,6 @@ named! {
         ReplicasDiffer = "replicas-differ",
         /// Every sixteenth change wakes nobody.
         LostWakeUp = "lost-wake-up",
-        /// A blocking query that came back gets the answer of the version before.
-        OldAnswerShared = "old-answer-shared",
         /// A node that is deregistered leaves its services behind.
         NodeLeavesServices = "node-leaves-services",
         /// An agent forgets what was deregistered while it could not reach a server.

@@ -103,6 +103,7 @@ impl<S: StateMachine> Raft<S> {
             core: core.clone(),
             snapshots,
             last_contact: Arc::clone(&last_contact),
+            silence_max: Duration::from_millis(config.election_ms_max + config.election_ms_min),
             receiving: Arc::default(),
         };
         let service = RaftServer::new(service)

@@ -108,7 +108,7 @@ impl Watch {
     ) -> (Answer, Index) {
         let mut was_woken = false;
         loop {
-            let version = self.current.load().index() - u64::from(faults::has(Bug::OldAnswerShared) && was_woken);
+            let version = self.current.load().index();
             let (found, ran_on) = match self.shared.find(target, version) {
                 Some(found) => (found, version),
                 None => {

@@ -60,8 +60,8 @@ impl Tail {
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(0),
             read => read?,
         }
-        let both = u128::from_be_bytes(bytes);
-        let (count, complement) = ((both >> 64) as u64, both as u64);
+        let number = |half: &[u8]| half.iter().fold(0, |number, byte| number << 8 | u64::from(*byte));
+        let (count, complement) = (number(&bytes[..8]), number(&bytes[8..]));
         Ok(if complement == !count { count } else { 0 })
     }
 }

@@ -55,7 +55,7 @@ const HUNTS: &[Hunt] = &[
     hunt("read-not-confirmed", "partition", "register", &["register"]),
     hunt("read-not-awaited", "delay,loss", "register", &["register"]),
     hunt("default-read-anywhere", "partition", "register", &["register"]),
-    hunt("leads-too-early", "kill,slow-sync", "register", &["register"]),
+    hunt("leads-too-early", "kill,delay", "register", &["register"]),
     hunt("leads-too-long", "partition", "register", &["register"]),
     hunt("last-contact-lies", "partition", "register", &["register"]),
     hunt("ack-before-agreement", "kill,partition", "register,set", &["register", "set"]),
@@ -66,8 +66,13 @@ const HUNTS: &[Hunt] = &[
     hunt("index-runs-backwards", "kill", "tree", &["tree"]),
     hunt("replicas-differ", "kill", "set", &["servers", "set"]),
     hunt("lost-wake-up", "kill", "watch", &["watch"]),
-    hunt("old-answer-shared", "kill", "watch", &["watch"]),
     hunt("node-leaves-services", "kill", "catalog", &["catalog", "servers"]),
+    hunt("lock-stolen", "kill", "lock", &["lock"]),
+    hunt("transaction-half-done", "kill", "append", &["append"]),
+    hunt("session-keeps-keys", "kill", "session", &["session"]),
+    hunt("session-ends-early", "kill", "session", &["session"]),
+    hunt("session-never-ends", "kill", "session", &["session"]),
+    hunt("lock-delay-forgotten", "kill", "session,set", &["session"]),
     hunt("critical-passes", "kill", "catalog", &["catalog"]),
 ];
 

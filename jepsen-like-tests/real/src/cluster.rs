@@ -378,6 +378,7 @@ impl Cluster {
         command.arg(format!("-data-dir={}", self.data(index).display()));
         // A run of seconds has many snapshots, and servers that need one to catch up.
         command.args(["-hcl=raft_snapshot_threshold = 200", "-hcl=raft_trailing_logs = 50"]);
+        command.arg("-hcl=session_ttl_min = \"2s\"");
         for (other, server) in self.servers.iter().enumerate().take(SERVERS) {
             if other != index {
                 command.arg(format!("-retry-join={}", server.address));

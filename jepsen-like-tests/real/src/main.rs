@@ -71,7 +71,7 @@ enum Mode {
         /// How long, for example `2h`.
         #[arg(long = "for", default_value = "8h", value_parser = parse_duration)]
         duration: Duration,
-        /// Faults, with commas, of which each round has up to four; `all` for all but skew.
+        /// Faults, with commas, of which each round has up to four; `all` for all that need nothing special.
         #[arg(long, default_value = "all")]
         faults: String,
         /// Workloads, with commas; all if it is not said.

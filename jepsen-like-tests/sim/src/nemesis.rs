@@ -220,7 +220,9 @@ impl Nemesis {
             | Fault::Skew
             | Fault::Strobe
             | Fault::RestartAll
-            | Fault::Member => return false,
+            | Fault::Member
+            | Fault::Flip
+            | Fault::Crash => return false,
         }
         true
     }

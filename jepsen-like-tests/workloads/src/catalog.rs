@@ -30,6 +30,10 @@ enum Call {
         service: String,
         state: Option<State>,
     },
+    /// The node is deregistered, with all services of its client.
+    Leave {
+        services: Vec<String>,
+    },
     Read {
         service: String,
     },
@@ -85,6 +89,7 @@ impl Workload for Catalog {
                     let state = State { port: client.unique(), passing: client.rng.below(2) == 0 };
                     set(client, server, &service, Some(state)).await;
                 }
+                2 if client.rng.below(3) == 0 => leave(client, server).await,
                 2 => set(client, server, &service, None).await,
                 _ => {
                     let is_passing = client.rng.below(3) == 0;
@@ -106,8 +111,8 @@ impl Workload for Catalog {
     }
 
     async fn clear(&self, client: &mut Client) -> Result<(), String> {
-        for (owner, number) in (0..self.clients()).flat_map(|owner| (0..SERVICES).map(move |number| (owner, number))) {
-            let body = json!({"Node": node(&client.named(format!("{owner}-{number}")))}).to_string();
+        for owner in 0..self.clients() {
+            let body = json!({"Node": node(client, owner)}).to_string();
             let deregister =
                 async |api: &mut Api<'_>| api.send("PUT", "/v1/catalog/deregister", &body).await.map(|_| ());
             client.insist("clear", deregister).await?;
@@ -123,23 +128,31 @@ impl Workload for Catalog {
     }
 }
 
-fn node(service: &str) -> String {
-    format!("node-{service}")
+fn node(client: &Client, owner: usize) -> String {
+    client.named(format!("node-{owner}"))
 }
 
-/// Registers the service on a node of its own, or deregisters it.
+async fn leave(client: &mut Client, server: usize) {
+    let owner = client.number;
+    let services = (0..SERVICES).map(|number| client.named(format!("{owner}-{number}"))).collect();
+    let body = json!({"Node": node(client, owner)}).to_string();
+    let deregister =
+        async |api: &mut Api<'_>| api.send("PUT", "/v1/catalog/deregister", &body).await.map(|_| Answer::Set);
+    client.ask(server, Call::Leave { services }, deregister).await.ok();
+}
+
+/// Registers the service on its client's node, or deregisters it.
 async fn set(client: &mut Client, server: usize, service: &str, state: Option<State>) {
-    let node = node(service);
+    let node = node(client, client.number);
     let (path, body) = match state {
         Some(state) => {
             let status = if state.passing { "passing" } else { "critical" };
-            let check = json!({"CheckID": "check", "Name": "check", "Status": status, "ServiceID": service});
+            let check =
+                json!({"CheckID": format!("check-{service}"), "Name": "check", "Status": status, "ServiceID": service});
             let instance = json!({"ID": service, "Service": service, "Port": state.port});
             let body = json!({"Node": node, "Address": "10.0.0.1", "SkipNodeUpdate": true, "Service": instance, "Check": check});
             ("/v1/catalog/register", body)
         }
-        // With its node, or alone.
-        None if client.rng.below(2) == 0 => ("/v1/catalog/deregister", json!({"Node": node})),
         None => ("/v1/catalog/deregister", json!({"Node": node, "ServiceID": service})),
     };
     let call = Call::Set { service: service.to_owned(), state };
@@ -149,8 +162,9 @@ async fn set(client: &mut Client, server: usize, service: &str, state: Option<St
 
 async fn read(api: &mut Api<'_>, call: &Call) -> Result<Answer, Failure> {
     let (service, filter) = match call {
-        Call::Set { service, .. } | Call::Read { service } => (service, ""),
-        Call::Passing { service } => (service, "&passing"),
+        Call::Set { service, .. } | Call::Read { service } => (service.as_str(), ""),
+        Call::Passing { service } => (service.as_str(), "&passing"),
+        Call::Leave { .. } => ("", ""),
     };
     let rows: Vec<Row> = api.get(&format!("/v1/health/service/{service}?consistent{filter}")).await?;
     let state = |row: Row| {
@@ -165,9 +179,12 @@ fn judge(operations: &[Typed<Call, Answer>]) -> Judgement {
     let mut judgement = Judgement::default();
     let mut changes: BTreeMap<&str, Vec<&Typed<Call, Answer>>> = BTreeMap::new();
     for operation in operations {
-        if let Call::Set { service, .. } = &operation.call {
-            changes.entry(service).or_default().push(operation);
-        }
+        let changed = match &operation.call {
+            Call::Set { service, .. } => std::slice::from_ref(service),
+            Call::Leave { services } => services,
+            Call::Read { .. } | Call::Passing { .. } => &[],
+        };
+        changed.iter().for_each(|service| changes.entry(service).or_default().push(operation));
     }
     let mut reads = 0;
     for operation in operations {
@@ -197,7 +214,7 @@ fn judge(operations: &[Typed<Call, Answer>]) -> Judgement {
 fn allowed(changes: &[&Typed<Call, Answer>], start_ns: u64, end_ns: u64) -> Vec<Option<State>> {
     let state = |change: &&Typed<Call, Answer>| match change.call {
         Call::Set { state, .. } => state,
-        Call::Read { .. } | Call::Passing { .. } => None,
+        Call::Leave { .. } | Call::Read { .. } | Call::Passing { .. } => None,
     };
     let is_done = |change: &&&Typed<Call, Answer>| matches!(change.seen, Some(Some(_))) && change.end_ns <= start_ns;
     let last = changes.iter().rev().find(is_done).and_then(state);
@@ -247,6 +264,8 @@ mod tests {
         assert_eq!(violations(&[set(Some(1), DONE, (1, 2)), read(None, (3, 4))]), 1, "lost");
         let risen = [set(Some(1), DONE, (1, 2)), set(None, DONE, (3, 4)), read(Some(1), (5, 6))];
         assert_eq!(violations(&risen), 1, "back from the dead");
+        let leave = operation(Call::Leave { services: vec!["s".to_owned()] }, DONE, (3, 4));
+        assert_eq!(violations(&[set(Some(1), DONE, (1, 2)), leave, read(Some(1), (5, 6))]), 1, "its node is gone");
         assert_eq!(violations(&[set(Some(1), None, (1, 2)), read(Some(1), (3, 4))]), 1, "failed and there");
         let two =
             Typed { seen: Some(Some(Answer::Saw(vec![State { port: 1, passing: true }; 2]))), ..read(None, (5, 6)) };

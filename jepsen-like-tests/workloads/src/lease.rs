@@ -193,7 +193,7 @@ mod tests {
 
     fn one<T>(status: &str, body: &str, ask: impl AsyncFnOnce(&mut Api<'_>) -> T) -> T {
         let mut http = serve(vec![answer(status, body)].leak());
-        run(async { ask(&mut Api::new(&mut http, 0)).await })
+        run(async { ask(&mut Api::new(&mut http, 0, std::time::Duration::from_secs(5))).await })
     }
 
     #[test]

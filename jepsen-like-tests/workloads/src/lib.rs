@@ -7,6 +7,7 @@ mod append;
 mod bulk;
 mod catalog;
 mod client;
+mod counter;
 mod dns;
 mod http;
 mod lease;
@@ -30,6 +31,7 @@ pub use phases::{clear, converge, finish, load};
 pub fn all() -> Vec<Arc<dyn Workload>> {
     vec![
         Arc::new(register::Register::default()),
+        Arc::new(counter::Counter),
         Arc::new(set::Set),
         Arc::new(tree::Tree),
         Arc::new(watch::Watch),

@@ -29,8 +29,8 @@ const CLIENTS: usize = 5;
 /// How often a session is used before the next one.
 const USES: usize = 15;
 
-/// In so many of a thousand uses the holder sleeps for longer than its session lives.
-const SLEEPS_PER_MILLE: u32 = 80;
+/// In so many of a thousand uses the holder sleeps for longer than its session lives; fewer, where that is long.
+const SLEEPS_PER_MILLE: u64 = 80;
 
 /// In so many the holder ends its own session.
 const ENDS_PER_MILLE: u32 = 60;
@@ -101,7 +101,7 @@ enum Answer {
 /// A session in use.
 struct Life {
     id: String,
-    ttl: Duration,
+    ttl_ms: u64,
 }
 
 #[async_trait(?Send)]
@@ -155,7 +155,7 @@ async fn begin(client: &mut Client, ttl_ms: &mut u64) -> Option<Life> {
     let call = Call::Create { ttl_ms: asked_ms };
     let answer = client.ask(server, call, async |api| lease::create(api, &body).await.map(Answer::Created)).await;
     match answer.ok()? {
-        Answer::Created(Created::Session(id)) => Some(Life { id, ttl: Duration::from_millis(asked_ms) }),
+        Answer::Created(Created::Session(id)) => Some(Life { id, ttl_ms: asked_ms }),
         Answer::Created(Created::TooShort) => {
             *ttl_ms = TTL_MS;
             None
@@ -220,8 +220,9 @@ async fn guarded(client: &mut Client, lock: usize, session: &Life, held: &Row) -
     let Answer::Counts { fenced, plain } = client.ask(server, Call::Count { lock }, count).await.ok()? else {
         return None;
     };
-    if client.rng.chance(SLEEPS_PER_MILLE) {
-        client.pause(session.ttl * 5 / 2).await;
+    let sleeps = SLEEPS_PER_MILLE * TTL_SHORT_MS / session.ttl_ms;
+    if client.rng.chance(sleeps as u32) {
+        client.pause(Duration::from_millis(session.ttl_ms * 5 / 2)).await;
     } else if client.rng.chance(ENDS_PER_MILLE) {
         destroy(client, &session.id).await;
     }

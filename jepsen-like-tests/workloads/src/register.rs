@@ -26,7 +26,7 @@ const CLIENTS: usize = 5;
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// A leader that nobody answers stops to lead after a second; and it may have to wait for a processor.
-const TWO_LEADERS_NS: u64 = 2_000_000_000;
+const TWO_LEADERS_NS: u64 = 1_500_000_000;
 
 /// A follower hears from the leader every 100 ms, and both may wait for a processor.
 const CONTACT_SLACK_NS: u64 = 2_000_000_000;

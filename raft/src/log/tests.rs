@@ -366,7 +366,7 @@ fn last_write(disk: &FaultDisk) -> usize {
     drop(log);
     let file = disk.list(&dir()).unwrap().remove(0);
     let open = disk.open(&file).unwrap();
-    let mut bytes = vec![0; open.len().unwrap() as usize];
+    let mut bytes = vec![0; usize::try_from(open.len().unwrap()).unwrap()];
     open.read_at(&mut bytes, 0).unwrap();
     bytes.iter().rposition(|byte| *byte != 0).unwrap() + 1
 }

@@ -1,4 +1,7 @@
-//! The checkers against histories that are known to be good or bad, and against a naive twin that tries every order.
+//! The checkers against histories that are known to be good or bad, against a naive twin that tries every order, and
+//! against the checker of others.
+
+mod porcupine;
 
 use super::*;
 use crate::rng::Rng;
@@ -59,6 +62,7 @@ fn good_histories_pass() {
     ];
     for (name, history) in cases {
         assert_eq!(linearizable(history), Ok(true), "{name}");
+        assert!(porcupine::linearizable(history), "{name}");
     }
 }
 
@@ -92,6 +96,7 @@ fn bad_histories_are_caught() {
     ];
     for (name, history) in cases {
         assert_eq!(linearizable(history), Ok(false), "{name}");
+        assert!(!porcupine::linearizable(history), "{name}");
     }
 }
 
@@ -139,13 +144,14 @@ fn naive(operations: &[Operation], value: Option<Value>) -> bool {
 }
 
 #[test]
-fn the_checker_agrees_with_its_naive_twin() {
+fn the_checker_agrees_with_its_naive_twin_and_with_another() {
     let mut verdicts = [0; 2];
     for seed in 0..4000 {
         let history = random_history(&mut Rng::new(seed, 0));
         let relevant: Vec<Operation> = history.iter().filter(|operation| matters(operation)).cloned().collect();
         let expected = naive(&relevant, None);
         assert_eq!(linearizable(&history), Ok(expected), "seed {seed}: {history:#?}");
+        assert_eq!(porcupine::linearizable(&history), expected, "seed {seed}: {history:#?}");
         verdicts[usize::from(expected)] += 1;
     }
     assert!(verdicts.iter().all(|count| *count > 300), "the samples are one-sided: {verdicts:?}");

@@ -23,8 +23,8 @@ pub(super) fn judge(operations: &[Op]) -> Judgement {
     strangers_get_nothing(operations, &mut judgement);
     what_has_ended_does_nothing(operations, &mut judgement);
     let count = |is: &dyn Fn(&Op) -> bool| operations.iter().filter(|operation| is(operation)).count() as u64;
-    judgement.cover("locks taken", count(&|operation| taken(operation).is_some()), 10);
-    judgement.cover("fenced updates", count(&|operation| fenced(operation).is_some()), 10);
+    judgement.cover("locks taken", count(&|operation| taken(operation).is_some()), 5);
+    judgement.cover("fenced updates", count(&|operation| fenced(operation).is_some()), 5);
     judgement.cover(
         "fenced updates refused",
         count(&|operation| matches!(operation.call, Call::Fenced { .. }) && is_refused(operation)),

@@ -1,7 +1,7 @@
 //! The same question, answered by `porcupine-rs`.
 //!
-//! Not in place of our own search: it tries what cannot succeed any more, so that a history of a key with eight operations of
-//! unknown outcome can take it many times as long; and its limit of time needs threads, which the simulation does not have.
+//! Not in place of our own search: it goes on with orders that cannot succeed any more, so that a history with eight
+//! operations of unknown outcome takes it a hundred times as long, and its limit of time needs threads.
 
 use porcupine_rs::{Model, Operation as Told, check_operations};
 
@@ -19,7 +19,7 @@ impl Model for Register {
         None
     }
 
-    /// Every operation has to be put somewhere: one of unknown outcome that never happened comes last, and changes what nobody sees.
+    /// Every operation has its place: one of unknown outcome that never happened comes last, and changes what nobody sees.
     fn step(value: &Option<Value>, (call, outcome): &(Call, Outcome)) -> (bool, Option<Value>) {
         match (*call, *outcome) {
             (Call::Read, Outcome::Saw(seen)) => (seen == *value, *value),
