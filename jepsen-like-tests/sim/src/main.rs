@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use jlt_core::plan::Fault;
+use jlt_core::rng::Rng;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use tracing::Level;
@@ -28,6 +29,9 @@ const BUG: &str = "TRIBUNE_BUG";
 
 /// Switches RDRAND off in AWS-LC, whose other randomness is a counter in this build. It is read when the process starts.
 const NO_RDRAND: (&str, &str) = ("OPENSSL_ia32cap", "~0x4000000000000000");
+
+/// With all of them a run would take long, and each would do little.
+const WORKLOADS_PER_SEED: usize = 4;
 
 /// Its large values take most of the time of a run.
 const BULK: &str = "bulk";
@@ -90,7 +94,7 @@ struct Shape {
     /// The kinds of fault, with commas; `none` for none.
     #[arg(long)]
     faults: Option<String>,
-    /// What the clients do, with commas. By default all but `bulk`, which every eighth seed has, too.
+    /// What the clients do, with commas. By default each seed has some, and every eighth `bulk`, too.
     #[arg(long)]
     workloads: Option<String>,
     /// The servers make this mistake (`faults/src/lib.rs`), which a judge should find. `seeds` ends with the first that does.
@@ -167,9 +171,15 @@ impl Shape {
         let names: Vec<String> = match &self.workloads {
             Some(names) => names.split(',').map(str::to_owned).collect(),
             None => {
-                let all = jlt_workloads::all().into_iter();
-                let fitting = all.filter(|workload| workload.needs().is_empty()).map(|workload| workload.name());
-                fitting.filter(|name| *name != BULK || seed.is_multiple_of(BULK_EVERY)).map(str::to_owned).collect()
+                let all = jlt_workloads::all();
+                let fitting = all.iter().filter(|workload| workload.needs().is_empty()).map(|workload| workload.name());
+                let mut names: Vec<&str> = fitting.filter(|name| *name != BULK).collect();
+                let mut rng = Rng::new(seed, 600);
+                while names.len() > WORKLOADS_PER_SEED {
+                    names.remove(rng.below(names.len()));
+                }
+                names.extend(seed.is_multiple_of(BULK_EVERY).then_some(BULK));
+                names.into_iter().map(str::to_owned).collect()
             }
         };
         // There is no DNS here.

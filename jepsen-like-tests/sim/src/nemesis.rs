@@ -109,6 +109,7 @@ impl Nemesis {
         self.bury(world, 0);
         self.waiting.iter_mut().for_each(|waiting| waiting.until_ms = 0);
         self.hurry(world, 0);
+        self.waiting.clear();
         crash::disarm_all();
         for active in std::mem::take(&mut self.active) {
             self.end(world, &active);
@@ -128,7 +129,8 @@ impl Nemesis {
         }
         for server in servers {
             world.trace.note(&format!("fault {} of s{} for {} ms", fault.fault.name(), server + 1, fault.for_ms));
-            if ends_servers(fault.fault) && fault.degree % 2 == 1 {
+            let is_early = self.is_down(server) && fault.target != Target::All;
+            if ends_servers(fault.fault) && (fault.degree % 2 == 1 || is_early) {
                 self.wait(fault, server, now_ms);
             } else if self.strike(world, fault, server) {
                 self.has_begun(fault, server, now_ms);
@@ -196,6 +198,8 @@ impl Nemesis {
             let server = self.next_up(late.server);
             if self.strike(world, &late.fault, server) {
                 self.has_begun(&late.fault, server, now_ms);
+            } else {
+                self.waiting.push(Waiting { until_ms: now_ms + WAIT_MS_MAX, ..late });
             }
         }
     }

@@ -195,8 +195,8 @@ fn log(seed: u64) -> RaftLog {
     RaftLog {
         snapshot_every_entries: 30 + rng.below(170) as u64,
         entries_kept: rng.below(60) as u64,
-        segment_bytes: 16 * 1024 << rng.below(5),
-        cache_bytes_max: 4 * 1024 << rng.below(5),
+        segment_bytes: (16 * 1024) << rng.below(5),
+        cache_bytes_max: (4 * 1024) << rng.below(5),
     }
 }
 

@@ -45,7 +45,7 @@ fn without_faults_one_leader_is_enough_and_nothing_is_unknown() {
 
 #[test]
 fn a_mistake_is_found_and_a_name_that_is_none_refused() {
-    let output = jlt_sim("seeds --seeds 20 --seconds 10 --faults none --bug cas-ignored");
+    let output = jlt_sim("seeds --seeds 20 --seconds 10 --faults none --workloads register --bug cas-ignored");
     assert_eq!(output.status.code(), Some(1), "{output:?}");
     assert!(String::from_utf8_lossy(&output.stdout).contains("register: "), "{output:?}");
     assert_eq!(jlt_sim("seeds --bug no-such-mistake").status.code(), Some(2));

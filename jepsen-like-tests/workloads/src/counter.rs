@@ -89,7 +89,15 @@ mod tests {
 
     #[test]
     fn nothing_is_lost_and_nothing_comes_from_nowhere() {
-        let one = |call, answer, at| Typed { client: 0, server: 0, life: 1, call, seen: Some(Some(answer)), start_ns: at, end_ns: at + 1 };
+        let one = |call, answer, at| Typed {
+            client: 0,
+            server: 0,
+            life: 1,
+            call,
+            seen: Some(Some(answer)),
+            start_ns: at,
+            end_ns: at + 1,
+        };
         let add = |at| one(Call::Add { index: 0, to: 0 }, Answer::Added(true), at);
         let judged = |value| judge(&[add(1), add(3), one(Call::Read, Answer::Is(value), 5)]).violations.len();
         assert_eq!((judged(1), judged(2), judged(3)), (1, 0, 1));
