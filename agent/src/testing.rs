@@ -170,7 +170,7 @@ impl FakeServer {
         let serving = tokio::spawn(async move {
             let mut connections = tokio::task::JoinSet::new();
             while let Some(connection) = acceptor.accept().await {
-                connections.spawn(serve(connection, app.clone()));
+                connections.spawn(serve(connection, app.clone(), std::future::pending()));
             }
         });
         FakeServer { facts, address, info, serving }

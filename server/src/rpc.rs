@@ -33,8 +33,8 @@ use admit::{Call, admit};
 
 /// A message between nodes: a full report of ten thousand sessions, a large push, or the answers to a batch must fit.
 pub(crate) const MESSAGE_BYTES_MAX: usize = 32 * 1024 * 1024;
-/// A joiner's connection ends so long after a call of it was refused, so that the refusal is heard and what is under way can end.
-const JOINER_GRACE: Duration = Duration::from_millis(100);
+/// What is under way on a joiner's connection of which a call was refused has so long to end.
+const JOINER_GRACE: Duration = Duration::from_secs(5);
 /// At a shutdown, what is under way has so long to end.
 const CLOSING_GRACE: Duration = Duration::from_millis(300);
 
@@ -99,18 +99,20 @@ async fn serve_connection(core: Arc<Core>, router: Router, connection: Connectio
     let Ok(peer) = identity::peer_of_chain(&certificates) else { return };
     let (peer, refused) = (Arc::new(peer), Arc::new(Notify::new()));
     let service = Admitted { core: core.clone(), router, peer: peer.clone(), refused: refused.clone() };
-    tokio::select! {
-        ended = api::transport::serve(connection, service) => {
-            if let Err(error) = ended {
-                tracing::debug!(%error, "RPC connection ended");
+    let is_joiner = matches!(*peer, Peer::Joiner { .. });
+    let ending = async {
+        tokio::select! {
+            () = no_longer_trusted(&core, &certificates), if !is_joiner => {
+                tracing::warn!(?peer, "a connection was cut: its certificate is no longer trusted");
+                Duration::ZERO
             }
+            // It was let in with the secret while this server was becoming a member: it comes back as a member (`dial`).
+            () = refused.notified(), if is_joiner => JOINER_GRACE,
+            () = core.closing.cancelled() => CLOSING_GRACE,
         }
-        () = no_longer_trusted(&core, &certificates), if !matches!(*peer, Peer::Joiner { .. }) => {
-            tracing::warn!(?peer, "a connection was cut: its certificate is no longer trusted");
-        }
-        // It was let in with the secret while this server was becoming a member: it comes back as a member (`dial`).
-        () = a_moment_after(&refused), if matches!(*peer, Peer::Joiner { .. }) => {}
-        () = core.closing.cancelled() => tokio::time::sleep(CLOSING_GRACE).await,
+    };
+    if let Err(error) = api::transport::serve(connection, service, ending).await {
+        tracing::debug!(%error, "RPC connection ended");
     }
 }
 
@@ -124,11 +126,6 @@ async fn no_longer_trusted(core: &Core, chain: &[rustls_pki_types::CertificateDe
             return;
         }
     }
-}
-
-async fn a_moment_after(refused: &Notify) {
-    refused.notified().await;
-    tokio::time::sleep(JOINER_GRACE).await;
 }
 
 /// Lets through what the peer may call.

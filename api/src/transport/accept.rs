@@ -236,7 +236,14 @@ impl AsyncWrite for Connection {
 
 /// Answers the requests of one connection (HTTP/2) until it ends, with the limits of this module. Each request has the
 /// connection's [`PeerInfo`] among its extensions.
-pub async fn serve<S, B>(connection: Connection, service: S) -> Result<(), hyper::Error>
+///
+/// When `ending` is over, the peer is told to send no more requests on this connection (so it knows of each that it was not
+/// sent), and what is under way has as long as `ending` says; then the connection is cut. With no time it is cut at once.
+pub async fn serve<S, B>(
+    connection: Connection,
+    service: S,
+    ending: impl Future<Output = Duration>,
+) -> Result<(), hyper::Error>
 where
     S: tonic::codegen::Service<Request<Incoming>, Response = Response<B>> + Clone + Send + 'static,
     S::Future: Send,
@@ -254,7 +261,7 @@ where
             service.call(request).await
         }
     });
-    hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+    let served = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
         .max_concurrent_streams(STREAMS_PER_CONNECTION_MAX)
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
@@ -262,6 +269,15 @@ where
         .max_header_list_size(HEADER_BYTES_MAX)
         .keep_alive_interval(KEEP_ALIVE_INTERVAL)
         .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
-        .serve_connection(TokioIo::new(connection), answer)
-        .await
+        .serve_connection(TokioIo::new(connection), answer);
+    let mut served = std::pin::pin!(served);
+    let grace = tokio::select! {
+        ended = &mut served => return ended,
+        grace = ending => grace,
+    };
+    if grace.is_zero() {
+        return Ok(());
+    }
+    served.as_mut().graceful_shutdown();
+    timeout(grace, served).await.unwrap_or(Ok(()))
 }

@@ -107,13 +107,27 @@ async fn bind(at: &str) -> TcpListener {
 }
 
 async fn listen(at: &str, pki: &Pki, limits: AcceptLimits) -> (SocketAddr, tokio::task::JoinHandle<()>) {
+    listen_for(at, pki, limits, Duration::MAX).await
+}
+
+/// Each connection is told to end after `life`.
+async fn listen_for(
+    at: &str,
+    pki: &Pki,
+    limits: AcceptLimits,
+    life: Duration,
+) -> (SocketAddr, tokio::task::JoinHandle<()>) {
     let listener = bind(at).await;
     let mut acceptor = Acceptor::new(listener, pki.server.clone(), limits).expect("accepts");
     let address = acceptor.local_addr();
     let serving = tokio::spawn(async move {
         let mut connections = tokio::task::JoinSet::new();
         while let Some(connection) = acceptor.accept().await {
-            connections.spawn(serve(connection, Echo));
+            let ending = async move {
+                tokio::time::sleep(life).await;
+                Duration::from_secs(20)
+            };
+            connections.spawn(serve(connection, Echo, ending));
         }
     });
     (address, serving)
@@ -172,6 +186,36 @@ async fn a_channel_comes_back_after_its_server() {
     }
     let (_, _serving) = listen(&address.to_string(), &pki, AcceptLimits::default()).await;
     assert!(text(forward(&channel, get("/c")).await).await.starts_with("GET /c"));
+}
+
+/// The client of a connection that ends knows of each request whether it was sent: none is lost on the way.
+#[tokio::test]
+async fn requests_on_a_connection_that_ends_are_answered_or_surely_not_sent() {
+    let pki = pki();
+    let life = Duration::from_millis(5);
+    let (address, _serving) = listen_for("127.0.0.1:0", &pki, AcceptLimits::default(), life).await;
+    let channel = connect(&address.to_string(), pki.client.clone(), "server.test").expect("an address");
+    let body = "x".repeat(100_000);
+    let (mut answered, begun) = (0, std::time::Instant::now());
+    while answered < 200 {
+        let put = || Request::builder().method("PUT").uri("/a").body(Full::new(Bytes::from(body.clone())));
+        let mut requests = tokio::task::JoinSet::new();
+        for _ in 0..8 {
+            let (channel, request) = (channel.clone(), put().expect("a request"));
+            requests.spawn(async move { forward(&channel, request).await });
+        }
+        while let Some(answer) = requests.join_next().await {
+            match answer.expect("no panic") {
+                Ok(answer) => {
+                    assert!(text(Ok(answer)).await.ends_with(&body));
+                    answered += 1;
+                }
+                Err(ForwardError::Unsent(_)) => {}
+                Err(error @ ForwardError::Broken(_)) => panic!("{error} after {answered} answers"),
+            }
+        }
+        assert!(begun.elapsed() < Duration::from_secs(40), "only {answered} answers");
+    }
 }
 
 #[tokio::test]
