@@ -54,12 +54,14 @@ impl Progress {
 
 /// Whether a server's last words say what its operator has to know: that the disk is damaged, where, and what to do.
 fn refusal(words: &str, path: &Path) -> Result<(), String> {
-    // The store tells its folder, which is not the whole of Raft's.
-    let mut places = path.ancestors().take(3).filter(|place| place.components().count() > 1);
     if !words.contains("damaged") {
         return Err("does not say that something is damaged".to_owned());
     }
-    if !places.any(|place| words.contains(&*place.to_string_lossy())) {
+    // The log and the stores may tell the folder; a store is the folder above sled's.
+    let folder = path.parent().unwrap_or(path);
+    let store = folder.parent().filter(|_| folder.ends_with("sled"));
+    let mut told = [Some(path), Some(folder), store].into_iter().flatten().map(|path| path.to_string_lossy());
+    if !told.any(|part| !part.is_empty() && words.contains(&*part)) {
         return Err("does not say which file is damaged".to_owned());
     }
     if !["empty", "remove", "restore"].iter().any(|word| words.contains(word)) {
@@ -375,7 +377,11 @@ mod tests {
             "error: the Raft data in /d/raft/log/01.log is damaged (x): empty its data folder, and join it again";
         assert_eq!(refusal(said, log), Ok(()));
         let store = "the store in /d/raft/store/sled is damaged (x): restore it from a backup";
-        assert_eq!(refusal(store, Path::new("raft/store/sled/db")), Ok(()));
+        for file in ["raft/store/sled/db", "raft/store/commits"] {
+            assert_eq!(refusal(store, Path::new(file)), Ok(()));
+        }
+        assert_eq!(refusal("the store in /d/raft/store is damaged: empty it", Path::new("raft/store/sled/db")), Ok(()));
+        assert!(refusal(store, Path::new("node.json")).is_err());
         assert!(refusal(store, log).unwrap_err().contains("which file"));
         assert!(refusal("thread main panicked", log).is_err());
         assert!(refusal("/d/raft/log/01.log is damaged", log).unwrap_err().contains("what to do"));
