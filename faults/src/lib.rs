@@ -210,7 +210,7 @@ pub fn server() -> u64 {
 #[cfg(feature = "on")]
 #[derive(Debug, Clone, Copy)]
 pub struct Simulation {
-    /// Is told of each point that is passed, and does not return if the server whose turn it is dies there.
+    /// Is told of each point that is passed. If the server whose turn it is dies there, nothing of what it does afterwards may have an effect.
     pub pass: fn(Point),
     /// The number of that server.
     pub server: fn() -> u64,

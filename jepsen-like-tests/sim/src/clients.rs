@@ -19,7 +19,7 @@ use crate::trace::Trace;
 pub(crate) const PORT: u16 = 8500;
 
 /// Clients think so long at most, so that a simulated second does not take longer than it must.
-const THINK_MS_MAX: u64 = 200;
+const THINK_MS_MAX: u64 = 300;
 /// How often the clients look at what they are to do.
 const WAIT: Duration = Duration::from_millis(5);
 

@@ -12,7 +12,7 @@ use self::logs::Logs;
 use crate::world::World;
 
 /// The whole catalog is hashed at each so many looks.
-const LOOKS_PER_HASH: u64 = 10;
+const LOOKS_PER_HASH: u64 = 25;
 /// More findings say nothing new.
 const FINDINGS_MAX: usize = 50;
 

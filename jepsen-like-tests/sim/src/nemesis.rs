@@ -106,9 +106,10 @@ impl Nemesis {
     /// Ends everything.
     pub(crate) fn heal(&mut self, world: &mut World) {
         self.next = self.plan.faults.len();
-        crash::disarm_all();
-        self.waiting.clear();
         self.bury(world, 0);
+        self.waiting.iter_mut().for_each(|waiting| waiting.until_ms = 0);
+        self.hurry(world, 0);
+        crash::disarm_all();
         for active in std::mem::take(&mut self.active) {
             self.end(world, &active);
         }
@@ -123,9 +124,7 @@ impl Nemesis {
         };
         let mut servers = servers;
         if let ([one], true) = (&mut servers[..], ends_servers(fault.fault)) {
-            // One that is down cannot be ended: the next one is.
-            let count = world.servers.len();
-            *one = (0..count).map(|step| (*one + step) % count).find(|at| !self.is_down(*at)).unwrap_or(*one);
+            *one = self.next_up(*one);
         }
         for server in servers {
             world.trace.note(&format!("fault {} of s{} for {} ms", fault.fault.name(), server + 1, fault.for_ms));
@@ -171,6 +170,12 @@ impl Nemesis {
         }
     }
 
+    /// That server or the next that is not down, for one that is down cannot be ended.
+    fn next_up(&self, server: usize) -> usize {
+        let count = self.plan.servers;
+        (0..count).map(|step| (server + step) % count).find(|at| !self.is_down(*at)).unwrap_or(server)
+    }
+
     /// Gives a server that died the links that it had. What it had sent in its last milliseconds is lost.
     fn reconnect(&self, world: &World, server: usize) {
         for other in (0..world.servers.len()).filter(|other| *other != server) {
@@ -188,8 +193,9 @@ impl Nemesis {
         self.waiting = waiting;
         for late in late {
             crash::disarm(late.server, late.point);
-            if self.strike(world, &late.fault, late.server) {
-                self.has_begun(&late.fault, late.server, now_ms);
+            let server = self.next_up(late.server);
+            if self.strike(world, &late.fault, server) {
+                self.has_begun(&late.fault, server, now_ms);
             }
         }
     }

@@ -54,12 +54,12 @@ impl Progress {
 
 /// Whether a server's last words say what its operator has to know: that the disk is damaged, where, and what to do.
 fn refusal(words: &str, path: &Path) -> Result<(), String> {
-    // The store tells its folder.
-    let folder = path.parent().and_then(Path::parent).unwrap_or(path);
+    // The store tells its folder, which is not the whole of Raft's.
+    let mut places = path.ancestors().take(3).filter(|place| place.components().count() > 1);
     if !words.contains("damaged") {
         return Err("does not say that something is damaged".to_owned());
     }
-    if !words.contains(&*path.to_string_lossy()) && !words.contains(&*folder.to_string_lossy()) {
+    if !places.any(|place| words.contains(&*place.to_string_lossy())) {
         return Err("does not say which file is damaged".to_owned());
     }
     if !["empty", "remove", "restore"].iter().any(|word| words.contains(word)) {
