@@ -64,6 +64,9 @@ impl Leaves {
     fn slot(&self, service: &str) -> Result<Arc<Slot>, api::Error> {
         let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
         if slots.len() >= LEAVES_MAX && !slots.contains_key(service) {
+            make_room(&mut slots);
+        }
+        if slots.len() >= LEAVES_MAX && !slots.contains_key(service) {
             return Err(api::Error::too_many(format!("this agent keeps leaves of at most {LEAVES_MAX} services")));
         }
         Ok(slots.entry(service.to_string()).or_default().clone())
@@ -102,6 +105,17 @@ impl Leaves {
     }
 }
 
+/// Forgets what was refused, or else the leaf that is due first: whoever wants it gets another. Those that are being signed stay.
+fn make_room(slots: &mut BTreeMap<String, Arc<Slot>>) {
+    let idle = slots.iter().filter(|(_, slot)| Arc::strong_count(slot) == 1);
+    let due = |slot: &Slot| slot.try_lock().ok().map(|held| held.as_ref().map(|held| held.renewer.due()));
+    let first =
+        idle.filter_map(|(service, slot)| Some((due(slot)?, service))).min().map(|(_, service)| service.clone());
+    if let Some(service) = first {
+        slots.remove(&service);
+    }
+}
+
 /// A server says why not: this is the caller's business if the service is not on this node.
 fn refused(status: &tonic::Status) -> api::Error {
     match status.code() {
@@ -130,6 +144,31 @@ pub(crate) fn rfc3339(time: SystemTime) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn slot(due_s: Option<u64>) -> Arc<Slot> {
+        let held = |due_s| Held {
+            leaf: Arc::default(),
+            renewer: Renewer::new(UNIX_EPOCH + Duration::from_secs(due_s)),
+            roots: Vec::new(),
+        };
+        Arc::new(Slot::new(due_s.map(held)))
+    }
+
+    #[test]
+    fn room_is_made_by_what_was_refused_then_by_what_is_due_first() {
+        let names = |slots: &BTreeMap<String, Arc<Slot>>| slots.keys().cloned().collect::<Vec<_>>().join(" ");
+        let mut slots: BTreeMap<String, Arc<Slot>> =
+            [("a", Some(30)), ("b", Some(20)), ("c", None), ("d", Some(10))].map(|(n, s)| (n.into(), slot(s))).into();
+        let in_use = slots["d"].clone();
+        make_room(&mut slots);
+        assert_eq!(names(&slots), "a b d");
+        make_room(&mut slots);
+        assert_eq!(names(&slots), "a d");
+        make_room(&mut slots);
+        make_room(&mut slots);
+        assert_eq!(names(&slots), "d", "somebody waits for it");
+        drop(in_use);
+    }
 
     #[test]
     fn times_are_rfc3339() {

@@ -162,13 +162,15 @@ impl Local {
             }
         }
         state.put_service(instance, &mut change);
+        // A new check that repeats others says at once what they say: nothing may ever change there.
+        let repeated: BTreeSet<String> = checks.iter().filter_map(|c| c.plan.alias().map(str::to_string)).collect();
         for spec in checks {
             let check_id = spec.check.check_id.clone();
             if state.put_check(spec, &mut change) {
                 done.start.push(check_id);
             }
         }
-        state.update_aliases_of(&id, self, &mut change);
+        repeated.iter().chain([&id]).for_each(|target| state.update_aliases_of(target, self, &mut change));
         self.finish(state, change)?;
         self.shared.metrics.services_registered.add_one();
         Ok(done)
@@ -186,8 +188,9 @@ impl Local {
             return Err(api::Error::too_many(format!("this agent has {CHECKS_MAX} checks already")));
         }
         let mut change = kept::Change::default();
+        let repeated = spec.plan.alias().map(str::to_string);
         let is_new = state.put_check(spec, &mut change);
-        state.update_aliases_of(&service_id, self, &mut change);
+        repeated.iter().chain([&service_id]).for_each(|target| state.update_aliases_of(target, self, &mut change));
         self.finish(state, change)?;
         Ok(Registered { start: is_new.then_some(check_id).into_iter().collect(), stop: Vec::new() })
     }
@@ -218,12 +221,14 @@ impl Local {
         Ok(true)
     }
 
-    /// What a check says now. A new status is pushed at once, a new output alone when its time comes.
-    pub(crate) fn update_check(&self, id: &str, status: CheckStatus, output: String) -> Result<(), api::Error> {
+    /// What a check says now, and whether that is a new status. It is pushed at once, a new output alone when its time comes.
+    pub(crate) fn update_check(&self, id: &str, status: CheckStatus, output: String) -> Result<bool, api::Error> {
         let mut state = self.state();
         let mut change = kept::Change::default();
         state.update_check(id, status, output, self, &mut change);
-        self.finish(state, change)
+        let is_new = change.has_changed;
+        self.finish(state, change)?;
+        Ok(is_new)
     }
 
     /// Returns when everything that was registered before is on the disk.

@@ -98,6 +98,16 @@ named! {
         LockStolen = "lock-stolen",
         /// Of a transaction that fails, what came before stays.
         TransactionHalfDone = "transaction-half-done",
+        /// DNS does not see every sixteenth change of what it answers.
+        DnsAnswerKept = "dns-answer-kept",
+        /// Serial numbers are of one random byte.
+        SerialTwice = "serial-twice",
+        /// A node gets a certificate for services that are not registered on it.
+        SpiffeAnyName = "spiffe-any-name",
+        /// A caller whom no intention names gets in, whatever the default is.
+        UnknownAllows = "unknown-allows",
+        /// Connections that stand are not asked again when intentions change.
+        DenyForNewOnly = "deny-for-new-only",
     }
 }
 

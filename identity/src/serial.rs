@@ -22,7 +22,8 @@ impl Serial {
     /// A fresh random one: 128 bits, of which the two highest are fixed so that the length is too.
     pub(crate) fn random() -> Result<Self, Error> {
         let mut bytes = [0; 16];
-        aws_lc_rs::rand::fill(&mut bytes).map_err(Error::crypto)?;
+        let random = if faults::has(faults::Bug::SerialTwice) { 1 } else { bytes.len() };
+        aws_lc_rs::rand::fill(&mut bytes[..random]).map_err(Error::crypto)?;
         bytes[0] = (bytes[0] & 0x3f) | 0x40;
         Ok(Serial(bytes.to_vec()))
     }

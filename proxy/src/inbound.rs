@@ -78,6 +78,9 @@ impl Inbound {
         let rules = Arc::new(Rules::new(config, inbound));
         shared.rules.store(rules.clone());
         shared.app.update(Plan::local(inbound, &config.service), false);
+        if faults::has(faults::Bug::DenyForNewOnly) {
+            return;
+        }
         shared.live.judge(&shared.app.counters, |caller| {
             if trust_changed && !caller.is_trusted(&shared.identity, true) {
                 Verdict::Distrust

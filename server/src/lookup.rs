@@ -19,7 +19,7 @@ use remote::RemoteViews;
 /// Answers that are kept. When there are more, all are forgotten.
 const KEPT_MAX: usize = 16 * 1024;
 
-/// The catalog as DNS sees it. Cheap to clone.
+/// The catalog as DNS sees it. Cheap to clone. Before this server was up to date for once since its start, everything is unavailable.
 #[derive(Clone)]
 pub struct ServerLookup {
     shared: Arc<Shared>,
@@ -49,6 +49,11 @@ impl ServerLookup {
         datacenter.filter(|name| !name.eq_ignore_ascii_case(self.datacenter()))
     }
 
+    /// A server that was just started may hold little of what the others know, and would say that there is none.
+    fn is_fit(&self) -> bool {
+        self.shared.core.reads.as_of().age().is_some()
+    }
+
     /// The name of a datacenter as it is spelled, if there is one.
     fn known(&self, name: &str) -> Option<String> {
         let find = |view: &View<'_>| {
@@ -64,6 +69,9 @@ impl ServerLookup {
 
 impl Lookup for ServerLookup {
     fn service(&self, asked: &ServiceQuery<'_>) -> Found<Arc<Endpoints>> {
+        if !self.is_fit() {
+            return Found::Unavailable;
+        }
         if let Some(name) = self.elsewhere(asked.datacenter) {
             return match self.known(name) {
                 Some(datacenter) => self.shared.remote.service(&datacenter, asked),
@@ -83,6 +91,9 @@ impl Lookup for ServerLookup {
     }
 
     fn node(&self, datacenter: Option<&str>, name: &str) -> Found<Arc<NodeRecord>> {
+        if !self.is_fit() {
+            return Found::Unavailable;
+        }
         if let Some(elsewhere) = self.elsewhere(datacenter) {
             return match self.known(elsewhere) {
                 Some(datacenter) => self.shared.remote.node(&datacenter, name),
@@ -98,6 +109,9 @@ impl Lookup for ServerLookup {
     }
 
     fn node_by_address(&self, address: IpAddr) -> Found<ReverseName> {
+        if !self.is_fit() {
+            return Found::Unavailable;
+        }
         let (address, datacenter) = (address.to_string(), self.datacenter().to_string());
         let find = |view: &View<'_>| {
             let node = query::nodes_at(view, &address)
@@ -166,6 +180,10 @@ impl<K: std::hash::Hash + Eq, V: Clone> Kept<K, V> {
         }
         let (value, following) = watch.follow(|view| run(view, &key));
         let mut kept = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let value = match kept.get(&key) {
+            Some((old, _)) if faults::has_each(faults::Bug::DnsAnswerKept, 16) => old.clone(),
+            _ => value,
+        };
         if kept.len() >= KEPT_MAX {
             kept.clear();
         }

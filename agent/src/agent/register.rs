@@ -107,7 +107,7 @@ impl Agent {
     }
 
     /// Somebody's word on a TTL check.
-    pub(crate) fn report(&self, id: &str, status: CheckStatus, output: String) -> Result<(), Error> {
+    pub(crate) async fn report(&self, id: &str, status: CheckStatus, output: String) -> Result<(), Error> {
         let plan = self.inner.local.plan(id).ok_or_else(|| {
             Error::not_found(format!(
                 "Unknown check ID {id:?}. Ensure that the check ID is passed, not the check name."
@@ -116,7 +116,10 @@ impl Agent {
         if plan.ttl().is_none() {
             return Err(Error::internal(format!("CheckID {id:?} does not have associated TTL")));
         }
-        self.inner.local.update_check(id, status, model::check::bound_output(output))
+        if self.inner.local.update_check(id, status, model::check::bound_output(output))? {
+            self.inner.local.durable().await;
+        }
+        Ok(())
     }
 
     /// Puts the node into maintenance, or (by id) one of its services; or out of it. False if there is no such service.

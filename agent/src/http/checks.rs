@@ -35,23 +35,23 @@ pub(super) async fn deregister(State(agent): State<Agent>, Path(id): Path<String
 }
 
 pub(super) async fn pass(State(agent): State<Agent>, Path(id): Path<String>, params: Params) -> Answer {
-    report(&agent, &id, CheckStatus::Passing, params.0.get("note"))
+    report(&agent, &id, CheckStatus::Passing, params.0.get("note")).await
 }
 
 pub(super) async fn warn(State(agent): State<Agent>, Path(id): Path<String>, params: Params) -> Answer {
-    report(&agent, &id, CheckStatus::Warning, params.0.get("note"))
+    report(&agent, &id, CheckStatus::Warning, params.0.get("note")).await
 }
 
 pub(super) async fn fail(State(agent): State<Agent>, Path(id): Path<String>, params: Params) -> Answer {
-    report(&agent, &id, CheckStatus::Critical, params.0.get("note"))
+    report(&agent, &id, CheckStatus::Critical, params.0.get("note")).await
 }
 
 pub(super) async fn update(State(agent): State<Agent>, Path(id): Path<String>, body: Bytes) -> Answer {
     let update: CheckUpdate = from_slice(&body)?;
-    report(&agent, &id, update.parse_status()?, Some(&update.output))
+    report(&agent, &id, update.parse_status()?, Some(&update.output)).await
 }
 
-fn report(agent: &Agent, id: &str, status: CheckStatus, output: Option<&str>) -> Answer {
-    agent.report(id, status, output.unwrap_or_default().to_string())?;
+async fn report(agent: &Agent, id: &str, status: CheckStatus, output: Option<&str>) -> Answer {
+    agent.report(id, status, output.unwrap_or_default().to_string()).await?;
     done()
 }

@@ -200,6 +200,26 @@ fn aliases_follow() {
 }
 
 #[test]
+fn a_new_alias_says_at_once_what_there_is_to_say() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let local = open(&folder);
+    register(&local, "web", &[]);
+    let sidecar = instance("web-sidecar-proxy", 21000);
+    let alias = |service: Option<&ServiceInstance>, id: &str| {
+        check(service, id, |c| {
+            c.ttl = GoDuration::ZERO;
+            c.alias_service = "web".into();
+        })
+    };
+    let own = alias(Some(&sidecar), "alias");
+    local.register(sidecar, vec![own], false).expect("registers");
+    local.register_check(alias(None, "of-node")).expect("registers");
+    for id in ["alias", "of-node"] {
+        assert_eq!(local.check(id).expect("is there").status, CheckStatus::Passing, "{id}");
+    }
+}
+
+#[test]
 fn only_services_that_are_critical_too_long_are_overdue() {
     let folder = tempfile::tempdir().expect("a folder");
     let local = open(&folder);

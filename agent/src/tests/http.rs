@@ -5,13 +5,14 @@ use ::http::Method;
 use api::client::{Address, Client, RawReply};
 use bytes::Bytes;
 use serde_json::{Value, json};
+use std::path::Path;
 use tokio::net::TcpListener;
 
 struct Site {
     agent: Agent,
     client: Client,
     server: FakeServer,
-    _folder: TempDir,
+    folder: TempDir,
 }
 
 async fn site() -> Site {
@@ -20,7 +21,7 @@ async fn site() -> Site {
     let agent = start(&pki, &folder, config(&[server.address.to_string()]));
     eventually("the session is open", || agent.servers().current().is_some()).await;
     let client = serve(&agent).await;
-    Site { agent, client, server, _folder: folder }
+    Site { agent, client, server, folder }
 }
 
 async fn serve(agent: &Agent) -> Client {
@@ -45,6 +46,32 @@ impl Site {
         let reply = self.send(method, path, body).await;
         assert_eq!((reply.status.as_u16(), &*reply.body), (200, &b""[..]), "{method} {path}");
     }
+}
+
+fn copy(from: &Path, to: &Path) {
+    for entry in std::fs::read_dir(from).expect("a folder").map(|entry| entry.expect("an entry")) {
+        let to = to.join(entry.file_name());
+        if entry.file_type().expect("a type").is_dir() {
+            std::fs::create_dir(&to).expect("a folder");
+            copy(&entry.path(), &to);
+        } else {
+            std::fs::copy(entry.path(), to).expect("copies");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_status_is_on_the_disk_when_it_is_acknowledged() {
+    let site = site().await;
+    let body = r#"{"Name": "web", "Check": {"CheckID": "c1", "Name": "c1", "TTL": "1h", "Status": "passing"}}"#;
+    site.ok("PUT", "/v1/agent/service/register", body).await;
+    site.ok("PUT", "/v1/agent/check/fail/c1", "").await;
+    // As the disk would be found after a crash.
+    let found = tempfile::tempdir().expect("a folder");
+    copy(site.folder.path(), found.path());
+    let store = store::Store::open(found.path()).expect("a store");
+    let local = crate::local::Local::open(store, Duration::from_secs(300), Arc::default()).expect("opens");
+    assert_eq!(local.check("c1").expect("is kept").status, CheckStatus::Critical);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -8,6 +8,7 @@ use model::intention::Action;
 use model::proxy_config::{Endpoint, Inbound, Rule, UpstreamConfig, service_sni};
 use model::service::Upstream;
 use model::{CheckStatus, Node, ProxyConfig, ServiceInstance, ServiceKind, SpiffeId};
+use std::net::IpAddr;
 
 /// What the sidecar with this id on this node needs to know; `default_action` is for calls that no intention names.
 /// Nothing if there is no such sidecar, or no certificate authority yet.
@@ -56,8 +57,7 @@ fn inbound(view: &View<'_>, node: &Node, row: &Row<ServiceInstance>) -> Inbound 
     let own_connect_ms = address::number_setting(&proxy.config, "local_connect_timeout_ms");
     let own_request_ms = address::number_setting(&proxy.config, "local_request_timeout_ms");
     let bind_port = address::port_setting(&proxy.config, "bind_port").unwrap_or(row.port);
-    let bind_address =
-        address::text_setting(&proxy.config, "bind_address").unwrap_or_else(|| bind_host(address::host(node, row)));
+    let bind_address = address::text_setting(&proxy.config, "bind_address").unwrap_or_else(|| bind_host(node, row));
     let connect_ms = own_connect_ms.or(defaults.map(|d| d.local_connect_timeout_ms)).filter(|ms| *ms > 0);
     Inbound {
         listen: address::join(bind_address, bind_port),
@@ -71,9 +71,14 @@ fn inbound(view: &View<'_>, node: &Node, row: &Row<ServiceInstance>) -> Inbound 
     }
 }
 
-/// Where to listen for an address: itself if it is one, else everywhere, for a host name may not be ours to bind.
-fn bind_host(host: &str) -> &str {
-    if host.parse::<std::net::IpAddr>().is_ok() { host } else { "0.0.0.0" }
+/// Where to listen: on the sidecar's own address if it has one, else everywhere, as in Consul: its check asks at 127.0.0.1. A host
+/// name may not be ours to bind.
+fn bind_host<'a>(node: &Node, row: &'a ServiceInstance) -> &'a str {
+    match (row.address.parse::<IpAddr>(), node.address.parse::<IpAddr>()) {
+        (Ok(_), _) => &row.address,
+        (Err(_), Ok(IpAddr::V6(_))) => "::",
+        (Err(_), _) => "0.0.0.0",
+    }
 }
 
 /// Where the application listens.

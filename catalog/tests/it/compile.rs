@@ -49,7 +49,7 @@ fn a_sidecar_hears_all_that_it_needs() {
                 "spiffe://t.consul/ns/default/dc/dc1/svc/bad"
               ],
               "Inbound": {
-                "Listen": "10.0.0.1:21000",
+                "Listen": "0.0.0.0:21000",
                 "Local": "127.0.0.1:8080",
                 "Protocol": "http",
                 "Intentions": [

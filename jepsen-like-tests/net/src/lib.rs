@@ -8,8 +8,10 @@ mod namespace;
 mod shape;
 mod switch;
 
+use std::collections::BTreeSet;
 use std::io;
 use std::net::Ipv4Addr;
+use std::sync::{Mutex, PoisonError};
 
 use tun_rs::{DeviceBuilder, Layer, SyncDevice};
 
@@ -24,6 +26,13 @@ const MACHINES_MAX: usize = 250;
 pub struct Network {
     switch: Switch,
     machines: Vec<Namespace>,
+    wires: Mutex<Wires>,
+}
+
+/// What was asked for: the switch has both together.
+struct Wires {
+    links: Links,
+    apart: BTreeSet<(usize, usize)>,
 }
 
 impl Network {
@@ -35,7 +44,8 @@ impl Network {
         let machines: Vec<Namespace> = (0..machines).map(|_| Namespace::new()).collect::<io::Result<_>>()?;
         let devices = machines.iter().enumerate().map(|(at, machine)| machine.inside(|| plug_in(at)));
         let devices = devices.collect::<io::Result<Vec<_>>>()?;
-        Ok(Self { switch: Switch::start(devices, seed)?, machines })
+        let wires = Mutex::new(Wires { links: Links::perfect(machines.len()), apart: BTreeSet::new() });
+        Ok(Self { switch: Switch::start(devices, seed)?, machines, wires })
     }
 
     /// A machine's address.
@@ -53,8 +63,27 @@ impl Network {
         Links::perfect(self.machines.len())
     }
 
-    /// From now on frames travel so.
+    /// From now on frames travel so; machines that were parted stay parted.
     pub fn set(&self, links: Links) {
+        self.change(|wires| wires.links = links);
+    }
+
+    /// Cuts the wire between two machines whatever else is set for it, or takes that back.
+    pub fn part(&self, one: usize, other: usize, is_cut: bool) {
+        self.change(|wires| {
+            if is_cut {
+                wires.apart.insert((one, other))
+            } else {
+                wires.apart.remove(&(one, other))
+            };
+        });
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Wires)) {
+        let mut wires = self.wires.lock().unwrap_or_else(PoisonError::into_inner);
+        change(&mut wires);
+        let mut links = wires.links.clone();
+        wires.apart.iter().for_each(|(one, other)| links.cut(*one, *other));
         self.switch.set(links);
     }
 

@@ -24,7 +24,7 @@ pub(crate) const SERVERS: usize = 3;
 pub(crate) const MACHINES: usize = SERVERS + 2;
 
 /// Consul's HTTP port; each server has an address of its own, so all can have the usual ports.
-const HTTP_PORT: u16 = 8500;
+pub(crate) const HTTP_PORT: u16 = 8500;
 
 /// How long a cluster may take from a start until it accepts a write. Generous: machines are loaded.
 pub(crate) const READY_TIMEOUT: Duration = Duration::from_secs(90);
@@ -43,7 +43,7 @@ const QUICK_TIMEOUT: Duration = Duration::from_millis(300);
 const SECONDS_A_DAY: u64 = 86_400;
 
 /// The join secret of every test cluster: 32 bytes in base64. They listen on loopback only.
-const SECRET: &str = "amVwc2VuLWxpa2UgdGVzdHMgb2YgVHJpYnVuZSEhISE=";
+pub(crate) const SECRET: &str = "amVwc2VuLWxpa2UgdGVzdHMgb2YgVHJpYnVuZSEhISE=";
 
 /// Where servers live. The default is this machine: loopback addresses and ordinary folders, gone when nothing was wrong.
 #[derive(Default)]

@@ -17,6 +17,7 @@ mod shrink;
 mod smoke;
 mod soak;
 mod wire;
+mod world;
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};

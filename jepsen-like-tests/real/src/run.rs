@@ -3,20 +3,23 @@
 //! A run is a scene on which rounds are played, one or many. Phases of a round: load, faults, heal, converge, final reads, judgement.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
 
 use jlt_core::judgement::Judgement;
 use jlt_core::plan::{Fault, Plan};
 use jlt_core::record::{self, Outcome, Record, Tally, tally};
 use jlt_net::{Fates, Network};
-use jlt_workloads::{Shared, Workload};
+use jlt_workloads::{Need, Shared, Workload};
 use serde::Serialize;
 
 use crate::cluster::{Cluster, MACHINES, World, name};
 use crate::nemesis::{Havoc, Nemesis};
 use crate::report;
 use crate::wire::with_sockets;
+use crate::world::{AGENTS, Agents};
 
 /// Answers a second, of all workloads together, below which a run proves too little.
 const OK_PER_SECOND_MIN: u64 = 20;
@@ -53,6 +56,7 @@ pub(crate) struct Scene {
     pub(crate) cluster: Cluster,
     /// Whether each second has its line of progress.
     pub(crate) is_chatty: bool,
+    agents: Agents,
     network: Arc<Network>,
 }
 
@@ -105,7 +109,7 @@ impl Scene {
     pub(crate) fn open(binary: &Path, seed: u64, kinds: &[Fault], folder: &Path) -> Result<Self, String> {
         let failed = |what: &'static str| move |error: std::io::Error| format!("{what}: {error}");
         jlt_fs::apart().map_err(failed("mounts of our own (needs root)"))?;
-        let network = Network::new(MACHINES + 1, seed).map_err(failed("the network (needs root)"))?;
+        let network = Network::new(1 + MACHINES + AGENTS, seed).map_err(failed("the network (needs root)"))?;
         network.machine(0).enter().map_err(failed("the clients' machine"))?;
         let network = Arc::new(network);
         let world = World {
@@ -114,19 +118,22 @@ impl Scene {
             clocks: [Fault::Skew, Fault::Strobe].iter().any(|fault| kinds.contains(fault)),
             folder: Some(folder.to_owned()),
         };
-        Ok(Self { cluster: Cluster::start_in(binary, world)?, is_chatty: true, network })
+        let cluster = Cluster::start_in(binary, world)?;
+        let agents = Agents::new(binary, folder, &network)?;
+        Ok(Self { cluster, is_chatty: true, agents, network })
     }
 
     /// Load and faults, heal, convergence, final reads. The number keeps the rounds' keys apart.
     pub(crate) fn play(&mut self, plan: &Plan, number: u64) -> Result<Round, String> {
         let workloads = jlt_workloads::named(&plan.workloads)?;
-        let shared = Arc::new(Shared::new(plan.seed, number, self.cluster.lives()));
+        self.provide(&workloads)?;
+        let shared = Arc::new(self.shared(plan.seed, number));
         let havoc = self.load(plan, &workloads, &shared)?;
         if self.is_chatty {
             eprintln!("heal, converge, final reads");
         }
         let mut found = Judgement::default();
-        match self.cluster.heal() {
+        match self.cluster.heal().and_then(|()| self.agents.heal()) {
             Err(why) => found.violations.push(format!("server: the cluster does not heal: {why}")),
             Ok(()) => found.violations.extend(self.finish(&workloads, &shared)?),
         }
@@ -134,8 +141,33 @@ impl Scene {
         Ok(Round { workloads, history, havoc, found })
     }
 
+    /// Starts what these workloads need beside servers, unless it is there.
+    fn provide(&mut self, workloads: &[Arc<dyn Workload>]) -> Result<(), String> {
+        jlt_workloads::fit(workloads, &[Need::Dns, Need::OwnAgents, Need::Agents, Need::Sidecars])?;
+        let is_needed = |need| workloads.iter().any(|workload| workload.needs().contains(&need));
+        if is_needed(Need::Agents) && self.agents.lives().is_empty() {
+            self.agents.start()?;
+        }
+        if is_needed(Need::Sidecars) && self.agents.upstream_life().is_none() {
+            self.agents.start_sidecars()?;
+        }
+        Ok(())
+    }
+
+    fn shared(&self, seed: u64, number: u64) -> Shared {
+        let shared = Shared::new(seed, number, self.cluster.lives()).with_agents(self.agents.lives());
+        shared.with_upstream(self.agents.upstream_life())
+    }
+
+    /// Servers, then agents, then what is called through a sidecar.
+    fn http_addresses(&self) -> Vec<SocketAddr> {
+        [self.cluster.http_addresses(), self.agents.http_addresses()].concat()
+    }
+
     fn load(&mut self, plan: &Plan, workloads: &[Arc<dyn Workload>], shared: &Arc<Shared>) -> Result<Havoc, String> {
-        let (servers, is_chatty) = (self.cluster.http_addresses(), self.is_chatty);
+        let (servers, is_chatty) = (self.http_addresses(), self.is_chatty);
+        let (agents, over) = (&mut self.agents, &AtomicBool::new(false));
+        let started = shared.started().into_std();
         std::thread::scope(|scope| {
             let (done, ended) = mpsc::channel();
             for workload in workloads.chunks(1) {
@@ -146,22 +178,28 @@ impl Scene {
                     done.send(run.flatten()).ok();
                 });
             }
-            let nemesis = Nemesis::new(&mut self.cluster, Arc::clone(&self.network), shared.started().into_std());
+            let troubled = scope.spawn(move || agents.run(plan, started, over));
+            let nemesis = Nemesis::new(&mut self.cluster, Arc::clone(&self.network), started);
             let havoc = nemesis.run(plan, |broken| {
                 if is_chatty {
                     tell(shared, broken);
                 }
             });
             shared.stop();
+            over.store(true, Ordering::Relaxed);
             drop(done);
             ended.iter().collect::<Result<Vec<()>, String>>()?;
-            havoc
+            let found = troubled.join().map_err(|_| "the thread of the agents panicked".to_owned())??;
+            havoc.map(|mut havoc| {
+                havoc.violations.extend(found);
+                havoc
+            })
         })
     }
 
     /// Returns what is wrong, in words.
     fn finish(&self, workloads: &[Arc<dyn Workload>], shared: &Arc<Shared>) -> Result<Vec<String>, String> {
-        with_sockets(&self.cluster.http_addresses(), async |wire| {
+        with_sockets(&self.http_addresses(), async |wire| {
             let mut wrong = Vec::from_iter(jlt_workloads::converge(shared, wire).await.err());
             wrong.extend(jlt_workloads::finish(workloads, shared, wire).await);
             wrong
@@ -170,8 +208,8 @@ impl Scene {
 
     /// Removes what a round has left.
     pub(crate) fn clear(&self, round: &Round, number: u64) -> Result<(), String> {
-        let shared = Arc::new(Shared::new(0, number, self.cluster.lives()));
-        let servers = self.cluster.http_addresses();
+        let shared = Arc::new(self.shared(0, number));
+        let servers = self.http_addresses();
         with_sockets(&servers, async |wire| jlt_workloads::clear(&round.workloads, &shared, wire).await).flatten()
     }
 

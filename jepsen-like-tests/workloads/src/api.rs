@@ -85,6 +85,11 @@ impl<'a> Api<'a> {
         self.server
     }
 
+    /// The next request has a new connection.
+    pub fn hang_up(&mut self) {
+        self.http.hang_up(self.server);
+    }
+
     /// How other ports than HTTP's are reached.
     pub fn wire(&self) -> Rc<dyn Wire> {
         self.http.wire()

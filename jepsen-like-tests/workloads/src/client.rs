@@ -29,6 +29,12 @@ const PATIENCE: Duration = Duration::from_secs(30);
 pub enum Need {
     /// The servers' DNS ports.
     Dns,
+    /// The servers' own agents: `/v1/agent/`.
+    OwnAgents,
+    /// Agents that are no servers.
+    Agents,
+    /// A service `web` with a sidecar at the first agent, which calls a service `api` with a sidecar at the second.
+    Sidecars,
 }
 
 /// One way to use the cluster, and the judge of what was seen.
@@ -66,9 +72,10 @@ pub struct Shared {
     /// Keys and names of a round are its own.
     round: u64,
     servers: usize,
+    agents: usize,
     /// The longest that a client thinks before it asks, in milliseconds.
     think_ms_max: u64,
-    /// How often each server was started.
+    /// How often each server was started, each agent and the caller's sidecar: they are numbered in this order.
     lives: Vec<Arc<AtomicU32>>,
     started: Instant,
     stop: AtomicBool,
@@ -96,6 +103,7 @@ impl Shared {
             seed,
             round,
             servers: lives.len(),
+            agents: 0,
             think_ms_max: 0,
             lives,
             started: Instant::now(),
@@ -109,6 +117,19 @@ impl Shared {
     #[must_use]
     pub fn thinking(self, think_ms_max: u64) -> Self {
         Self { think_ms_max, ..self }
+    }
+
+    /// The same with agents: their HTTP ports are reached as the servers' are, by the numbers that come next.
+    pub fn with_agents(mut self, lives: Vec<Arc<AtomicU32>>) -> Self {
+        self.agents = lives.len();
+        self.lives.extend(lives);
+        self
+    }
+
+    /// And with a sidecar, behind whose listener another service is called: after the agents.
+    pub fn with_upstream(mut self, life: Option<Arc<AtomicU32>>) -> Self {
+        self.lives.extend(life);
+        self
     }
 
     /// Time since the beginning of the round.
@@ -150,7 +171,7 @@ impl Client {
     pub fn new(shared: Arc<Shared>, wire: Rc<dyn Wire>, workload: &'static str, number: usize) -> Self {
         let name = workload.bytes().fold(0u64, |hash, byte| hash.wrapping_mul(31).wrapping_add(u64::from(byte)));
         let rng = Rng::new(shared.seed ^ name, number as u64 + 1);
-        let http = Http::new(wire, shared.servers);
+        let http = Http::new(wire, shared.lives.len());
         Self { number, rng, patience: ANSWER_PATIENCE, workload, shared, http }
     }
 
@@ -162,6 +183,21 @@ impl Client {
     /// How many servers there are.
     pub fn servers(&self) -> usize {
         self.shared.servers
+    }
+
+    /// How many agents there are.
+    pub fn agents(&self) -> usize {
+        self.shared.agents
+    }
+
+    /// The number by which an agent is asked.
+    pub fn agent(&self, agent: usize) -> usize {
+        self.shared.servers + agent
+    }
+
+    /// The number by which another service is called.
+    pub fn upstream(&self) -> usize {
+        self.shared.servers + self.shared.agents
     }
 
     /// A server chosen at random.

@@ -90,6 +90,10 @@ impl Http {
         Self { wire, kept: (0..servers).map(|_| None).collect() }
     }
 
+    pub(crate) fn hang_up(&mut self, server: usize) {
+        self.kept[server] = None;
+    }
+
     pub(crate) fn wire(&self) -> Rc<dyn Wire> {
         Rc::clone(&self.wire)
     }

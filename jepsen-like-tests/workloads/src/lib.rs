@@ -2,14 +2,17 @@
 //!
 //! A new workload is a file here and a line in [`all`].
 
+mod agent;
 mod api;
 mod append;
 mod bulk;
+mod ca;
 mod catalog;
 mod client;
 mod counter;
 mod dns;
 mod http;
+mod intention;
 mod lease;
 mod lock;
 mod phases;
@@ -41,6 +44,9 @@ pub fn all() -> Vec<Arc<dyn Workload>> {
         Arc::new(session::Session::default()),
         Arc::new(append::Append::default()),
         Arc::new(dns::Dns::default()),
+        Arc::new(ca::Ca),
+        Arc::new(agent::Agent),
+        Arc::new(intention::Intention),
     ]
 }
 

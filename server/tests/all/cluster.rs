@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use dns::{Found, Lookup, LookupKind, ServiceQuery};
 use identity::JoinSecret;
 use server::Server;
 use tempfile::TempDir;
@@ -71,6 +72,36 @@ async fn writes_go_on_without_the_leader_and_it_comes_back() {
     assert_eq!(back.get("/v1/kv/after1?raw").await.text(), "1");
     nodes.push(back);
     stop_all(nodes).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn dns_has_no_answer_before_the_server_was_up_to_date_for_once() {
+    let folder = folder();
+    let mut nodes = cluster(&folder, "dc1", 3).await;
+    let body = r#"{"Node": "n1", "Address": "10.0.0.1", "Service": {"ID": "web", "Service": "web", "Port": 1}}"#;
+    nodes[0].put("/v1/catalog/register", body).await;
+    let ask = |node: &Node| {
+        let query = ServiceQuery { datacenter: None, service: "web", tag: None, kind: LookupKind::Service };
+        let lookup = node.server.dns_lookup();
+        (lookup.service(&query), lookup.node(None, "n1"), lookup.node_by_address([10, 0, 0, 1].into()))
+    };
+    for node in &nodes {
+        eventually("names are known", || async {
+            matches!(ask(node), (Found::Ready(_), Found::Ready(_), Found::Ready(_)))
+        })
+        .await;
+    }
+    let [one, other, third] = [nodes.remove(0), nodes.remove(0), nodes.remove(0)];
+    let (one, other) = (one.stop().await, other.stop().await);
+    third.stop().await;
+    let alone = Node::start(one).await;
+    assert!(matches!(ask(&alone), (Found::Unavailable, Found::Unavailable, Found::Unavailable)));
+    let back = Node::start(other).await;
+    eventually("names are known again", || async {
+        matches!(ask(&alone), (Found::Ready(_), Found::Ready(_), Found::Ready(_)))
+    })
+    .await;
+    stop_all(vec![alone, back]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
