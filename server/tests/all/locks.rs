@@ -181,6 +181,27 @@ async fn a_renewal_that_took_too_long_to_confirm_is_not_acknowledged() {
     futures_util::future::join_all(back.into_iter().chain([leader]).map(Node::stop)).await;
 }
 
+/// A leader that nobody answers may have a successor, who knows of sessions and renewals that it does not.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_without_a_majority_says_of_no_session_that_it_is_gone() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut nodes = cluster_of(&folder, "dc1", 3, |config| {
+        let mut config = quick(config);
+        config.timing.election_ms_max = 3_000;
+        config
+    })
+    .await;
+    let leader = nodes.iter().position(Node::is_leader).expect("a leader");
+    let leader = nodes.remove(leader);
+    register(&leader).await;
+    let gone = create(&leader, r#""Name": "gone""#).await;
+    leader.put(&format!("/v1/session/destroy/{gone}"), "").await;
+    assert_eq!(renew(&leader, &gone).await, 404);
+    futures_util::future::join_all(nodes.into_iter().map(Node::stop)).await;
+    assert_eq!(renew(&leader, &gone).await, 500);
+    leader.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn sessions_locks_and_delays_outlive_a_restart() {
     let folder = tempfile::tempdir().expect("a folder");
