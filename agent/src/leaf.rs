@@ -75,6 +75,9 @@ impl Leaves {
     async fn sign(&self, service: &str, before: Option<(u64, u64)>) -> Result<(Arc<LeafCert>, LeafInfo), api::Error> {
         let failed = |e: &dyn std::fmt::Display| api::Error::internal(format!("rpc error making call: {e}"));
         let bundle = self.identity.bundle();
+        if bundle.trust_domain().is_empty() {
+            return Err(failed(&"the servers have told of no certificate authority yet; try again"));
+        }
         let name = LeafName::service(bundle.trust_domain(), &self.datacenter, service)
             .map_err(|e| api::Error::bad_request(e.to_string()))?;
         let csr = Csr::new(&name).map_err(|e| failed(&e))?;

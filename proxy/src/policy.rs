@@ -28,10 +28,14 @@ impl Policy {
             return Verdict::Deny;
         }
         let decision = self.inbound.decide(service);
-        let is_named = decision.rule.is_some_and(|rule| rule.source == *service);
         match decision.action {
             Action::Allow => Verdict::Allow,
-            Action::Deny if faults::has(faults::Bug::UnknownAllows) && !is_named => Verdict::Allow,
+            Action::Deny
+                if faults::has(faults::Bug::UnknownAllows)
+                    && !decision.rule.is_some_and(|rule| rule.source == *service) =>
+            {
+                Verdict::Allow
+            }
             Action::Deny => Verdict::Deny,
         }
     }

@@ -3,7 +3,7 @@
 mod authority;
 pub(crate) mod federation;
 pub(crate) mod leases;
-mod nodes;
+pub(crate) mod nodes;
 mod reap;
 pub(crate) mod sessions;
 

@@ -22,6 +22,9 @@ use crate::{agents, clients, crash};
 
 /// A message takes from the first to the second of these, unless it is delayed.
 pub(crate) const LATENCY: (Duration, Duration) = (Duration::from_micros(200), Duration::from_millis(3));
+
+/// Sessions may live as shortly as the workloads ask for first, as in real clusters (`real/src/cluster.rs`).
+const SESSION_TTL_MIN: Duration = Duration::from_secs(2);
 /// A sync takes so long.
 pub(crate) const SYNC_US: u64 = 1_000;
 const RPC_PORT: u16 = 8300;
@@ -221,6 +224,7 @@ impl Node {
         config.rpc_advertise = Some(SocketAddr::new(self.address, RPC_PORT));
         config.node_id = format!("00000000-0000-0000-0000-{at:012}");
         config.bootstrap_expect = servers.len() as u32;
+        config.session_ttl_min = SESSION_TTL_MIN;
         config.retry_join = servers.iter().map(|server| SocketAddr::new(*server, RPC_PORT).to_string()).collect();
         Ok(config)
     }

@@ -68,22 +68,23 @@ pub(super) async fn renew(write: Write) -> Reply {
     let (core, pretty) = (write.core.clone(), write.pretty());
     let gone = || Refusal(Error::not_found(format!("Session id '{id}' not found")));
     reign(&core).await?;
-    let row = find(&core, &id).ok_or_else(gone)?;
     let noted = Instant::now();
-    match core.leases.renew(&row.value, noted) {
-        Renewal::Noted => {}
-        Renewal::Over => return Err(gone()),
-        Renewal::NotLeading => return Err(Error::no_leader().into()),
-    }
-    // Only now is it asked whether this server still leads: see `leases`.
+    let renewal = find(&core, &id).map(|row| core.leases.renew(&row.value, noted));
+    // Only now is it asked whether this server still leads: see `leases`. If not, another may know the session, or let it live.
     core.raft.read_index().await.map_err(|_| Error::no_leader())?;
     let row = find(&core, &id).ok_or_else(gone)?;
-    if !is_in_time(&row.value, noted.elapsed()) {
-        return Err(
-            Error::internal("the renewal could not be confirmed in time: the servers are slow; try again").into()
-        );
+    match renewal {
+        Some(Renewal::Noted) if is_in_time(&row.value, noted.elapsed()) => Ok(plain_json(&[indexed(&row)], pretty)),
+        Some(Renewal::Noted) => {
+            let why = "the renewal could not be confirmed in time: the servers are slow; try again";
+            Err(Error::internal(why).into())
+        }
+        Some(Renewal::Over) => {
+            Err(Error::internal(format!("Session id '{id}' was not renewed in time, and is about to end")).into())
+        }
+        Some(Renewal::NotLeading) => Err(Error::no_leader().into()),
+        None => Err(Error::internal(format!("Session id '{id}' has only begun; try again")).into()),
     }
-    Ok(plain_json(&[indexed(&row)], pretty))
 }
 
 /// Waits for a leader that only begins: it knows all that its predecessors have acknowledged when it takes renewals.

@@ -12,7 +12,7 @@ use model::{CheckStatus, Node, ServiceInstance};
 use raft::Member;
 use tokio::sync::mpsc;
 
-use super::sessions::{Event, Sessions, Verdict};
+use super::sessions::{Event, Sessions, Verdict, is_another};
 use super::{RETRY, until_done};
 use crate::core::Core;
 
@@ -43,7 +43,7 @@ pub(super) async fn judge(core: &Arc<Core>) {
                 None => return,
             },
             () = sleep_until(deadline) => sessions.decide(now_ms(), Event::Tick),
-            _ = reconcile.tick() => core.watch.read(|view| sessions.reconcile(|name| is_passing(view, name))).0,
+            _ = reconcile.tick() => core.watch.read(|view| sessions.reconcile(|name| passing(view, name))).0,
         };
         record(core, verdicts).await;
     }
@@ -59,31 +59,40 @@ pub(super) async fn sleep_until(deadline: Option<Instant>) {
 /// A verdict that cannot be recorded is given again by the next comparison with the catalog.
 async fn record(core: &Core, verdicts: Vec<Verdict>) {
     let proposals = verdicts.into_iter().map(|verdict| async move {
-        let command = command(core, verdict);
-        if let Err(error) = core.proposer.propose_here(&command).await {
-            tracing::debug!(%error, "a node's health could not be recorded yet");
+        for command in commands(core, verdict) {
+            if let Err(error) = core.proposer.propose_here(&command).await {
+                tracing::debug!(%error, "a node's health could not be recorded yet");
+            }
         }
     });
     futures_util::future::join_all(proposals).await;
 }
 
-fn command(core: &Core, verdict: Verdict) -> Command {
+fn commands(core: &Core, verdict: Verdict) -> Vec<Command> {
     match verdict {
         Verdict::Alive(node) => {
-            if core.watch.read(|view| is_passing(view, &node.name)).0 == Some(false) {
+            let known = core.watch.read(|view| nodes::node(view, &node.name).map(|row| row.value.clone())).0;
+            let is_passing = core.watch.read(|view| passing(view, &node.name).is_some()).0;
+            if known.is_some() && !is_passing {
                 tracing::info!(node = node.name, "a node is alive again");
             }
-            Command::SetNodeHealth { node: Box::new(node), alive: true }
+            // Its predecessor has no session any more, and so holds the name no longer.
+            let predecessor = known.filter(|known| is_passing && is_another(&node, known));
+            let failed = predecessor.map(|old| {
+                tracing::warn!(node = node.name, old_id = old.id, new_id = node.id, "a node came back with another id");
+                Command::SetNodeHealth { node: Box::new(old), alive: false }
+            });
+            failed.into_iter().chain([Command::SetNodeHealth { node: Box::new(node), alive: true }]).collect()
         }
         Verdict::Failed(name) => {
             tracing::warn!(node = name, "a node has failed: its agent has no session with any server");
             let id = core.watch.read(|view| nodes::node(view, &name).map(|row| row.id.clone())).0;
             let node = Node { name, id: id.unwrap_or_default(), ..Node::default() };
-            Command::SetNodeHealth { node: Box::new(node), alive: false }
+            vec![Command::SetNodeHealth { node: Box::new(node), alive: false }]
         }
         Verdict::Left(name) => {
             tracing::info!(node = name, "a node has left");
-            Command::Deregister(Deregistration { node: name, ..Deregistration::default() })
+            vec![Command::Deregister(Deregistration { node: name, ..Deregistration::default() })]
         }
     }
 }
@@ -93,8 +102,10 @@ fn nodes_with_sessions(view: &View<'_>) -> Vec<String> {
     with_check.map(|row| row.node.clone()).collect()
 }
 
-fn is_passing(view: &View<'_>, node: &str) -> Option<bool> {
-    check::check(view, node, SERF_HEALTH).map(|row| row.status == CheckStatus::Passing)
+/// The node of this name, if it is recorded as alive.
+pub(crate) fn passing<'a>(view: &'a View<'_>, name: &str) -> Option<&'a Node> {
+    let check = check::check(view, name, SERF_HEALTH)?;
+    nodes::node(view, name).map(|row| &row.value).filter(|_| check.status == CheckStatus::Passing)
 }
 
 /// Reports this server's sessions to whichever server leads, itself included. Runs on every server.

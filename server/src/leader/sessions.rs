@@ -85,16 +85,15 @@ impl Sessions {
         self.deadlines.first().map(|(deadline_ms, _)| *deadline_ms)
     }
 
-    /// Verdicts that the catalog does not show: `is_passing` says what is recorded for a node, if it is there.
-    pub(crate) fn reconcile(&self, is_passing: impl Fn(&str) -> Option<bool>) -> Vec<Verdict> {
+    /// Verdicts that the catalog does not show: `passing` says which node is recorded as alive under a name, if any is.
+    pub(crate) fn reconcile<'a>(&self, passing: impl Fn(&str) -> Option<&'a Node>) -> Vec<Verdict> {
         self.nodes
             .iter()
-            .filter_map(|(name, state)| match (state, is_passing(name)) {
-                (State::Open { node, .. }, None | Some(false)) => Some(Verdict::Alive(node.clone())),
-                (State::Failed, Some(true)) => Some(Verdict::Failed(name.clone())),
-                (State::Open { .. }, Some(true)) | (State::Missing { .. }, _) | (State::Failed, None | Some(false)) => {
-                    None
-                }
+            .filter_map(|(name, state)| match (state, passing(name)) {
+                (State::Open { node, .. }, Some(recorded)) if !is_another(node, recorded) => None,
+                (State::Open { node, .. }, _) => Some(Verdict::Alive(node.clone())),
+                (State::Failed, Some(_)) => Some(Verdict::Failed(name.clone())),
+                (State::Missing { .. }, _) | (State::Failed, None) => None,
             })
             .collect()
     }
@@ -188,6 +187,11 @@ impl Sessions {
         }
         state
     }
+}
+
+/// Whether two nodes of one name are two machines, or one that has lost its data.
+pub(crate) fn is_another(node: &Node, recorded: &Node) -> bool {
+    !node.id.is_empty() && !recorded.id.is_empty() && node.id != recorded.id
 }
 
 #[cfg(test)]
@@ -288,10 +292,30 @@ mod tests {
         sessions.decide(0, opened("s1", &["a", "b"]));
         sessions.decide(0, report("s1", false, &[], &["b"], &[]));
         sessions.decide(CLOSED_MS_MAX, Event::Tick);
-        assert_eq!(sessions.reconcile(|_| Some(true)), failed("b"));
-        assert_eq!(sessions.reconcile(|_| Some(false)), [Verdict::Alive(node("a"))]);
-        assert_eq!(sessions.reconcile(|_| None), [Verdict::Alive(node("a"))]);
-        assert_eq!(sessions.reconcile(|name| Some(name == "a")), []);
+        let (a, b) = (node("a"), node("b"));
+        assert_eq!(sessions.reconcile(|name| Some(if name == "a" { &a } else { &b })), failed("b"));
+        assert_eq!(sessions.reconcile(|_| None), [Verdict::Alive(a.clone())]);
+        assert_eq!(sessions.reconcile(|name| (name == "a").then_some(&a)), []);
+    }
+
+    #[test]
+    fn who_has_the_session_has_the_name() {
+        let with_id = |id: &str| Node { id: id.into(), ..node("a") };
+        let (old, new) = (with_id("1"), with_id("2"));
+        let mut sessions = Sessions::default();
+        let event = |node: &Node| match opened("s1", &[]) {
+            Event::Report { server, full, closed, left, .. } => {
+                Event::Report { server, full, opened: vec![node.clone()], closed, left }
+            }
+            other => other,
+        };
+        sessions.decide(0, event(&old));
+        assert_eq!(sessions.reconcile(|_| Some(&old)), []);
+        assert_eq!(sessions.decide(1, event(&new)), [Verdict::Alive(new.clone())]);
+        assert_eq!(sessions.reconcile(|_| Some(&old)), [Verdict::Alive(new.clone())]);
+        assert_eq!(sessions.reconcile(|_| Some(&new)), []);
+        let without_id = node("a");
+        assert_eq!(sessions.reconcile(|_| Some(&without_id)), []);
     }
 
     #[test]

@@ -18,7 +18,8 @@ use super::admit::may_speak_for;
 use super::sync::noun;
 use super::{Rpc, caller};
 use crate::core::Core;
-use crate::leader::sessions::Event;
+use crate::leader::nodes;
+use crate::leader::sessions::{self, Event};
 
 /// An agent that is silent for so long is not there. (It pings every second.)
 const SILENCE_MAX: Duration = Duration::from_secs(3);
@@ -40,6 +41,7 @@ impl SessionService for Rpc {
         if !may_speak_for(&peer, &node.name, datacenter) {
             return Err(Status::permission_denied(format!("this certificate does not speak for node {:?}", node.name)));
         }
+        free_name(&self.core, &node)?;
         let (sender, replies) = mpsc::channel(WAITING_MAX);
         let core = self.core.clone();
         self.core.tasks.spawn(async move { attend(&core, node, messages, sender).await });
@@ -76,6 +78,19 @@ async fn first_words(messages: &mut Streaming<AgentMessage>) -> Result<Node, Sta
     match first {
         Some(Said::Hello(hello)) => noun(&hello.node_mp),
         Some(Said::Ping(_) | Said::Leave(_)) | None => Err(Status::invalid_argument("a session begins with hello")),
+    }
+}
+
+/// A second machine of one name would take it from the first, which is alive; one that has lost its data has to wait until its old
+/// session is over.
+fn free_name(core: &Core, node: &Node) -> Result<(), Status> {
+    let holder = core.watch.read(|view| nodes::passing(view, &node.name).cloned()).0;
+    match holder.filter(|holder| sessions::is_another(node, holder)) {
+        Some(holder) => Err(Status::already_exists(format!(
+            "Node name {} is reserved by node {} at {}, which is alive: give this node a name of its own, or wait until that one is known to be gone",
+            node.name, holder.id, holder.address
+        ))),
+        None => Ok(()),
     }
 }
 

@@ -238,6 +238,20 @@ async fn a_wiped_server_comes_back_as_a_new_one() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_came_empty_does_not_say_that_there_is_nothing() {
+    let folder = folder();
+    let mut config = config(folder.path(), "s2", "dc1");
+    config.bootstrap_expect = 0;
+    config.hold_timeout = Duration::from_millis(300);
+    let alone = Node::start(config).await;
+    for path in ["/v1/kv/a?stale", "/v1/catalog/nodes?stale"] {
+        let answer = alone.get(path).await;
+        assert_eq!((answer.status.as_u16(), answer.text().trim()), (500, "No cluster leader"), "{path}");
+    }
+    alone.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_leadership_is_handed_over_from_any_server() {
     let folder = folder();
     let nodes = cluster(&folder, "dc1", 3).await;

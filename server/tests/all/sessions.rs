@@ -44,6 +44,35 @@ async fn a_session_is_the_nodes_liveness() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_lost_its_data_has_its_name_again_and_a_second_one_of_that_name_has_not() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let node = Node::single(&folder).await;
+    let rpc = node.config.rpc_bind.to_string();
+    let with_id = async |id: &str| {
+        let mut agent = Agent::enroll("a1", "dc1", &rpc).await.expect("enrolled");
+        agent.node.id = id.into();
+        agent
+    };
+    let ids = ["11111111-1111-1111-1111-111111111111", "22222222-2222-2222-2222-222222222222"];
+    let (old, new) = (with_id(ids[0]).await, with_id(ids[1]).await);
+    let session = old.open_session(&rpc).await.expect("a session");
+    becomes(&node, "a1", "passing").await;
+    let refused = new.open_session(&rpc).await.err().expect("refused");
+    assert!(refused.message().contains("is reserved by node 1111"), "{refused}");
+    drop(session);
+    let mut session = None;
+    eventually("the name is free", || async { new.open_session(&rpc).await.is_ok() }).await;
+    session.replace(new.open_session(&rpc).await.expect("a session"));
+    becomes(&node, "a1", "passing").await;
+    assert_eq!(node.get("/v1/catalog/node/a1").await.json()["Node"]["ID"], ids[1]);
+    let web = ServiceInstance { id: "web".into(), service: "web".into(), port: 80, ..ServiceInstance::default() };
+    let reply = new.push(&rpc, &[web], &[]).await.expect("pushed");
+    assert!(reply.errors.is_empty(), "{reply:?}");
+    drop(session);
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_silent_agent_is_critical() {
     let folder = tempfile::tempdir().expect("a folder");
     let node = Node::single(&folder).await;
