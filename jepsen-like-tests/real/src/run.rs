@@ -19,7 +19,7 @@ use crate::cluster::{Cluster, MACHINES, World, name};
 use crate::nemesis::{Havoc, Nemesis};
 use crate::report;
 use crate::wire::with_sockets;
-use crate::world::{AGENTS, Agents};
+use crate::world::{ALL_MACHINES, Agents};
 
 /// Answers a second, of all workloads together, below which a run proves too little.
 const OK_PER_SECOND_MIN: u64 = 20;
@@ -109,7 +109,7 @@ impl Scene {
     pub(crate) fn open(binary: &Path, seed: u64, kinds: &[Fault], folder: &Path) -> Result<Self, String> {
         let failed = |what: &'static str| move |error: std::io::Error| format!("{what}: {error}");
         jlt_fs::apart().map_err(failed("mounts of our own (needs root)"))?;
-        let network = Network::new(1 + MACHINES + AGENTS, seed).map_err(failed("the network (needs root)"))?;
+        let network = Network::new(1 + MACHINES + ALL_MACHINES, seed).map_err(failed("the network (needs root)"))?;
         network.machine(0).enter().map_err(failed("the clients' machine"))?;
         let network = Arc::new(network);
         let world = World {
@@ -143,7 +143,8 @@ impl Scene {
 
     /// Starts what these workloads need beside servers, unless it is there.
     fn provide(&mut self, workloads: &[Arc<dyn Workload>]) -> Result<(), String> {
-        jlt_workloads::fit(workloads, &[Need::Dns, Need::OwnAgents, Need::Agents, Need::Sidecars])?;
+        let offers = [Need::Dns, Need::OwnAgents, Need::Agents, Need::Sidecars, Need::Datacenter];
+        jlt_workloads::fit(workloads, &offers)?;
         let is_needed = |need| workloads.iter().any(|workload| workload.needs().contains(&need));
         if is_needed(Need::Agents) && self.agents.lives().is_empty() {
             self.agents.start()?;
@@ -151,15 +152,18 @@ impl Scene {
         if is_needed(Need::Sidecars) && self.agents.upstream_life().is_none() {
             self.agents.start_sidecars()?;
         }
+        if is_needed(Need::Datacenter) && self.agents.far_lives().is_empty() {
+            self.agents.start_datacenter()?;
+        }
         Ok(())
     }
 
     fn shared(&self, seed: u64, number: u64) -> Shared {
         let shared = Shared::new(seed, number, self.cluster.lives()).with_agents(self.agents.lives());
-        shared.with_upstream(self.agents.upstream_life())
+        shared.with_upstream(self.agents.upstream_life()).with_datacenter(self.agents.far_lives())
     }
 
-    /// Servers, then agents, then what is called through a sidecar.
+    /// Servers, then agents, then what is called through a sidecar, then the second datacenter.
     fn http_addresses(&self) -> Vec<SocketAddr> {
         [self.cluster.http_addresses(), self.agents.http_addresses()].concat()
     }

@@ -1,10 +1,8 @@
 //! Plain agents on machines of their own, beside the servers of a cluster, and sidecars there; and who troubles them, by the same plan but at times of their own.
 
-use std::fs::OpenOptions;
 use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::ops::Range;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
@@ -12,15 +10,24 @@ use std::time::{Duration, Instant};
 use jlt_core::plan::{Fault, Plan};
 use jlt_core::rng::Rng;
 use jlt_net::Network;
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::sys::signal::Signal;
 use serde_json::json;
 
 use crate::cluster::{HTTP_PORT, MACHINES, READY_TIMEOUT, SECRET, SERVERS};
 use crate::http;
+use far::Far;
+use fate::Fate;
+use program::{Ground, Program};
+
+mod far;
+mod fate;
+mod program;
+
+/// How many machines there are beside the clients' and the servers'.
+pub(crate) const ALL_MACHINES: usize = AGENTS + far::MACHINES;
 
 /// How many agents there are when a workload needs some.
-pub(crate) const AGENTS: usize = 2;
+const AGENTS: usize = 2;
 
 /// Consul's port for proxies.
 const GRPC_PORT: u16 = 8502;
@@ -31,43 +38,24 @@ const APPLICATION_PORT: u16 = 9090;
 /// Where `web`'s sidecar listens for calls to `api`.
 const UPSTREAM_PORT: u16 = 9191;
 
-/// A sidecar that ended by itself is started again after so long.
-const RESTART_AFTER: Duration = Duration::from_millis(500);
-
 /// How often the troubled agents are looked at.
 const TICK: Duration = Duration::from_millis(20);
 
-/// Between two troubles of one agent.
+/// Between two troubles of one agent, in milliseconds.
 const PAUSE_MS: (u64, u64) = (1_000, 5_000);
-
-/// How long a trouble lasts.
-const TROUBLE_MS: (u64, u64) = (100, 5_000);
 
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The agents and what runs beside them; all end with this value.
 pub(crate) struct Agents {
-    binary: PathBuf,
-    folder: PathBuf,
-    network: Arc<Network>,
+    ground: Ground,
     agents: Vec<Program>,
     /// Of the services `web` at the first agent and `api` at the second.
     sidecars: Vec<Program>,
     /// The application `api`.
     application: Option<Program>,
-}
-
-/// A process that is started again and again.
-struct Program {
-    name: String,
-    machine: usize,
-    arguments: Vec<String>,
-    /// How often it was started.
-    lives: Arc<AtomicU32>,
-    /// Holds its standard input open, so that it ends with this program.
-    process: Option<Child>,
-    /// It is not started again before this, if it ended by itself.
-    rests_until: Option<Instant>,
+    /// A second datacenter.
+    far: Option<Far>,
 }
 
 /// What is wrong with an agent.
@@ -96,15 +84,16 @@ fn name(agent: usize) -> String {
 impl Agents {
     /// None yet.
     pub(crate) fn new(binary: &Path, folder: &Path, network: &Arc<Network>) -> Result<Self, String> {
-        let absolute = |path: &Path| path.canonicalize().map_err(|error| format!("{}: {error}", path.display()));
-        let (binary, folder, network) = (absolute(binary)?, absolute(folder)?, Arc::clone(network));
-        Ok(Self { binary, folder, network, agents: Vec::new(), sidecars: Vec::new(), application: None })
+        let ground = Ground::new(binary, folder, network)?;
+        Ok(Self { ground, agents: Vec::new(), sidecars: Vec::new(), application: None, far: None })
     }
 
     /// Starts them, and waits until they speak with servers.
     pub(crate) fn start(&mut self) -> Result<(), String> {
         for agent in 0..AGENTS {
-            self.agents.push(Program::new(&name(agent), machine(agent), self.agent_arguments(agent)));
+            let servers: Vec<usize> = (1..=SERVERS).collect();
+            let arguments = agent_arguments(&self.ground, &name(agent), machine(agent), &servers);
+            self.agents.push(Program::new(&name(agent), machine(agent), arguments));
         }
         self.heal()
     }
@@ -113,33 +102,22 @@ impl Agents {
     pub(crate) fn start_sidecars(&mut self) -> Result<(), String> {
         let web = Network::address(machine(0));
         let upstream = json!({"DestinationName": "api", "LocalBindAddress": web, "LocalBindPort": UPSTREAM_PORT});
-        self.register(0, "web", &json!([upstream]))?;
-        self.register(1, "api", &json!([]))?;
-        let arguments = ["demo", "service", "-name=api"].map(str::to_owned);
-        let listen = format!("-listen=127.0.0.1:{APPLICATION_PORT}");
-        let mut application = Program::new("api", machine(1), arguments.into_iter().chain([listen]).collect());
-        application.start(&self.binary, &self.folder, &self.network)?;
+        register(machine(0), "web", APPLICATION_PORT, &json!([upstream]))?;
+        register(machine(1), "api", APPLICATION_PORT, &json!([]))?;
+        let mut application = application("api", "api", machine(1), APPLICATION_PORT);
+        application.start(&self.ground)?;
         self.application = Some(application);
         for (agent, service) in ["web", "api"].into_iter().enumerate() {
-            let at = Network::address(machine(agent));
-            let arguments = ["connect".to_owned(), "proxy".to_owned(), format!("-sidecar-for={service}")];
-            let control = [format!("-http-addr={at}:{HTTP_PORT}"), format!("-grpc-addr={at}:{GRPC_PORT}")];
-            let arguments = arguments.into_iter().chain(control).collect();
-            self.sidecars.push(Program::new(&format!("{service}-sidecar"), machine(agent), arguments));
+            let what = ["proxy".to_owned(), format!("-sidecar-for={service}")];
+            self.sidecars.push(proxy(&format!("{service}-sidecar"), machine(agent), &what));
         }
         self.heal()
     }
 
-    fn register(&self, agent: usize, service: &str, upstreams: &serde_json::Value) -> Result<(), String> {
-        let sidecar = json!({"Proxy": {"Upstreams": upstreams}});
-        let body =
-            json!({"Name": service, "Port": APPLICATION_PORT, "Connect": {"SidecarService": sidecar}}).to_string();
-        let path = "/v1/agent/service/register";
-        let address = self.http_address(agent);
-        match http::request(address, "PUT", path, body.as_bytes(), REQUEST_TIMEOUT) {
-            Ok(reply) if reply.status == 200 => Ok(()),
-            other => Err(format!("{service} cannot be registered with {}: {other:?}", name(agent))),
-        }
+    /// Starts a second datacenter, with a service there that is called from here.
+    pub(crate) fn start_datacenter(&mut self) -> Result<(), String> {
+        self.far = Some(Far::start(&self.ground)?);
+        Ok(())
     }
 
     pub(crate) fn lives(&self) -> Vec<Arc<AtomicU32>> {
@@ -151,15 +129,20 @@ impl Agents {
         self.sidecars.first().map(|sidecar| Arc::clone(&sidecar.lives))
     }
 
-    /// Where clients send their requests: to the agents, and, if there are sidecars, to `api` by way of `web`'s.
-    pub(crate) fn http_addresses(&self) -> Vec<SocketAddr> {
-        let agents = (0..self.agents.len()).map(|agent| self.http_address(agent));
-        let upstream = SocketAddr::new(IpAddr::V4(Network::address(machine(0))), UPSTREAM_PORT);
-        agents.chain(self.sidecars.first().map(|_| upstream)).collect()
+    /// How often the second datacenter's agent was started, and the sidecar of who calls there. None without a second datacenter.
+    pub(crate) fn far_lives(&self) -> Vec<Arc<AtomicU32>> {
+        self.far.as_ref().map(Far::lives).unwrap_or_default()
     }
 
-    fn http_address(&self, agent: usize) -> SocketAddr {
-        SocketAddr::new(IpAddr::V4(Network::address(machine(agent))), HTTP_PORT)
+    /// Where clients send their requests: to the agents; if there are sidecars, to `api` by way of `web`'s; and where the second datacenter is reached.
+    pub(crate) fn http_addresses(&self) -> Vec<SocketAddr> {
+        let agents = (0..self.agents.len()).map(|agent| http_address(machine(agent)));
+        let far = self.far.as_ref().map(Far::http_addresses).unwrap_or_default();
+        agents.chain(self.upstream()).chain(far).collect()
+    }
+
+    fn upstream(&self) -> Option<SocketAddr> {
+        self.sidecars.first().map(|_| SocketAddr::new(IpAddr::V4(Network::address(machine(0))), UPSTREAM_PORT))
     }
 
     /// Ends all troubles, and waits until each agent reaches a leader and the caller's sidecar listens.
@@ -172,29 +155,25 @@ impl Agents {
         let deadline = Instant::now() + READY_TIMEOUT;
         while !self.is_ready() {
             if Instant::now() > deadline {
-                let folder = self.folder.display();
+                let folder = self.ground.folder.display();
                 return Err(format!("an agent reaches no leader within {READY_TIMEOUT:?}; the logs are in {folder}"));
             }
             self.revive_sidecars()?;
             std::thread::sleep(Duration::from_millis(50));
         }
-        Ok(())
+        self.far.as_mut().map_or(Ok(()), Far::heal)
     }
 
     fn is_ready(&self) -> bool {
-        let knows_leader = |agent: usize| {
-            http::request(self.http_address(agent), "GET", "/v1/status/leader", b"", REQUEST_TIMEOUT)
-                .is_ok_and(|reply| reply.status == 200 && reply.body.len() > 4)
-        };
-        let upstream = self.http_addresses().get(self.agents.len()).copied();
-        let listens = |address: SocketAddr| TcpStream::connect_timeout(&address, REQUEST_TIMEOUT).is_ok();
-        (0..self.agents.len()).all(knows_leader) && upstream.is_none_or(listens)
+        (0..self.agents.len()).all(|agent| knows_leader(machine(agent))) && self.upstream().is_none_or(listens)
     }
 
     /// Troubles them until it is told to stop, and ends all troubles. Returns what broke a guarantee, in words.
     pub(crate) fn run(&mut self, plan: &Plan, started: Instant, stop: &AtomicBool) -> Result<Vec<String>, String> {
         let mut ended = Vec::new();
-        let mut fates: Vec<Fate> = (0..self.agents.len()).map(|agent| Fate::new(plan, agent)).collect();
+        let fate = |agent: usize| Fate::new(plan, agent as u64, PAUSE_MS, trouble);
+        let mut fates: Vec<Fate<Trouble>> = (0..self.agents.len()).map(fate).collect();
+        let mut far_fates = Far::fates(plan);
         while !stop.load(Ordering::Relaxed) {
             let now_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
             for (agent, fate) in fates.iter_mut().enumerate() {
@@ -209,12 +188,25 @@ impl Agents {
                 }
             }
             self.revive_sidecars()?;
+            if let Some(far) = &mut self.far {
+                for fate in &mut far_fates {
+                    match fate.step(now_ms) {
+                        Some((trouble, true)) => far.begin(trouble)?,
+                        Some((trouble, false)) => far.end(trouble)?,
+                        None => {}
+                    }
+                }
+                ended.extend(far.ended()?);
+            }
             std::thread::sleep(TICK);
         }
         for (agent, fate) in fates.iter().enumerate() {
-            if let Some((trouble, _)) = fate.current {
+            if let Some(trouble) = fate.current() {
                 self.end(agent, trouble)?;
             }
+        }
+        for trouble in far_fates.iter().filter_map(Fate::current) {
+            self.far.as_mut().map_or(Ok(()), |far| far.end(trouble))?;
         }
         Ok(ended)
     }
@@ -232,10 +224,10 @@ impl Agents {
 
     fn end(&mut self, agent: usize, trouble: Trouble) -> Result<(), String> {
         match trouble {
-            Trouble::Killed => self.agents[agent].start(&self.binary, &self.folder, &self.network),
+            Trouble::Killed => self.agents[agent].start(&self.ground),
             Trouble::SidecarKilled => {
                 let mut sidecar = self.sidecars.get_mut(agent).into_iter();
-                sidecar.try_for_each(|sidecar| sidecar.start(&self.binary, &self.folder, &self.network))
+                sidecar.try_for_each(|sidecar| sidecar.start(&self.ground))
             }
             Trouble::Frozen => self.agents[agent].signal(Signal::SIGCONT),
             Trouble::CutOff | Trouble::CutFrom(_) => {
@@ -247,176 +239,75 @@ impl Agents {
 
     fn cut(&self, agent: usize, servers: Range<usize>, is_cut: bool) {
         for server in servers {
-            self.network.part(machine(agent), server + 1, is_cut);
+            self.ground.network.part(machine(agent), server + 1, is_cut);
         }
     }
 
     /// A sidecar that finds no agent ends, and is started again, as a service manager would.
     fn revive_sidecars(&mut self) -> Result<(), String> {
-        for sidecar in &mut self.sidecars {
-            if sidecar.ended().is_some() {
-                sidecar.rests_until = Some(Instant::now() + RESTART_AFTER);
-            }
-            if sidecar.rests_until.is_some_and(|until| Instant::now() >= until) {
-                sidecar.start(&self.binary, &self.folder, &self.network)?;
-            }
-        }
-        Ok(())
-    }
-
-    fn agent_arguments(&self, agent: usize) -> Vec<String> {
-        let (name, address) = (name(agent), Network::address(machine(agent)));
-        let data = self.folder.join(&name);
-        let own = [
-            "agent".to_owned(),
-            format!("-encrypt={SECRET}"),
-            format!("-node={name}"),
-            format!("-bind={address}"),
-            format!("-client={address}"),
-            format!("-data-dir={}", data.display()),
-        ];
-        own.into_iter()
-            .chain((0..SERVERS).map(|server| format!("-retry-join={}", Network::address(server + 1))))
-            .collect()
+        self.sidecars.iter_mut().try_for_each(|sidecar| sidecar.revive(&self.ground))
     }
 }
 
-impl Program {
-    fn new(name: &str, machine: usize, arguments: Vec<String>) -> Self {
-        Self { name: name.to_owned(), machine, arguments, lives: Arc::default(), process: None, rests_until: None }
-    }
-
-    /// Does nothing if it runs.
-    fn start(&mut self, binary: &Path, folder: &Path, network: &Network) -> Result<(), String> {
-        if self.process.is_some() {
-            return Ok(());
-        }
-        let path = folder.join(format!("{}.log", self.name));
-        let log = OpenOptions::new().create(true).append(true).open(&path);
-        let log = log.map_err(|error| format!("{}: {error}", path.display()))?;
-        let errors = log.try_clone().map_err(|error| error.to_string())?;
-        let mut command = Command::new(binary);
-        command.args(&self.arguments).env("TRIBUNE_ENDS_WITH_PARENT", "1");
-        command.stdin(Stdio::piped()).stdout(log).stderr(errors);
-        let spawned = network.machine(self.machine).inside(|| command.spawn());
-        let process = spawned.map_err(|error| format!("{} does not start: {error}", binary.display()))?;
-        self.lives.fetch_add(1, Ordering::SeqCst);
-        (self.process, self.rests_until) = (Some(process), None);
-        Ok(())
-    }
-
-    /// SIGKILL, and wait until the process is gone. Does nothing when it is.
-    fn kill(&mut self) {
-        self.rests_until = None;
-        if let Some(mut process) = self.process.take() {
-            // Both fail only for a process that is gone already.
-            process.kill().ok();
-            process.wait().ok();
-        }
-    }
-
-    fn signal(&self, signal: Signal) -> Result<(), String> {
-        let Some(process) = &self.process else { return Ok(()) };
-        // The process is our child and not yet waited for, so the id is still its own.
-        kill(Pid::from_raw(process.id() as i32), signal).map_err(|error| format!("{signal} cannot be sent: {error}"))
-    }
-
-    /// How it ended, if it did by itself since the last call.
-    fn ended(&mut self) -> Option<ExitStatus> {
-        let status = self.process.as_mut()?.try_wait().ok()??;
-        self.process = None;
-        Some(status)
+fn trouble(kind: Fault, rng: &mut Rng) -> Trouble {
+    match kind {
+        Fault::Kill | Fault::Power if rng.below(2) == 0 => Trouble::SidecarKilled,
+        Fault::Kill | Fault::Power => Trouble::Killed,
+        Fault::Pause => Trouble::Frozen,
+        _ if rng.below(3) == 0 => Trouble::CutFrom(rng.below(SERVERS)),
+        _ => Trouble::CutOff,
     }
 }
 
-impl Drop for Program {
-    fn drop(&mut self) {
-        self.kill();
+/// A plain agent, and the machines of the servers that it looks for.
+fn agent_arguments(ground: &Ground, name: &str, machine: usize, servers: &[usize]) -> Vec<String> {
+    let address = Network::address(machine);
+    let own = [
+        "agent".to_owned(),
+        format!("-encrypt={SECRET}"),
+        format!("-node={name}"),
+        format!("-bind={address}"),
+        format!("-client={address}"),
+        format!("-data-dir={}", ground.folder.join(name).display()),
+    ];
+    own.into_iter().chain(servers.iter().map(|server| format!("-retry-join={}", Network::address(*server)))).collect()
+}
+
+/// An application that answers with this name, for its sidecar alone.
+fn application(program: &str, name: &str, machine: usize, port: u16) -> Program {
+    let arguments = ["demo".to_owned(), "service".to_owned(), format!("-name={name}")];
+    let listen = format!("-listen=127.0.0.1:{port}");
+    Program::new(program, machine, arguments.into_iter().chain([listen]).collect())
+}
+
+/// A sidecar or gateway with the agent of its machine.
+fn proxy(name: &str, machine: usize, what: &[String]) -> Program {
+    let at = Network::address(machine);
+    let control = [format!("-http-addr={at}:{HTTP_PORT}"), format!("-grpc-addr={at}:{GRPC_PORT}")];
+    let arguments = ["connect".to_owned()].into_iter().chain(what.iter().cloned()).chain(control);
+    Program::new(name, machine, arguments.collect())
+}
+
+/// Registers a service with a sidecar at the agent of a machine.
+fn register(machine: usize, service: &str, port: u16, upstreams: &serde_json::Value) -> Result<(), String> {
+    let sidecar = json!({"Proxy": {"Upstreams": upstreams}});
+    let body = json!({"Name": service, "Port": port, "Connect": {"SidecarService": sidecar}}).to_string();
+    let (path, address) = ("/v1/agent/service/register", http_address(machine));
+    match http::request(address, "PUT", path, body.as_bytes(), REQUEST_TIMEOUT) {
+        Ok(reply) if reply.status == 200 => Ok(()),
+        other => Err(format!("{service} cannot be registered at {address}: {other:?}")),
     }
 }
 
-/// What happens to one agent, and when: one trouble at a time.
-struct Fate {
-    rng: Rng,
-    kinds: Vec<Fault>,
-    end_ms: u64,
-    current: Option<(Trouble, u64)>,
-    next_ms: u64,
+fn http_address(machine: usize) -> SocketAddr {
+    SocketAddr::new(IpAddr::V4(Network::address(machine)), HTTP_PORT)
 }
 
-impl Fate {
-    fn new(plan: &Plan, agent: usize) -> Self {
-        let mut rng = Rng::new(plan.seed, 1_000 + agent as u64);
-        let can = |kind: &&Fault| {
-            matches!(
-                kind,
-                Fault::Kill
-                    | Fault::Power
-                    | Fault::Pause
-                    | Fault::Partition
-                    | Fault::Oneway
-                    | Fault::Delay
-                    | Fault::Loss
-            )
-        };
-        let kinds = plan.kinds.iter().filter(can).copied().collect();
-        let next_ms = millis(rng.between_ms(PAUSE_MS.0, PAUSE_MS.1));
-        Self { rng, kinds, end_ms: plan.duration_ms, current: None, next_ms }
-    }
-
-    /// The trouble that begins (true) or ends (false) now.
-    fn step(&mut self, now_ms: u64) -> Option<(Trouble, bool)> {
-        if let Some((trouble, until_ms)) = self.current {
-            if now_ms < until_ms.min(self.end_ms) {
-                return None;
-            }
-            self.current = None;
-            self.next_ms = now_ms + millis(self.rng.between_ms(PAUSE_MS.0, PAUSE_MS.1));
-            return Some((trouble, false));
-        }
-        if now_ms < self.next_ms || now_ms >= self.end_ms || self.kinds.is_empty() {
-            return None;
-        }
-        let trouble = match self.rng.pick(&self.kinds) {
-            Fault::Kill | Fault::Power if self.rng.below(2) == 0 => Trouble::SidecarKilled,
-            Fault::Kill | Fault::Power => Trouble::Killed,
-            Fault::Pause => Trouble::Frozen,
-            _ if self.rng.below(3) == 0 => Trouble::CutFrom(self.rng.below(SERVERS)),
-            _ => Trouble::CutOff,
-        };
-        self.current = Some((trouble, now_ms + millis(self.rng.between_ms(TROUBLE_MS.0, TROUBLE_MS.1))));
-        Some((trouble, true))
-    }
+fn knows_leader(machine: usize) -> bool {
+    http::request(http_address(machine), "GET", "/v1/status/leader", b"", REQUEST_TIMEOUT)
+        .is_ok_and(|reply| reply.status == 200 && reply.body.len() > 4)
 }
 
-fn millis(time: Duration) -> u64 {
-    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn steps(kinds: &[Fault]) -> Vec<(u64, Trouble, bool)> {
-        let plan = Plan::new(7, Duration::from_secs(30), SERVERS, Vec::new(), kinds);
-        let mut fate = Fate::new(&plan, 0);
-        let step = |now_ms| fate.step(now_ms).map(|(trouble, begins)| (now_ms, trouble, begins));
-        (0..60_000).step_by(20).filter_map(step).collect()
-    }
-
-    #[test]
-    fn each_trouble_begins_and_ends_one_after_the_other_within_the_plan() {
-        let steps = steps(&[Fault::Kill, Fault::Pause, Fault::Partition]);
-        assert!(steps.len() >= 4 && steps.len().is_multiple_of(2), "{steps:?}");
-        for pair in steps.chunks(2) {
-            assert!(pair[0].2 && !pair[1].2 && pair[0].1 == pair[1].1, "{pair:?}");
-        }
-        assert!(steps.iter().all(|(at_ms, ..)| *at_ms <= 30_000));
-    }
-
-    #[test]
-    fn only_what_was_asked_for_happens() {
-        assert!(steps(&[Fault::Pause]).iter().all(|(_, trouble, _)| *trouble == Trouble::Frozen));
-        assert_eq!(steps(&[Fault::DiskFull, Fault::Skew]), []);
-    }
+fn listens(address: SocketAddr) -> bool {
+    TcpStream::connect_timeout(&address, REQUEST_TIMEOUT).is_ok()
 }

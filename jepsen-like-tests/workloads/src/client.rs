@@ -35,6 +35,8 @@ pub enum Need {
     Agents,
     /// A service `web` with a sidecar at the first agent, which calls a service `api` with a sidecar at the second.
     Sidecars,
+    /// A datacenter `dc2`, joined by gateways, with an agent and a service `api2` there; a service `web2` with a sidecar at the first agent calls it.
+    Datacenter,
 }
 
 /// One way to use the cluster, and the judge of what was seen.
@@ -73,9 +75,12 @@ pub struct Shared {
     round: u64,
     servers: usize,
     agents: usize,
+    /// The number of the other datacenter's agent, if there is one.
+    far: usize,
     /// The longest that a client thinks before it asks, in milliseconds.
     think_ms_max: u64,
-    /// How often each server was started, each agent and the caller's sidecar: they are numbered in this order.
+    /// How often each server was started, each agent, the caller's sidecar, the other datacenter's agent and the sidecar of who calls there: they are
+    /// numbered in this order.
     lives: Vec<Arc<AtomicU32>>,
     started: Instant,
     stop: AtomicBool,
@@ -104,6 +109,7 @@ impl Shared {
             round,
             servers: lives.len(),
             agents: 0,
+            far: 0,
             think_ms_max: 0,
             lives,
             started: Instant::now(),
@@ -129,6 +135,13 @@ impl Shared {
     /// And with a sidecar, behind whose listener another service is called: after the agents.
     pub fn with_upstream(mut self, life: Option<Arc<AtomicU32>>) -> Self {
         self.lives.extend(life);
+        self
+    }
+
+    /// And with another datacenter: its agent, and the sidecar behind whose listener a service there is called. After all others.
+    pub fn with_datacenter(mut self, lives: Vec<Arc<AtomicU32>>) -> Self {
+        self.far = self.lives.len();
+        self.lives.extend(lives);
         self
     }
 
@@ -198,6 +211,16 @@ impl Client {
     /// The number by which another service is called.
     pub fn upstream(&self) -> usize {
         self.shared.servers + self.shared.agents
+    }
+
+    /// The number by which the other datacenter's agent is asked.
+    pub fn far_agent(&self) -> usize {
+        self.shared.far
+    }
+
+    /// The number by which a service of the other datacenter is called.
+    pub fn far_upstream(&self) -> usize {
+        self.shared.far + 1
     }
 
     /// A server chosen at random.

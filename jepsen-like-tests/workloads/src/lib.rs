@@ -11,8 +11,10 @@ mod catalog;
 mod client;
 mod counter;
 mod dns;
+mod flips;
 mod http;
 mod intention;
+mod keys;
 mod lease;
 mod lock;
 mod phases;
@@ -21,6 +23,7 @@ mod session;
 mod set;
 mod tree;
 mod watch;
+mod xcluster;
 
 use std::sync::Arc;
 
@@ -47,6 +50,7 @@ pub fn all() -> Vec<Arc<dyn Workload>> {
         Arc::new(ca::Ca),
         Arc::new(agent::Agent),
         Arc::new(intention::Intention),
+        Arc::new(xcluster::Xcluster::default()),
     ]
 }
 

@@ -3,11 +3,10 @@
 //! until one that is cut off gives up.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use jlt_core::checker::{OPERATIONS_PER_KEY_MAX, UNKNOWN_PER_KEY_MAX, linearizable, lost_write};
+use jlt_core::checker::{linearizable, lost_write};
 use jlt_core::history::{self, Operation, Value};
 use jlt_core::judgement::Judgement;
 use jlt_core::record::{Record, Typed, typed};
@@ -15,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::api::{Entry, Failure, Mode, Seen};
 use crate::client::{Client, Workload};
+use crate::keys::{self, Keys};
 
 /// Keys in use at one time. Few, so that clients meet on them.
 const KEYS: usize = 3;
@@ -33,15 +33,7 @@ const CONTACT_SLACK_NS: u64 = 2_000_000_000;
 
 #[derive(Default)]
 pub(crate) struct Register {
-    places: Mutex<[Place; KEYS]>,
-}
-
-/// A place for a key; when a key has seen enough, the next generation takes its place.
-#[derive(Debug, Clone, Copy, Default)]
-struct Place {
-    generation: u32,
-    calls: usize,
-    unknown: usize,
+    keys: Keys<KEYS>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -75,21 +67,18 @@ impl Workload for Register {
         let mut seen: BTreeMap<String, Option<Entry>> = BTreeMap::new();
         while client.goes_on() {
             let place = client.rng.below(KEYS);
-            let key = client.key(self.name_of(place));
+            let key = client.key(self.keys.name_of(place));
             if let Err(Failure::Unknown(_)) = operate(client, &key, &mut seen).await {
-                self.places.lock().unwrap_or_else(PoisonError::into_inner)[place].unknown += 1;
+                self.keys.doubt(place);
             }
         }
     }
 
     async fn finish(&self, client: &mut Client) -> Result<(), String> {
-        let places = *self.places.lock().unwrap_or_else(PoisonError::into_inner);
-        for (place, state) in places.iter().enumerate() {
-            for generation in 0..=state.generation {
-                let key = client.key(name(place, generation));
-                let call = Call::Read { key: key.clone(), mode: Mode::Consistent };
-                client.insist(call, async |api| api.see(&key, Mode::Consistent, None).await).await?;
-            }
+        for name in self.keys.all() {
+            let key = client.key(name);
+            let call = Call::Read { key: key.clone(), mode: Mode::Consistent };
+            client.insist(call, async |api| api.see(&key, Mode::Consistent, None).await).await?;
         }
         Ok(())
     }
@@ -100,22 +89,6 @@ impl Workload for Register {
             Err(why) => Judgement { undecided: vec![why], ..Judgement::default() },
         }
     }
-}
-
-impl Register {
-    /// A key that has seen neither too many operations nor too many of unknown outcome.
-    fn name_of(&self, place: usize) -> String {
-        let state = &mut self.places.lock().unwrap_or_else(PoisonError::into_inner)[place];
-        if state.calls >= OPERATIONS_PER_KEY_MAX || state.unknown >= UNKNOWN_PER_KEY_MAX {
-            *state = Place { generation: state.generation + 1, ..Place::default() };
-        }
-        state.calls += 1;
-        name(place, state.generation)
-    }
-}
-
-fn name(place: usize, generation: u32) -> String {
-    format!("{place}-{generation}")
 }
 
 /// One operation; `Err` is of a change, as a read that failed changes nothing.
@@ -168,22 +141,7 @@ fn judge(operations: &[Typed<Call, Answer>]) -> Judgement {
 fn judge_key(key: &str, operations: &[&Typed<Call, Answer>], judgement: &mut Judgement) {
     let of_mode = |mode| operations.iter().filter_map(|operation| plain(operation, mode)).collect::<Vec<_>>();
     let consistent = of_mode(&[Mode::Consistent]);
-    match linearizable(&consistent) {
-        Ok(true) => {}
-        Ok(false) => judgement.violations.push(format!("{key} is not linearizable")),
-        Err(why) => judgement.undecided.push(format!("{key}: {why}")),
-    }
-    let last = consistent.iter().rev().find_map(|operation| match operation.outcome {
-        history::Outcome::Saw(value) if operation.client == CLIENTS => Some(value),
-        _ => None,
-    });
-    match last {
-        Some(last) => {
-            let lost = lost_write(&consistent, last).map(|lost| format!("acknowledged write lost: {lost}"));
-            judgement.violations.extend(lost);
-        }
-        None => judgement.undecided.push(format!("{key} was not read in the end")),
-    }
+    keys::judge_key(key, &consistent, CLIENTS, judgement);
     if linearizable(&of_mode(&[Mode::Consistent, Mode::Default])) == Ok(false) {
         judgement.notes.push(format!("{key}: a default read was stale"));
     }
