@@ -177,7 +177,9 @@ impl Agents {
         while !stop.load(Ordering::Relaxed) {
             let now_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
             for (agent, fate) in fates.iter_mut().enumerate() {
-                match fate.step(now_ms) {
+                let step = fate.step(now_ms);
+                self.ground.tell(now_ms, &name(agent), step);
+                match step {
                     Some((trouble, true)) => self.begin(agent, trouble)?,
                     Some((trouble, false)) => self.end(agent, trouble)?,
                     None => {}
@@ -189,14 +191,7 @@ impl Agents {
             }
             self.revive_sidecars()?;
             if let Some(far) = &mut self.far {
-                for fate in &mut far_fates {
-                    match fate.step(now_ms) {
-                        Some((trouble, true)) => far.begin(trouble)?,
-                        Some((trouble, false)) => far.end(trouble)?,
-                        None => {}
-                    }
-                }
-                ended.extend(far.ended()?);
+                ended.extend(far.step(&mut far_fates, now_ms)?);
             }
             std::thread::sleep(TICK);
         }

@@ -37,6 +37,9 @@ const HEAL_TIMEOUT: Duration = Duration::from_secs(30);
 /// Then calls are made for so long after the lag of the last denial, on the connection that stands and on new ones.
 const LAST_STAY: Duration = Duration::from_secs(1);
 
+/// And so many at least, however slow they are.
+const LAST_CALLS: u64 = 10;
+
 /// Who calls whom, and what is promised of it.
 pub(crate) struct Flips {
     pub(crate) source: &'static str,
@@ -102,6 +105,7 @@ impl Flips {
 
     /// When all is healed: what is allowed passes, and what is denied does not.
     pub(crate) async fn finish(&self, client: &mut Client) -> Result<(), String> {
+        client.patience = self.patience;
         for rule in [Rule::Allow, Rule::Deny, Rule::Allow] {
             client.insist(Call::Set(rule), async |api| self.set(api, rule).await).await?;
             self.until(client, rule).await?;
@@ -109,8 +113,10 @@ impl Flips {
         client.insist(Call::Set(Rule::Gone), async |api| self.set(api, Rule::Gone).await).await?;
         for anew in [false, true] {
             let until = Instant::now() + self.lag + LAST_STAY;
-            while Instant::now() < until {
+            let mut calls = 0;
+            while Instant::now() < until || calls < LAST_CALLS {
                 self.call(client, Call::Request { anew }).await;
+                calls += 1;
             }
         }
         Ok(())
@@ -201,31 +207,36 @@ impl Flips {
 
     pub(crate) fn judge(&self, operations: &[Typed<Call, bool>]) -> Judgement {
         let mut judgement = Judgement::default();
-        let (mut passed, mut refused, mut denials) = (0, 0, 0);
+        let (mut passed, mut refused, mut due, mut denials) = (0, 0, 0, 0);
         for operation in operations {
+            let at = operation.start_ns / 1_000_000;
             match (operation.call, &operation.seen) {
                 (Call::Request { .. } | Call::Probe, Some(Some(false))) => {
-                    let at = operation.start_ns / 1_000_000;
                     judgement.violations.push(format!("a call at {at} ms was answered by somebody who was not meant"));
                 }
-                (Call::Request { anew }, Some(Some(true))) => {
-                    passed += 1;
+                (Call::Request { anew }, seen) => {
+                    let is_passed = *seen == Some(Some(true));
+                    passed += u64::from(is_passed);
                     let Some(since_ns) = denied_since(operations, operation) else { continue };
-                    if operation.start_ns > since_ns + nanos(self.lag) && self.is_due(operations, operation) {
-                        let (at, since) = (operation.start_ns / 1_000_000, since_ns / 1_000_000);
+                    refused += u64::from(!is_passed);
+                    if operation.start_ns <= since_ns + nanos(self.lag) || !self.is_due(operations, operation) {
+                        continue;
+                    }
+                    due += 1;
+                    if is_passed {
+                        let since = since_ns / 1_000_000;
                         let connection = if anew { "a new connection" } else { "the connection that stood" };
-                        judgement
-                            .violations
-                            .push(format!("a call passed on {connection} at {at} ms, denied since {since} ms"));
+                        let wrong = format!("a call passed on {connection} at {at} ms, denied since {since} ms");
+                        judgement.violations.push(wrong);
                     }
                 }
-                (Call::Request { .. }, _) if denied_since(operations, operation).is_some() => refused += 1,
                 (Call::Set(Rule::Deny | Rule::Gone), Some(Some(_))) => denials += 1,
                 _ => {}
             }
         }
         judgement.cover("calls that passed", passed, 20);
         judgement.cover("calls refused while denied", refused, 10);
+        judgement.cover("calls that had to be refused", due, LAST_CALLS);
         judgement.cover("denials", denials, 2);
         judgement
     }

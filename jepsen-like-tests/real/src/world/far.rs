@@ -128,7 +128,9 @@ impl Far {
 
     /// Ends all troubles, and waits until everybody reaches a leader and the caller's sidecar listens.
     pub(super) fn heal(&mut self) -> Result<(), String> {
-        self.part(&everybody(), false);
+        for trouble in [Trouble::Parted, Trouble::GatewaysParted] {
+            self.part(&pairs(trouble), false);
+        }
         for program in self.everyone() {
             program.signal(Signal::SIGCONT)?;
         }
@@ -173,7 +175,21 @@ impl Far {
         choices.into_iter().enumerate().map(|(at, choose)| Fate::new(plan, number(at), PAUSE_MS, choose)).collect()
     }
 
-    pub(super) fn begin(&mut self, trouble: Trouble) -> Result<(), String> {
+    /// Begins and ends what is due. Returns what broke a guarantee, in words.
+    pub(super) fn step(&mut self, fates: &mut [Fate<Trouble>], now_ms: u64) -> Result<Vec<String>, String> {
+        for fate in fates {
+            let step = fate.step(now_ms);
+            self.ground.tell(now_ms, "dc2", step);
+            match step {
+                Some((trouble, true)) => self.begin(trouble)?,
+                Some((trouble, false)) => self.end(trouble)?,
+                None => {}
+            }
+        }
+        self.ended()
+    }
+
+    fn begin(&mut self, trouble: Trouble) -> Result<(), String> {
         match trouble {
             Trouble::ServerKilled => self.server.kill(),
             Trouble::ServerFrozen => self.server.signal(Signal::SIGSTOP)?,
@@ -202,7 +218,7 @@ impl Far {
     }
 
     /// Servers and agents that ended by themselves, in words; all others are started again.
-    pub(super) fn ended(&mut self) -> Result<Vec<String>, String> {
+    fn ended(&mut self) -> Result<Vec<String>, String> {
         let mut ended = Vec::new();
         for program in [&mut self.server].into_iter().chain(&mut self.agents) {
             if let Some(how) = program.ended() {
@@ -243,13 +259,15 @@ fn of_gateways(kind: Fault, rng: &mut Rng) -> Trouble {
     }
 }
 
-/// The machines that do not reach each other.
+/// The machines that do not reach each other. A cut is known by its pair: the gateways' own is the other way round, so that it stays when another ends.
 fn pairs(trouble: Trouble) -> Vec<(usize, usize)> {
     match trouble {
         Trouble::Parted => everybody(),
         Trouble::ServersParted => (1..=cluster::MACHINES).map(|server| (server, SERVER)).collect(),
-        Trouble::GatewaysParted => vec![(GATEWAYS[0], GATEWAYS[1])],
-        _ => Vec::new(),
+        Trouble::GatewaysParted => vec![(GATEWAYS[1], GATEWAYS[0])],
+        Trouble::ServerKilled | Trouble::ServerFrozen | Trouble::GatewayKilled(_) | Trouble::GatewayFrozen(_) => {
+            Vec::new()
+        }
     }
 }
 
@@ -276,4 +294,21 @@ fn server_arguments(ground: &Ground) -> Vec<String> {
         "-hcl=raft_trailing_logs = 50".to_owned(),
     ];
     own.into_iter().chain((1..=SERVERS).map(|server| format!("-retry-join-wan={}", Network::address(server)))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cut_is_between_the_datacenters_and_within_none() {
+        let is_second = |machine: usize| [SERVER, AGENT, GATEWAYS[1]].contains(&machine);
+        for trouble in [Trouble::Parted, Trouble::ServersParted, Trouble::GatewaysParted] {
+            let pairs = pairs(trouble);
+            assert!(!pairs.is_empty() && pairs.iter().all(|(one, other)| is_second(*one) != is_second(*other)));
+            assert!(pairs.iter().all(|(one, other)| *one > 0 && *other > 0), "clients reach everybody");
+        }
+        let own = pairs(Trouble::GatewaysParted)[0];
+        assert!(!everybody().contains(&own) && everybody().contains(&(own.1, own.0)));
+    }
 }

@@ -1,6 +1,8 @@
 //! A process that is started again and again, on a machine of its own.
 
+use std::fmt::Debug;
 use std::fs::OpenOptions;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Arc;
@@ -40,6 +42,15 @@ impl Ground {
     pub(super) fn new(binary: &Path, folder: &Path, network: &Arc<Network>) -> Result<Self, String> {
         let absolute = |path: &Path| path.canonicalize().map_err(|error| format!("{}: {error}", path.display()));
         Ok(Self { binary: absolute(binary)?, folder: absolute(folder)?, network: Arc::clone(network) })
+    }
+
+    /// Writes into `troubles.log` what begins (true) or ends now, for people.
+    pub(super) fn tell(&self, now_ms: u64, who: &str, step: Option<(impl Debug, bool)>) {
+        let Some((what, begins)) = step else { return };
+        let verb = if begins { "begins" } else { "ends" };
+        let log = OpenOptions::new().create(true).append(true).open(self.folder.join("troubles.log"));
+        // What cannot be written down has happened all the same.
+        log.and_then(|mut log| writeln!(log, "{now_ms:6} ms  {who}: {what:?} {verb}")).ok();
     }
 }
 

@@ -73,9 +73,12 @@ fn an_answer_of_somebody_else_fails_whatever_is_allowed() {
 #[test]
 fn little_is_too_little() {
     let all: Vec<_> = (0..20).map(|_| passed(2)).chain([set(Rule::Deny, 5), set(Rule::Gone, 6)]).collect();
-    let refused = (0..10).map(|_| operation(Call::Request { anew: true }, None, 20));
-    assert_eq!(judged(&all, &[]).coverage().len(), 1, "nothing was refused");
-    let all: Vec<_> = all.into_iter().chain(refused).collect();
+    let refused = |at| (0..10).map(move |_| operation(Call::Request { anew: true }, None, at));
+    assert_eq!(judged(&all, &[]).coverage().len(), 2, "nothing was refused");
+    let soon: Vec<_> = all.iter().cloned().chain(refused(7)).collect();
+    assert_eq!(judged(&soon, &[]).coverage().len(), 1, "it might have passed");
+    let all: Vec<_> = all.into_iter().chain(refused(20)).collect();
+    assert_eq!(judged(&all, &[15]).coverage().len(), 1, "nobody may have heard");
     assert_eq!(judged(&all, &[]).coverage(), Vec::<String>::new());
     assert_eq!(judged(&all[1..], &[]).coverage().len(), 1);
 }
