@@ -157,6 +157,6 @@ fn nobody_gets_a_key_within_the_delay_and_everybody_after_it() {
     good(left(&[acquire("heir", Answer::Is(true), 3_001)]));
     bad(left(&[acquire("heir", Answer::Is(true), 2_900)]), "in the lock delay");
     let refused = acquire("heir", Answer::Is(false), 3_500);
-    bad(with(with(ended(), &led(100, 4_000)), &[refused.clone()]), "could not be locked");
+    bad(with(with(ended(), &led(100, 4_000)), std::slice::from_ref(&refused)), "could not be locked");
     good(with(ended(), &[refused]));
 }
