@@ -32,7 +32,7 @@ impl Policy {
             Action::Allow => Verdict::Allow,
             Action::Deny
                 if faults::has(faults::Bug::UnknownAllows)
-                    && !decision.rule.is_some_and(|rule| rule.source == *service) =>
+                    && decision.rule.is_none_or(|rule| rule.source != *service) =>
             {
                 Verdict::Allow
             }

@@ -55,12 +55,12 @@ impl Members {
         let replaced: Vec<Member> =
             status.voters.iter().chain(&status.learners).filter(|known| is_same(known)).cloned().collect();
         for old in replaced {
+            self.retry(|| self.raft.remove(old.id)).await?;
             tracing::info!(
                 name = old.name,
                 address = old.address,
-                "a server came back with another id: its former self is removed"
+                "a server came back with another id: its former self was removed"
             );
-            self.retry(|| self.raft.remove(old.id)).await?;
         }
         if status.member(member.id) == Some(&member) {
             return Ok(());

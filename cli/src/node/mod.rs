@@ -72,13 +72,22 @@ pub(crate) fn run(settings: Settings) -> Result<(), NodeError> {
 }
 
 async fn run_node(settings: Settings) -> Result<(), NodeError> {
+    let mut stop = std::pin::pin!(crate::signals::stop_asked());
     let node = settings.node()?;
     let definitions = Definitions::parse(&settings).map_err(NodeError::Definition)?;
     let data_dir = settings.data_dir.clone().ok_or(NodeError::NoDataDir)?;
     let folder = Folder::open(&data_dir, &node.name, &settings.datacenter, settings.node_id.as_deref())?;
     let ports = Ports::open(&node)?;
     let _pid_file = settings.pid_file.as_deref().map(PidFile::write).transpose()?;
-    Running::start(settings, node, definitions, &folder, ports).await?.until_stopped().await;
+    let running = tokio::select! {
+        running = Running::start(settings, node, definitions, &folder, ports) => running?,
+        // Nothing was promised to anybody yet.
+        _ = &mut stop => {
+            tracing::info!("stopped before it had started");
+            return Ok(());
+        }
+    };
+    running.until_stopped(stop).await;
     Ok(())
 }
 
@@ -209,9 +218,9 @@ impl Running {
     }
 
     /// Waits for a signal, or for the node to have left, and stops everything.
-    async fn until_stopped(self) {
+    async fn until_stopped(self, stop: impl Future<Output = Stop>) {
         let leave = tokio::select! {
-            stop = crate::signals::stop_asked() => match stop {
+            stop = stop => match stop {
                 Stop::Interrupt => self.leave_on_interrupt,
                 Stop::Terminate => self.leave_on_terminate,
                 Stop::Orphan => false,

@@ -54,6 +54,20 @@ fn a_data_folder_of_another_node_is_refused() {
 }
 
 #[test]
+fn a_server_that_is_told_to_stop_while_it_starts_ends_well() {
+    let folder = tempfile::tempdir().expect("a scratch folder");
+    let ip = format!("{}.1", block());
+    for round in 0..5 {
+        let args = server_args(folder.path(), "s1", &ip, 1, &[], &[]);
+        let mut process = Process::start(folder.path(), &format!("p{round}"), &args);
+        process.says("server started");
+        process.signal(Signal::SIGTERM);
+        let status = process.ended();
+        assert!(status.success(), "{status}: {}", process.words());
+    }
+}
+
+#[test]
 fn without_a_data_folder_an_agent_says_what_to_give() {
     let folder = tempfile::tempdir().expect("a scratch folder");
     let mut process =

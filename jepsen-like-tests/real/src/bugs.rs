@@ -74,6 +74,13 @@ const HUNTS: &[Hunt] = &[
     hunt("session-never-ends", "kill", "session", &["session"]),
     hunt("lock-delay-forgotten", "kill", "session,set", &["session"]),
     hunt("critical-passes", "kill", "catalog", &["catalog"]),
+    hunt("gone-forgotten", "kill", "agent", &["agent"]),
+    hunt("status-not-told", "kill", "agent", &["agent"]),
+    hunt("dns-answer-kept", "pause", "dns", &["dns"]),
+    hunt("serial-twice", "kill", "ca", &["ca"]),
+    hunt("spiffe-any-name", "kill", "ca", &["ca"]),
+    hunt("unknown-allows", "pause", "intention", &["intention"]),
+    hunt("deny-for-new-only", "pause", "intention", &["intention"]),
 ];
 
 /// How one hunt ended.
@@ -243,6 +250,17 @@ mod tests {
         assert_eq!(names.len(), HUNTS.len());
         for hunt in HUNTS {
             assert!(hunt.faults.split(',').all(|fault| jlt_core::plan::Fault::named(fault).is_ok()), "{}", hunt.bug);
+        }
+    }
+
+    #[test]
+    fn no_mistake_is_left_out() {
+        let source = include_str!("../../../faults/src/lib.rs");
+        let bugs = source.split("    Bug {").nth(1).and_then(|rest| rest.split("named! {").next()).unwrap();
+        let names: Vec<&str> = bugs.lines().filter_map(|line| line.split(" = \"").nth(1)?.split('"').next()).collect();
+        assert!(names.len() > 30, "{names:?}");
+        for name in names {
+            assert!(HUNTS.iter().any(|hunt| hunt.bug == name), "{name} has no line among the hunts");
         }
     }
 

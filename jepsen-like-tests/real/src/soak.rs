@@ -87,14 +87,22 @@ pub(crate) fn run(options: &Options) -> Result<Soak, String> {
         let round = scene.play(&plan, soak.rounds)?;
         round.havoc.effects.iter().for_each(|(effect, count)| *all.effects.entry(effect).or_default() += count);
         soak.effects = scene.effects(&all);
-        scene.clear(&round, soak.rounds)?;
         let judgement = soak.take(&plan, &round, begun.elapsed(), &scene.cluster.memory_kib());
         if judgement.violations.len() + judgement.undecided.len() > 0 && soak.bad_rounds.len() <= EVIDENCE_MAX {
             keep(&options.folder.join(format!("round-{}", soak.rounds - 1)), &plan, &round)?;
         }
+        // A cluster that takes no orders after a round is of no use for the next.
+        let cleared = scene.clear(&round, soak.rounds - 1);
+        if let Err(why) = &cleared {
+            let round = soak.rounds - 1;
+            soak.judgement.violations.push(format!("round {round}: what it left cannot be removed: {why}"));
+        }
         soak.seal(&options.kinds);
         write(&options.folder, &soak)?;
         tell(&soak, &plan, &judgement);
+        if cleared.is_err() {
+            break;
+        }
     }
     Ok(soak)
 }

@@ -302,6 +302,10 @@ impl Nemesis<'_> {
             self.hosts[server].out = false;
             self.havoc.count("flipped bits that did no harm", 1);
             operation.effects.push("serves".to_owned());
+            // What was not read yet may be found damaged at any later start: the disk is replaced.
+            let rest = operation.steps.split_off(1);
+            let replaced = [vec![Step::Kill(server)], mend(server, operation.planned.degree)].concat();
+            operation.steps.extend(replaced.into_iter().chain(rest));
             return Ok(Progress::Done);
         }
         Ok(Progress::Wait)
