@@ -236,7 +236,10 @@ impl Flips {
         }
         judgement.cover("calls that passed", passed, 20);
         judgement.cover("calls refused while denied", refused, 10);
-        judgement.cover("calls that had to be refused", due, LAST_CALLS);
+        // A permission of unknown outcome may come until long after the end, and nothing is sure.
+        let may_come = |one: &Typed<Call, bool>| one.call == Call::Set(Rule::Allow) && one.seen == Some(None);
+        let due_least = if operations.iter().any(may_come) { 0 } else { LAST_CALLS };
+        judgement.cover("calls that had to be refused", due, due_least);
         judgement.cover("denials", denials, 2);
         judgement
     }

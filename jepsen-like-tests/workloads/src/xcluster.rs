@@ -34,7 +34,7 @@ const FLIPS: Flips = Flips {
     agent: Client::far_agent,
     reach: "jlt/none?dc=dc1",
     patience: Duration::from_secs(2),
-    lag: Duration::from_secs(3),
+    lag: Duration::from_secs(2),
     calm: Duration::from_secs(8),
 };
 

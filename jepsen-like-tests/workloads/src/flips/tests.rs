@@ -80,5 +80,8 @@ fn little_is_too_little() {
     let all: Vec<_> = all.into_iter().chain(refused(20)).collect();
     assert_eq!(judged(&all, &[15]).coverage().len(), 1, "nobody may have heard");
     assert_eq!(judged(&all, &[]).coverage(), Vec::<String>::new());
+    let unknown = operation(Call::Set(Rule::Allow), Some(None), 30);
+    let unsure: Vec<_> = soon.into_iter().chain([unknown]).collect();
+    assert_eq!(judged(&unsure, &[]).coverage(), Vec::<String>::new(), "it may come late");
     assert_eq!(judged(&all[1..], &[]).coverage().len(), 1);
 }
