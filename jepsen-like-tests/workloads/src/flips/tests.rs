@@ -1,3 +1,5 @@
+//! The judge of flips held against good and bad histories.
+
 use super::*;
 
 const S: u64 = 1_000_000_000;
