@@ -10,7 +10,7 @@ use crate::consensus::Core;
 use crate::types::{Config, Member, NodeId};
 use crate::{Leadership, MembersVersion, Role};
 
-type Metrics = openraft::RaftMetrics<NodeId, Member>;
+pub(crate) type Metrics = openraft::RaftMetrics<NodeId, Member>;
 
 /// Tells who leads, and which entry of the log the membership comes from, by what openraft reports, until it stops.
 pub(crate) fn follow_leadership(

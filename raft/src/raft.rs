@@ -1,5 +1,6 @@
 //! A member of the cluster: starts it, proposes, reads, and says how it is.
 
+use std::io;
 use std::marker::PhantomData;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -12,7 +13,7 @@ use crate::client::{Client, Network};
 use crate::consensus::Core;
 use crate::disk::{Disk, RealDisk};
 use crate::elections::space_elections;
-use crate::leadership::{contact_max, follow_leadership, role};
+use crate::leadership::{Metrics, contact_max, follow_leadership, role};
 use crate::log::{Log, held};
 use crate::machine::Machine;
 use crate::members::finish_changes;
@@ -89,14 +90,15 @@ impl<S: StateMachine> Raft<S> {
         dial: impl Dial,
     ) -> Result<(Raft<S>, RaftServer<Service>), StartError> {
         let settings = Arc::new(core_config(&config)?);
-        let opening = config.clone();
-        let opened = blocking(move || open(&disk, &opening, machine)).await;
+        let (opening, opened_on) = (config.clone(), Arc::clone(&disk));
+        let opened = blocking(move || open(&opened_on, &opening, machine)).await;
         let opened = opened.map_err(|e| StartError::Core(e.to_string()))??;
         let Opened { id, log, snapshots, machine } = opened.fitted(&config).await?;
 
         let network = Network { dial: Arc::new(dial), snapshots: Arc::clone(&snapshots) };
         let core = Core::new(id, settings, network.clone(), log.clone(), machine.clone());
         let core = core.await.map_err(|e| StartError::Core(e.to_string()))?;
+        tokio::spawn(end_when_failed(core.clone(), disk));
         let last_contact = LastContact::default();
         let service = Service {
             id,
@@ -388,6 +390,14 @@ impl Drop for Pause {
         self.core.runtime_config().heartbeat(true);
         self.paused.send_replace(false);
     }
+}
+
+/// A member whose Raft could not go on would look alive and be none: its process ends, and starts anew from its disk.
+async fn end_when_failed(core: Core, disk: Arc<dyn Disk>) {
+    let mut metrics = core.metrics();
+    let has_failed = |now: &Metrics| now.running_state.as_ref().is_err_and(|why| *why != Fatal::Stopped);
+    let Ok(Some(why)) = metrics.wait_for(has_failed).await.map(|now| now.running_state.clone().err()) else { return };
+    disk.fatal("Raft could not go on", &io::Error::other(why));
 }
 
 /// openraft counts entries; ours are batches of very different sizes, so their bytes are watched, too.

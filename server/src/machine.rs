@@ -80,7 +80,15 @@ struct CatalogSnapshot(Catalog);
 
 impl raft::Snapshot for CatalogSnapshot {
     fn write_to(self: Box<Self>, to: &mut dyn Write) -> io::Result<()> {
-        self.0.write_snapshot(to).map_err(io::Error::other)
+        self.0.write_snapshot(to).map_err(as_io)
+    }
+}
+
+/// A full disk stays one: it is waited for.
+fn as_io(error: catalog::SnapshotError) -> io::Error {
+    match error {
+        catalog::SnapshotError::Io(error) => error,
+        other => io::Error::other(other),
     }
 }
 
@@ -88,6 +96,25 @@ impl raft::Snapshot for CatalogSnapshot {
 mod tests {
     use super::*;
     use std::process::{Command as Process, Stdio};
+
+    struct Full;
+
+    impl Write for Full {
+        fn write(&mut self, _bytes: &[u8]) -> io::Result<usize> {
+            Err(io::ErrorKind::StorageFull.into())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_full_disk_is_told_from_one_that_fails() {
+        let snapshot: Box<dyn raft::Snapshot> = Box::new(CatalogSnapshot(Catalog::default()));
+        let error = snapshot.write_to(&mut Full).expect_err("it is full");
+        assert_eq!(error.kind(), io::ErrorKind::StorageFull);
+    }
 
     const CRAFTED: &str = "TRIBUNE_TEST_CRAFTED_COMMAND";
 

@@ -55,7 +55,7 @@ const HUNTS: &[Hunt] = &[
     hunt("read-not-confirmed", "partition", "register", &["register"]),
     hunt("read-not-awaited", "delay,loss", "register", &["register"]),
     hunt("default-read-anywhere", "partition", "register", &["register"]),
-    hunt("leads-too-early", "kill,delay", "register", &["register"]),
+    simulated("leads-too-early", "kill,delay", "register", &["raft", "register"]),
     hunt("leads-too-long", "partition", "register", &["register"]),
     hunt("last-contact-lies", "partition", "register", &["register"]),
     hunt("ack-before-agreement", "kill,partition", "register,set", &["register", "set"]),

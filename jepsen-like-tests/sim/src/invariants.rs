@@ -21,13 +21,15 @@ const FINDINGS_MAX: usize = 50;
 pub(crate) struct Invariants {
     /// Who led in each term. openraft's leaders are of a term *and* a server: a second one in a term, of a higher id, is allowed, and takes the votes
     /// of the first away.
-    leaders: BTreeSet<(u64, NodeId)>,
+    /// With each, up to which index the log was known to be agreed on before.
+    leaders: BTreeMap<(u64, NodeId), u64>,
     /// What each server was last, in its present life.
     last: BTreeMap<usize, Last>,
     /// The number that each server drew at its first start.
     ids: BTreeMap<usize, NodeId>,
-    /// Up to which index any server ever knew the log to be agreed on.
+    /// Up to which index any server ever knew the log to be agreed on; and the same at the look before this one.
     agreed: u64,
+    agreed_before: u64,
     /// Servers that had applied more than that, and how much.
     ahead: BTreeSet<(usize, u64)>,
     logs: Logs,
@@ -53,6 +55,7 @@ impl Invariants {
     /// Looks at all servers now.
     pub(crate) fn look(&mut self, world: &World) {
         self.looks += 1;
+        self.agreed_before = self.agreed;
         for (at, node) in world.servers.iter().enumerate() {
             if let Some(server) = node.server() {
                 self.look_at(at, &node.name, node.lives(), &server);
@@ -105,7 +108,18 @@ impl Invariants {
         if *self.ids.entry(at).or_insert(raft.id) != raft.id {
             findings.push(format!("{name} has forgotten its id"));
         }
-        let is_new_leader = raft.role == Role::Leader && self.leaders.insert((raft.term, raft.id));
+        let reign = (raft.term, raft.id);
+        let is_new_leader = raft.role == Role::Leader && !self.leaders.contains_key(&reign);
+        if is_new_leader {
+            self.leaders.insert(reign, self.agreed_before);
+        }
+        let answers_as_leader = raft.leader.as_ref().is_some_and(|leader| leader.id == raft.id);
+        if let Some(agreed) = self.leaders.get(&reign).filter(|agreed| answers_as_leader && raft.applied < **agreed) {
+            let applied = raft.applied;
+            findings.push(format!(
+                "{name} answers as the leader, has applied {applied}, and {agreed} was agreed on before"
+            ));
+        }
         // Of a snapshot that was just installed the server's own status tells later, after a slow disk much later; of what was just
         // agreed on, at the next look.
         self.agreed = self.agreed.max(raft.committed).max(raft.snapshot);

@@ -55,10 +55,16 @@ impl StateMachine for Ledger {
     }
 }
 
+/// A command of which no snapshot can be written.
+pub(crate) const UNWRITABLE: &[u8] = b"unwritable";
+
 struct Captured(Vec<Bytes>);
 
 impl Snapshot for Captured {
     fn write_to(self: Box<Self>, to: &mut dyn Write) -> io::Result<()> {
+        if self.0.iter().any(|command| &command[..] == UNWRITABLE) {
+            return Err(io::Error::other("this cannot be written"));
+        }
         for value in &self.0 {
             to.write_all(&u32::try_from(value.len()).unwrap().to_le_bytes())?;
             to.write_all(value)?;
