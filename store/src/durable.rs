@@ -2,6 +2,7 @@
 
 use std::fs::{File, TryLockError};
 use std::io;
+use std::os::unix::fs::FileExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -22,6 +23,9 @@ const CACHE_BYTES: u64 = 4 * 1024 * 1024;
 /// syncs and removes before its successor is on the disk. So no page may become as large: a leaf holds 16 values before it
 /// is split, 20 after a merge; a quarter of a segment has room for 31 of the largest.
 const SEGMENT_BYTES: usize = 8 * 1024 * 1024;
+
+/// What is written anew at a start is read in pieces of this size.
+const PIECE_BYTES: usize = 1024 * 1024;
 
 /// How often, and how long, to wait for a lock that this process itself gives up just now.
 const LOCK_TRIES: u32 = 200;
@@ -52,6 +56,7 @@ impl Store {
         std::fs::create_dir_all(dir).map_err(|e| StoreError::io(dir, e))?;
         let lock = lock(dir)?;
         let path = dir.join("sled");
+        write_anew(&path).map_err(|e| StoreError::io(&path, e))?;
         let db = open_sled(&path)?;
         sync_folders(dir, &path).map_err(|e| StoreError::io(dir, e))?;
         let data = File::open(path.join("db")).map_err(|e| StoreError::io(&path, e))?;
@@ -153,6 +158,36 @@ fn lock(dir: &Path) -> Result<File, StoreError> {
     }
 }
 
+/// After a failed sync the kernel may hold bytes as clean that are not on the disk, and a sync now would do nothing: whoever goes on from
+/// what it reads would lose that to the next power cut, and with it what is written on top. So all is written once more.
+fn write_anew(path: &Path) -> io::Result<()> {
+    let mut piece = vec![0; PIECE_BYTES];
+    for file in files(path)? {
+        let file = File::options().read(true).write(true).open(file)?;
+        let mut at = 0;
+        loop {
+            let read = file.read_at(&mut piece, at)?;
+            if read == 0 {
+                break;
+            }
+            file.write_all_at(&piece[..read], at)?;
+            at += read as u64;
+        }
+        file.sync_all()?;
+    }
+    Ok(())
+}
+
+/// sled's own files; none before the first start.
+fn files(path: &Path) -> io::Result<Vec<PathBuf>> {
+    let entries = match std::fs::read_dir(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries?,
+    };
+    let paths: Vec<PathBuf> = entries.map(|entry| entry.map(|entry| entry.path())).collect::<io::Result<_>>()?;
+    Ok(paths.into_iter().filter(|path| path.is_file()).collect())
+}
+
 /// sled locks its file, too, and one of its threads may hold that for a moment after it was closed in this process.
 fn open_sled(path: &Path) -> Result<sled::Db, StoreError> {
     for _try in 0..LOCK_TRIES {
@@ -180,11 +215,8 @@ fn open_sled_once(path: &Path) -> Result<sled::Db, StoreError> {
 
 /// A file is only there after a power cut if the folders on the way to it were synced too.
 fn sync_folders(dir: &Path, path: &Path) -> io::Result<()> {
-    for entry in std::fs::read_dir(path)? {
-        let file = entry?.path();
-        if file.is_file() {
-            File::open(&file)?.sync_all()?;
-        }
+    for file in files(path)? {
+        File::open(&file)?.sync_all()?;
     }
     let parent = dir.parent().map_or_else(|| PathBuf::from("."), Path::to_path_buf);
     let parent = if parent.as_os_str().is_empty() { PathBuf::from(".") } else { parent };
