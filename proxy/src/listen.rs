@@ -110,6 +110,17 @@ fn keep_alive(tcp: &TcpStream) {
 #[cfg(feature = "sim")]
 fn keep_alive(_tcp: &TcpStream) {}
 
+/// Has an application's connection end with a reset when it is dropped: what broke off must not look like what came to its end.
+#[cfg(not(feature = "sim"))]
+pub(crate) fn break_off(tcp: &TcpStream) {
+    // If the system refuses, it has gone already.
+    let _ = socket2::SockRef::from(tcp).set_linger(Some(Duration::ZERO));
+}
+
+/// The simulated network has no such option.
+#[cfg(feature = "sim")]
+pub(crate) fn break_off(_tcp: &TcpStream) {}
+
 #[cfg(test)]
 mod tests {
     use super::*;

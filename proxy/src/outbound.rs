@@ -4,7 +4,7 @@ use crate::Error;
 use crate::body::Exchange;
 use crate::http::{Client, serve};
 use crate::limits::{ATTEMPTS_MAX, CONNECTIONS_MAX};
-use crate::listen::Listening;
+use crate::listen::{Listening, break_off};
 use crate::live::{Connection, Live, Verdict};
 use crate::metrics::{Event, ListenerSnapshot};
 use crate::pipe::pipe;
@@ -126,8 +126,10 @@ impl Shared {
                 return;
             }
         }
-        // Whoever breaks off ends it for both; there is nobody to tell.
-        let _ = pipe(&mut app, &mut peer, &self.upstream.counters.traffic).await;
+        // Whoever breaks off ends it for both.
+        if pipe(&mut app, &mut peer, &self.upstream.counters.traffic).await.is_err() {
+            break_off(&app);
+        }
         drop(exchange);
     }
 
