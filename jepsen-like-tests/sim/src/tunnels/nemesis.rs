@@ -22,6 +22,8 @@ const DELAY_MS: (u64, u64) = (20, 400);
 enum Kind {
     Kill,
     KillBoth,
+    /// Stopped politely, with a little time for what is in hand.
+    Stop,
     Cut,
     Oneway,
     Delay,
@@ -34,7 +36,7 @@ enum Kind {
 
 /// Kinds that are of one lane do not come at the same time: they would undo each other.
 const LANES: [&[Kind]; 3] = [
-    &[Kind::Kill, Kind::KillBoth, Kind::Kill],
+    &[Kind::Kill, Kind::KillBoth, Kind::Stop],
     &[Kind::Cut, Kind::Loss, Kind::Oneway, Kind::Delay],
     &[Kind::Apart, Kind::Drop],
 ];
@@ -44,6 +46,7 @@ impl Kind {
         match self {
             Kind::Kill => "kill",
             Kind::KillBoth => "kill both",
+            Kind::Stop => "stop",
             Kind::Cut => "cut",
             Kind::Oneway => "oneway",
             Kind::Delay => "delay",
@@ -127,6 +130,7 @@ impl Lane {
         match kind {
             Kind::Kill => world.kill(dc),
             Kind::KillBoth => (0..DATACENTERS.len()).for_each(|dc| world.kill(dc)),
+            Kind::Stop => world.gateways[dc].stop(),
             Kind::Cut => world.sim.partition(here, there),
             Kind::Oneway => world.sim.partition_oneway(here, there),
             Kind::Delay => {
@@ -150,7 +154,7 @@ impl Lane {
         world.trace.note(&format!("{} ends", kind.name()));
         let (here, there) = (world.gateways[dc].name, world.gateways[1 - dc].name);
         match kind {
-            Kind::Kill => world.start(dc),
+            Kind::Kill | Kind::Stop => world.start(dc),
             Kind::KillBoth => (0..DATACENTERS.len()).for_each(|dc| world.start(dc)),
             Kind::Cut | Kind::Oneway => world.sim.repair(here, there),
             Kind::Delay => world.sim.set_link_max_message_latency(here, there, LATENCY.1),

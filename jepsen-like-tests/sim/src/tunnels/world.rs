@@ -10,6 +10,7 @@ use identity::{Ca, Csr, Identity, LEAF_TTL, LeafName, LeafPem, TrustBundle};
 use model::ProxyConfig;
 use model::proxy_config::{Endpoint, GatewayConfig, service_sni};
 use proxy::{ConfigSource, Gateway, Handle, Options};
+use tokio::sync::Notify;
 use turmoil::{Builder, Sim};
 
 use super::apps::{App, Caller, Shared};
@@ -19,6 +20,9 @@ use crate::world::LATENCY;
 
 const GATEWAYS: [&str; 2] = ["gateway1", "gateway2"];
 const CALLERS: [&str; 2] = ["caller1", "caller2"];
+
+/// What is in hand has so long when a gateway is stopped.
+const DRAIN: Duration = Duration::from_secs(1);
 
 /// Everything there is.
 pub(crate) struct World {
@@ -36,6 +40,7 @@ pub(crate) struct World {
 pub(crate) struct GatewayHost {
     pub(crate) name: &'static str,
     running: Rc<RefCell<Option<Handle>>>,
+    stop: Rc<Notify>,
     /// Its lines to the other datacenter, when last looked at.
     standing: usize,
 }
@@ -82,19 +87,26 @@ impl World {
         let fixed = Box::new((self.gateway_config(dc, ca), leaf));
         let running = Rc::new(RefCell::new(None));
         let slot = Rc::clone(&running);
+        let stop = Rc::new(Notify::new());
+        let stopped = Rc::clone(&stop);
         self.sim.host(GATEWAYS[dc], move || {
             let options = Options { source: ConfigSource::Fixed(fixed.clone()) };
-            let slot = Rc::clone(&slot);
+            let (slot, stopped) = (Rc::clone(&slot), Rc::clone(&stopped));
             async move {
                 let handle = Gateway::start(options);
                 slot.replace(Some(handle.clone()));
                 handle.ready().await?;
                 // The world holds the last one, and drops it to end the gateway.
                 drop(handle);
-                std::future::pending().await
+                stopped.notified().await;
+                let handle = slot.take();
+                if let Some(handle) = handle {
+                    handle.shutdown(DRAIN).await;
+                }
+                Ok(())
             }
         });
-        self.gateways.push(GatewayHost { name: GATEWAYS[dc], running, standing: 0 });
+        self.gateways.push(GatewayHost { name: GATEWAYS[dc], running, stop, standing: 0 });
         Ok(())
     }
 
@@ -175,6 +187,12 @@ impl World {
 }
 
 impl GatewayHost {
+    /// Stops it as SIGTERM does.
+    pub(crate) fn stop(&mut self) {
+        self.standing = 0;
+        self.stop.notify_one();
+    }
+
     /// Its lines that stand; none while it is down.
     fn lines(&self) -> Option<usize> {
         let running = self.running.borrow();
