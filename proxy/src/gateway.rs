@@ -18,6 +18,7 @@ use crate::pipe::pipe;
 use crate::stream::Stream;
 use crate::tunnel::{self, Line};
 use crate::upstream::{Plan, Speak, Upstream, now_us};
+use api::transport::net::TcpStream;
 use arc_swap::ArcSwap;
 use identity::Identity;
 use model::ProxyConfig;
@@ -27,7 +28,6 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use tokio::io::AsyncWriteExt;
-use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 

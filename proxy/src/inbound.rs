@@ -3,12 +3,14 @@
 use crate::Error;
 use crate::http::{Client, serve};
 use crate::limits::{ATTEMPTS_MAX, CONNECTIONS_MAX, HANDSHAKE_TIMEOUT, HANDSHAKES_MAX};
-use crate::listen::Listening;
+use crate::listen::{Listening, break_off};
 use crate::live::{Caller, Connection, Live, Verdict};
 use crate::metrics::{Event, ListenerSnapshot};
 use crate::pipe::pipe;
 use crate::policy::Policy;
+use crate::stream::Stream;
 use crate::upstream::{Plan, Speak, Upstream};
+use api::transport::net::TcpStream;
 use arc_swap::ArcSwap;
 use http::HeaderValue;
 use identity::Identity;
@@ -16,7 +18,6 @@ use model::ProxyConfig;
 use model::proxy_config;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
@@ -211,8 +212,11 @@ impl Shared {
             let exchange = crate::body::Exchange::begin(endpoint);
             if let Ok(mut app) = Box::pin(plan.connect(endpoint, Speak::Bytes, &self.app.counters)).await {
                 drop(plan);
-                // Whoever breaks off ends it for both; there is nobody to tell.
-                let _ = pipe(&mut tls, &mut app, &self.app.counters.traffic).await;
+                // Whoever breaks off ends it for both. A caller knows it from the TLS that has not come to its end.
+                let passed = pipe(&mut tls, &mut app, &self.app.counters.traffic).await;
+                if let (Err(_), Stream::Plain(tcp)) = (passed, &app) {
+                    break_off(tcp);
+                }
                 drop(exchange);
                 return;
             }

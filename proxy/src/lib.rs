@@ -28,6 +28,9 @@ mod stream;
 mod tunnel;
 mod upstream;
 
+#[cfg(all(feature = "sim", not(tokio_unstable)))]
+compile_error!("the feature `sim` is for the simulation alone, which is built with `--cfg tokio_unstable`");
+
 pub use error::Error;
 pub use metrics::{GatewaySnapshot, ListenerSnapshot, Snapshot};
 pub use proxy::{Addresses, Gateway, GatewayOptions, Handle, Options, Sidecar, SidecarOptions, runtime};

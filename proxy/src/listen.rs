@@ -1,12 +1,11 @@
 //! Listening: one way to bind, to accept, and to set the options of a socket.
 
 use crate::Error;
-use crate::limits::{LISTEN_BACKLOG, TCP_KEEPALIVE};
-use socket2::{SockRef, TcpKeepalive};
+use crate::limits::LISTEN_BACKLOG;
+use api::transport::net::{self, TcpListener, TcpStream};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio_util::sync::CancellationToken;
 
 /// A listener at work. When it is dropped, its port becomes free.
@@ -67,9 +66,7 @@ fn failed(what: &str, address: &str, source: std::io::Error) -> Error {
 pub(crate) fn bind(what: &str, address: &str) -> Result<TcpListener, Error> {
     let failed = |source| failed(what, address, source);
     let parsed: SocketAddr = address.parse().map_err(|_| failed(std::io::Error::other("not of the form ip:port")))?;
-    let socket = if parsed.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }.map_err(failed)?;
-    socket.set_reuseaddr(true).and_then(|()| socket.bind(parsed)).map_err(failed)?;
-    socket.listen(LISTEN_BACKLOG).map_err(failed)
+    net::bind(parsed, LISTEN_BACKLOG).map_err(failed)
 }
 
 /// Hands each connection to `take`, until `stop` is cancelled; then the port is free.
@@ -99,9 +96,30 @@ async fn accept(listener: TcpListener, stop: CancellationToken, take: impl Fn(Tc
 pub(crate) fn tune(tcp: &TcpStream) {
     // A socket that refuses these works all the same, a little worse.
     let _ = tcp.set_nodelay(true);
-    let _ = SockRef::from(tcp)
-        .set_tcp_keepalive(&TcpKeepalive::new().with_time(TCP_KEEPALIVE).with_interval(TCP_KEEPALIVE / 3));
+    keep_alive(tcp);
 }
+
+#[cfg(not(feature = "sim"))]
+fn keep_alive(tcp: &TcpStream) {
+    use crate::limits::TCP_KEEPALIVE;
+    let keepalive = socket2::TcpKeepalive::new().with_time(TCP_KEEPALIVE).with_interval(TCP_KEEPALIVE / 3);
+    let _ = socket2::SockRef::from(tcp).set_tcp_keepalive(&keepalive);
+}
+
+/// The simulated network has no such option.
+#[cfg(feature = "sim")]
+fn keep_alive(_tcp: &TcpStream) {}
+
+/// Has an application's connection end with a reset when it is dropped: what broke off must not look like what came to its end.
+#[cfg(not(feature = "sim"))]
+pub(crate) fn break_off(tcp: &TcpStream) {
+    // If the system refuses, it has gone already.
+    let _ = socket2::SockRef::from(tcp).set_linger(Some(Duration::ZERO));
+}
+
+/// The simulated network has no such option.
+#[cfg(feature = "sim")]
+pub(crate) fn break_off(_tcp: &TcpStream) {}
 
 #[cfg(test)]
 mod tests {

@@ -4,17 +4,17 @@ use crate::Error;
 use crate::body::Exchange;
 use crate::http::{Client, serve};
 use crate::limits::{ATTEMPTS_MAX, CONNECTIONS_MAX};
-use crate::listen::Listening;
+use crate::listen::{Listening, break_off};
 use crate::live::{Connection, Live, Verdict};
 use crate::metrics::{Event, ListenerSnapshot};
 use crate::pipe::pipe;
 use crate::stream::Stream;
 use crate::upstream::{Plan, Speak, Upstream};
+use api::transport::net::{self, TcpStream};
 use identity::Identity;
 use model::proxy_config::UpstreamConfig;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 
 /// A listener for one upstream.
@@ -97,13 +97,13 @@ impl Shared {
     }
 
     /// One connection of the application, to its end.
-    async fn run(self: Arc<Self>, tcp: TcpStream, connection: Arc<Connection>) {
+    async fn run(self: Arc<Self>, mut tcp: TcpStream, connection: Arc<Connection>) {
         connection.allow(true);
         if !self.upstream.plan().protocol.is_http() {
             return self.run_bytes(tcp, connection).await;
         }
         connection.close_when_idle();
-        let Ok(is_http2) = Box::pin(is_http2(&tcp)).await else {
+        let Ok(is_http2) = Box::pin(is_http2(&mut tcp)).await else {
             return;
         };
         let client = Client { upstream: self.upstream.clone(), live: self.live.clone(), connection, caller: None };
@@ -126,8 +126,10 @@ impl Shared {
                 return;
             }
         }
-        // Whoever breaks off ends it for both; there is nobody to tell.
-        let _ = pipe(&mut app, &mut peer, &self.upstream.counters.traffic).await;
+        // Whoever breaks off ends it for both.
+        if pipe(&mut app, &mut peer, &self.upstream.counters.traffic).await.is_err() {
+            break_off(&app);
+        }
         drop(exchange);
     }
 
@@ -156,13 +158,13 @@ impl Shared {
 }
 
 /// Whether the client begins as HTTP/2 clients do (RFC 9113 §3.4). Looks at the first bytes and leaves them where they are.
-async fn is_http2(tcp: &TcpStream) -> std::io::Result<bool> {
+async fn is_http2(tcp: &mut TcpStream) -> std::io::Result<bool> {
     const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
     /// Rare: somebody sends the preface in pieces. The kernel wakes us only once for bytes that we do not take.
     const NEXT_LOOK: Duration = Duration::from_millis(2);
     let mut first = [0; PREFACE.len()];
     loop {
-        let count = tcp.peek(&mut first).await?;
+        let count = net::peek(tcp, &mut first).await?;
         if count == PREFACE.len() || count == 0 || !PREFACE.starts_with(&first[..count]) {
             return Ok(first[..count] == *PREFACE);
         }

@@ -24,6 +24,9 @@ pub enum ConfigSource {
     /// A file, to try a proxy without servers: a `ProxyConfig` as JSON with the further keys `CertFile`, `KeyFile` and
     /// `RootFiles` (PEM; relative to the file). Read again when it changes.
     File(PathBuf),
+    /// In a simulation: what it does for all its life, and its certificate.
+    #[cfg(feature = "sim")]
+    Fixed(Box<(ProxyConfig, LeafPem)>),
 }
 
 /// What a source has to say; each part is replaced as it changes.
@@ -52,6 +55,14 @@ pub(crate) async fn run(source: ConfigSource, heard: Heard) {
     match source {
         ConfigSource::Control { agent, proxy_id, node } => control::run(agent, proxy_id, node, heard).await,
         ConfigSource::File(path) => watch_file(&path, &heard).await,
+        #[cfg(feature = "sim")]
+        ConfigSource::Fixed(fixed) => {
+            match heard.use_leaf(&fixed.1) {
+                Ok(_) => drop(heard.config.send_replace(Some(Arc::new(fixed.0)))),
+                Err(error) => drop(heard.problem.send_replace(Some(error))),
+            }
+            std::future::pending().await
+        }
     }
 }
 

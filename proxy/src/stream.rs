@@ -1,10 +1,10 @@
 //! A connection that we have made: plain to the local application, TLS to anybody else.
 
+use api::transport::net::TcpStream;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 
 /// TCP, or TLS on it.

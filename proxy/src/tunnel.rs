@@ -1,11 +1,13 @@
 //! QUIC between gateways: how a stream begins, the settings of the transport, and lines, which are connections that come back by themselves.
 
+mod socket;
+
 use crate::Error;
 use crate::balance::{Load, Loaded};
 use crate::control::Backoff;
 use crate::limits::{
     HANDSHAKE_TIMEOUT, TUNNEL_CONNECTION_WINDOW_BYTES, TUNNEL_IDLE_TIMEOUT, TUNNEL_KEEPALIVE,
-    TUNNEL_SOCKET_BUFFER_BYTES, TUNNEL_STREAM_WINDOW_BYTES, TUNNEL_STREAMS_MAX,
+    TUNNEL_STREAM_WINDOW_BYTES, TUNNEL_STREAMS_MAX,
 };
 use crate::upstream::now_us;
 use arc_swap::ArcSwapOption;
@@ -13,12 +15,8 @@ use identity::Identity;
 use model::SpiffeId;
 use model::spiffe::Subject;
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
-use quinn::{
-    ClientConfig, Endpoint, EndpointConfig, IdleTimeout, RecvStream, SendStream, ServerConfig, TokioRuntime,
-    TransportConfig,
-};
+use quinn::{ClientConfig, Endpoint, IdleTimeout, RecvStream, SendStream, ServerConfig, TransportConfig};
 use rustls_pki_types::CertificateDer;
-use socket2::{Domain, Protocol, Socket, Type};
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -66,18 +64,13 @@ pub(crate) fn endpoint(listen: &str, identity: &Identity) -> Result<(Endpoint, S
     let failed =
         |source| Error::Listen { what: "tunnels".into(), address: listen.to_string(), source: Arc::new(source) };
     let address: SocketAddr = listen.parse().map_err(|_| failed(io::Error::other("not of the form ip:port")))?;
-    let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP)).map_err(failed)?;
-    // The system may grant less; that costs speed, not correctness.
-    let _ = socket.set_recv_buffer_size(TUNNEL_SOCKET_BUFFER_BYTES);
-    let _ = socket.set_send_buffer_size(TUNNEL_SOCKET_BUFFER_BYTES);
-    socket.bind(&address.into()).map_err(failed)?;
+    let socket = socket::bind(address).map_err(failed)?;
     let tls = identity.server_config(&[ALPN])?;
     let crypto =
         QuicServerConfig::try_from(tls).map_err(|e| Error::Config(format!("QUIC cannot use the certificates: {e}")))?;
     let mut server = ServerConfig::with_crypto(Arc::new(crypto));
     server.transport_config(transport());
-    let endpoint = Endpoint::new(EndpointConfig::default(), Some(server), socket.into(), Arc::new(TokioRuntime))
-        .map_err(failed)?;
+    let endpoint = socket::endpoint(server, socket).map_err(failed)?;
     let address = endpoint.local_addr().map_err(failed)?;
     Ok((endpoint, address))
 }
@@ -202,7 +195,7 @@ async fn keep(
 }
 
 async fn connect(endpoint: &Endpoint, config: &ClientConfig, address: &str) -> io::Result<quinn::Connection> {
-    let resolved = tokio::net::lookup_host(address).await?.next().ok_or(io::ErrorKind::NotFound)?;
+    let resolved = api::transport::net::lookup_host(address).await?.next().ok_or(io::ErrorKind::NotFound)?;
     // The name is of no consequence: the peer is verified by its SPIFFE id.
     let connecting = endpoint.connect_with(config.clone(), resolved, "gateway").map_err(io::Error::other)?;
     tokio::time::timeout(HANDSHAKE_TIMEOUT, connecting).await?.map_err(io::Error::other)

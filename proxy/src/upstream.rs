@@ -10,6 +10,7 @@ use crate::link::Link;
 use crate::live::Caller;
 use crate::metrics::{Counters, Event};
 use crate::stream::Stream;
+use api::transport::net::TcpStream;
 use arc_swap::{ArcSwap, ArcSwapOption};
 use hyper::body::Incoming;
 use hyper::client::conn::http2::{self, SendRequest};
@@ -22,7 +23,6 @@ use std::collections::VecDeque;
 use std::io;
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
-use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
 /// The next hop of a listener. What it is told changes; its counters and its retry budget stay.

@@ -8,6 +8,7 @@ mod many;
 mod nemesis;
 mod run;
 mod trace;
+mod tunnels;
 mod world;
 
 use std::path::PathBuf;
@@ -89,7 +90,7 @@ struct Shape {
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(0..=9))]
     agents: u8,
     /// For how many simulated seconds faults strike.
-    #[arg(long, default_value_t = 30)]
+    #[arg(long, default_value = "30", default_value_if("tunnels", "true", "60"))]
     seconds: u64,
     /// The kinds of fault, with commas; `none` for none.
     #[arg(long)]
@@ -97,6 +98,9 @@ struct Shape {
     /// What the clients do, with commas. By default each seed has some, and every eighth `bulk`, too.
     #[arg(long)]
     workloads: Option<String>,
+    /// Two datacenters, their gateways and tunnels, in the place of servers.
+    #[arg(long, conflicts_with_all = ["servers", "agents", "faults", "workloads", "bug"])]
+    tunnels: bool,
     /// The servers make this mistake (`faults/src/lib.rs`), which a judge should find. `seeds` ends with the first that does.
     #[arg(long)]
     bug: Option<String>,
@@ -139,6 +143,7 @@ fn again(shape: &Shape) -> Result<bool, String> {
 }
 
 fn one(seed: u64, shape: &Shape, file: Option<PathBuf>, level: Level) -> Result<bool, String> {
+    let is_tunnels = shape.tunnels;
     let settings = Settings {
         seed,
         servers: usize::from(shape.servers),
@@ -152,7 +157,13 @@ fn one(seed: u64, shape: &Shape, file: Option<PathBuf>, level: Level) -> Result<
     mad_turmoil::rand::set_rng(StdRng::seed_from_u64(seed));
     let _clock = mad_turmoil::time::SimClocksGuard::init();
     // A thread of its own: what hash maps and generators drew before the seed was set stays behind.
-    let run = std::thread::spawn(move || run::run(&settings, &trace).map_err(|error| error.to_string()));
+    let run = std::thread::spawn(move || {
+        let done = match is_tunnels {
+            true => tunnels::run(seed, settings.duration, &trace),
+            false => run::run(&settings, &trace),
+        };
+        done.map_err(|error| error.to_string())
+    });
     let (verdict, passed) = run.join().map_err(|_panic| format!("the run of seed {seed} panicked"))??;
     println!("{verdict}");
     Ok(passed)
@@ -202,6 +213,9 @@ impl Shape {
 
     /// As on the command line.
     fn arguments(&self) -> Vec<String> {
+        if self.tunnels {
+            return vec!["--tunnels".to_owned(), "--seconds".to_owned(), self.seconds.to_string()];
+        }
         let numbers =
             [("--servers", u64::from(self.servers)), ("--agents", u64::from(self.agents)), ("--seconds", self.seconds)];
         let mut arguments: Vec<String> =

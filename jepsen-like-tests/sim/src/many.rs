@@ -23,6 +23,7 @@ struct Total {
     simulated_ms: u64,
     answered: u64,
     elections: u64,
+    tunnels_ended: u64,
     /// How often servers died at which point of their code.
     deaths: BTreeMap<String, u64>,
 }
@@ -79,6 +80,7 @@ impl Total {
             *self.deaths.entry(point.clone()).or_default() += number(times);
         }
         self.elections += number(&verdict["elections"]);
+        self.tunnels_ended += number(&verdict["tunnels"]["ended"]);
         if output.status.success() {
             return;
         }
@@ -98,16 +100,18 @@ impl Total {
     fn tell(&self, wall: f64, cpu: f64) {
         let simulated = self.simulated_ms as f64 / 1000.0;
         let deaths: Vec<String> = self.deaths.iter().map(|(point, times)| format!("{point} {times}")).collect();
+        let more = match self.tunnels_ended {
+            0 => format!("{} elections; servers died at {}", self.elections, deaths.join(", ")),
+            ended => format!("{ended} tunnels ended"),
+        };
         println!(
             "\n{} of {} seeds passed; {simulated:.0} simulated seconds in {wall:.0} s: {:.1} a second, {:.1} a second of one processor\n\
-             {} operations answered, {} elections; servers died at {}",
+             {} operations answered, {more}",
             self.done.saturating_sub(self.failed.len() as u64),
             self.done,
             simulated / wall.max(0.01),
             simulated / cpu.max(0.01),
             self.answered,
-            self.elections,
-            deaths.join(", "),
         );
     }
 

@@ -34,6 +34,19 @@ fn many_seeds_twice() {
 }
 
 #[test]
+fn tunnels_pass_and_repeat_themselves_and_another_seed_is_another_run() {
+    let run = |seed| one(&format!("--seed {seed} --tunnels"));
+    let first = run(1);
+    assert_eq!(first["verdict"], "pass", "{first}");
+    assert_eq!(first, run(1));
+    assert_ne!(first["trace"], run(2)["trace"]);
+    let output = jlt_sim("seeds --tunnels --seeds 3 --from 3 --twice");
+    assert!(output.status.success(), "{output:?}");
+    assert!(String::from_utf8_lossy(&output.stdout).contains("3 of 3 seeds passed"), "{output:?}");
+    assert_eq!(jlt_sim("one --seed 1 --tunnels --workloads register").status.code(), Some(2));
+}
+
+#[test]
 fn without_faults_one_leader_is_enough_and_nothing_is_unknown() {
     let calm = one("--seed 1 --seconds 10 --faults none");
     assert_eq!(calm["verdict"], "pass", "{calm}");

@@ -2,8 +2,8 @@
 
 use crate::limits::CLIENT_HELLO_BYTES_MAX;
 use crate::sni::{self, Hello};
+use api::transport::net::TcpStream;
 use tokio::io::AsyncReadExt;
-use tokio::net::TcpStream;
 
 /// Reads until the server name is known; returns it and all that was read.
 pub(crate) async fn read_hello(tcp: &mut TcpStream) -> Option<(String, Vec<u8>)> {

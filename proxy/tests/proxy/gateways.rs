@@ -200,3 +200,14 @@ async fn a_revoked_gateway_loses_its_tunnels() {
     assert_ne!(within("refused", talk(two.at, b"")).await.unwrap_or_default(), b"far");
     drop(two.client);
 }
+
+#[tokio::test]
+async fn a_gateway_that_goes_in_the_midst_does_not_look_like_a_good_end() {
+    let mut two = TwoDatacenters::start(Protocol::Tcp, App::echo().await, 1).await;
+    let mut tcp = TcpStream::connect(two.at).await.expect("connect");
+    tcp.write_all(b"x").await.expect("write");
+    within("the echo", tcp.read_exact(&mut [0])).await.expect("read");
+    two.far.remove(0).shutdown(Duration::ZERO).await;
+    let end = within("the end", tcp.read(&mut [0])).await;
+    assert!(end.is_err(), "{end:?}");
+}

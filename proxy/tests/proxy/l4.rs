@@ -6,7 +6,7 @@ use model::config_entry::Protocol;
 use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpListener, TcpStream};
 
 /// Sends, finishes, and reads all that comes back.
 pub(crate) async fn talk(at: std::net::SocketAddr, bytes: &[u8]) -> std::io::Result<Vec<u8>> {
@@ -54,6 +54,19 @@ async fn many_connections_at_once() {
         let got = got.expect("talk");
         assert!(got.len() == 50_003 && got[..50_000].iter().all(|&b| b == i));
     }
+}
+
+#[tokio::test]
+async fn a_caller_that_goes_in_the_midst_does_not_look_like_a_good_end() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let pair = Pair::start(Protocol::Tcp, listener.local_addr().expect("address")).await;
+    let mut tcp = TcpStream::connect(pair.at).await.expect("connect");
+    tcp.write_all(b"x").await.expect("write");
+    let (mut app, _) = within("the call", listener.accept()).await.expect("accept");
+    within("its byte", app.read_exact(&mut [0])).await.expect("read");
+    pair.client.shutdown(Duration::ZERO).await;
+    let end = within("the end", app.read(&mut [0])).await;
+    assert!(end.is_err(), "{end:?}");
 }
 
 #[tokio::test]
