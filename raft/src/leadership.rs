@@ -63,10 +63,10 @@ fn leadership(metrics: &Metrics, age: Duration, contact_max: Duration) -> Leader
     let is_alone = membership.voter_ids().eq([metrics.id]);
     let contact = metrics.millis_since_quorum_ack.map(|ms| Duration::from_millis(ms) + age);
     let is_mistaken = faults::has(Bug::LeadsTooLong) || faults::has(Bug::ReadNotConfirmed);
+    let is_early = faults::has(Bug::LeadsTooEarly);
     let is_leader = metrics.state == ServerState::Leader
-        && (faults::has(Bug::LeadsTooEarly)
-            || metrics.last_applied.is_some_and(|applied| applied.leader_id.term == metrics.current_term))
-        && (is_alone || is_mistaken || contact.is_some_and(|contact| contact <= contact_max));
+        && (is_early || metrics.last_applied.is_some_and(|applied| applied.leader_id.term == metrics.current_term))
+        && (is_alone || is_mistaken || contact.map_or(is_early, |contact| contact <= contact_max));
     let leader = metrics.current_leader.filter(|id| is_leader || *id != metrics.id);
     Leadership {
         term: metrics.current_term,
