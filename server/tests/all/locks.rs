@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use server::ServerConfig;
+use tempfile::TempDir;
 
 use crate::support::{Node, cluster, cluster_of, config, eventually};
 
@@ -146,12 +147,9 @@ async fn a_session_lives_as_long_as_it_is_renewed() {
     node.stop().await;
 }
 
-/// The others are away for longer than a session is given beyond its time to live, and come back before the leader gives up.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_renewal_that_took_too_long_to_confirm_is_not_acknowledged() {
-    const SHORT_TTL: Duration = Duration::from_secs(2);
-    let folder = tempfile::tempdir().expect("a folder");
-    let mut nodes = cluster_of(&folder, "dc1", 3, |config| {
+/// A leader that goes on for seconds without an answer from the two others, with a node for sessions.
+async fn patient_leader(folder: &TempDir) -> (Node, Vec<Node>) {
+    let mut nodes = cluster_of(folder, "dc1", 3, |config| {
         let mut config = quick(config);
         config.timing.election_ms_max = 3_000;
         config
@@ -160,8 +158,17 @@ async fn a_renewal_that_took_too_long_to_confirm_is_not_acknowledged() {
     let leader = nodes.iter().position(Node::is_leader).expect("a leader");
     let leader = nodes.remove(leader);
     register(&leader).await;
+    (leader, nodes)
+}
+
+/// The others are away for longer than a session is given beyond its time to live, and come back before the leader gives up.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_renewal_that_took_too_long_to_confirm_is_not_acknowledged() {
+    const SHORT_TTL: Duration = Duration::from_secs(2);
+    let folder = tempfile::tempdir().expect("a folder");
+    let (leader, others) = patient_leader(&folder).await;
     let id = create(&leader, &format!(r#""TTL": "{}ms""#, SHORT_TTL.as_millis())).await;
-    let away = futures_util::future::join_all(nodes.into_iter().map(Node::stop)).await;
+    let away = futures_util::future::join_all(others.into_iter().map(Node::stop)).await;
     let renewal = async { (renew(&leader, &id).await, Instant::now()) };
     let back = async {
         tokio::time::sleep(SHORT_TTL * 3 / 4).await;
@@ -185,19 +192,11 @@ async fn a_renewal_that_took_too_long_to_confirm_is_not_acknowledged() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_leader_without_a_majority_says_of_no_session_that_it_is_gone() {
     let folder = tempfile::tempdir().expect("a folder");
-    let mut nodes = cluster_of(&folder, "dc1", 3, |config| {
-        let mut config = quick(config);
-        config.timing.election_ms_max = 3_000;
-        config
-    })
-    .await;
-    let leader = nodes.iter().position(Node::is_leader).expect("a leader");
-    let leader = nodes.remove(leader);
-    register(&leader).await;
+    let (leader, others) = patient_leader(&folder).await;
     let gone = create(&leader, r#""Name": "gone""#).await;
     leader.put(&format!("/v1/session/destroy/{gone}"), "").await;
     assert_eq!(renew(&leader, &gone).await, 404);
-    futures_util::future::join_all(nodes.into_iter().map(Node::stop)).await;
+    futures_util::future::join_all(others.into_iter().map(Node::stop)).await;
     assert_eq!(renew(&leader, &gone).await, 500);
     leader.stop().await;
 }
