@@ -72,6 +72,9 @@ enum Mode {
         /// How long, for example `2h`.
         #[arg(long = "for", default_value = "8h", value_parser = parse_duration)]
         duration: Duration,
+        /// The same in hours.
+        #[arg(long, conflicts_with = "duration", value_parser = clap::value_parser!(u64).range(1..=1_000))]
+        hours: Option<u64>,
         /// Faults, with commas, of which each round has up to four; `all` for all that need nothing special.
         #[arg(long, default_value = "all")]
         faults: String,
@@ -185,7 +188,10 @@ fn main() -> ExitCode {
                 .map(|(verdict, cluster)| print_verdict(&seal(verdict, cluster, common.keep)))
         }
         Mode::Real { duration, faults, workloads, out, common } => real(duration, &faults, workloads, out, &common),
-        Mode::Soak { duration, faults, workloads, out, common } => soak(duration, &faults, workloads, out, common),
+        Mode::Soak { duration, hours, faults, workloads, out, common } => {
+            let duration = hours.map_or(duration, |hours| Duration::from_secs(hours * 3_600));
+            soak(duration, &faults, workloads, out, common)
+        }
         Mode::Sim { arguments } => sim(&arguments),
         Mode::Replay { run, bin } => replay(&run, &bin),
         Mode::Check { run } => check(&run),
