@@ -98,6 +98,8 @@ impl<S: StateMachine> Raft<S> {
         let network = Network { dial: Arc::new(dial), snapshots: Arc::clone(&snapshots) };
         let core = Core::new(id, settings, network.clone(), log.clone(), machine.clone());
         let core = core.await.map_err(|e| StartError::Core(e.to_string()))?;
+        // Until its task has begun, the core tells of a log without entries, whatever the disk holds.
+        core.with_raft_state(|_state| ()).await.map_err(|e| StartError::Core(e.to_string()))?;
         tokio::spawn(end_when_failed(core.clone(), disk));
         let last_contact = LastContact::default();
         let service = Service {

@@ -21,6 +21,18 @@ async fn a_single_server_answers_and_remembers() {
     assert_eq!(cluster.nodes[0].values().len(), 21);
 }
 
+/// On one thread, where what `start` does not wait for has not happened when it returns.
+#[tokio::test]
+async fn a_server_that_starts_again_tells_of_its_log_at_once() {
+    let mut cluster = Cluster::start(1).await;
+    cluster.propose("before").await;
+    cluster.stop(0).await;
+    cluster.start_node(0).await;
+    let last_log = cluster.nodes[0].raft().status().last_log;
+    cluster.stop(0).await;
+    assert_ne!(last_log, 0);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn proposals_at_the_same_time_share_entries_and_get_their_own_answers() {
     let cluster = Cluster::start(3).await;

@@ -196,6 +196,9 @@ pub(crate) struct Cluster {
 /// What writes to the folders ends before they go.
 impl Drop for Cluster {
     fn drop(&mut self) {
+        if !self.nodes.iter().any(Node::is_running) {
+            return;
+        }
         let stop = async {
             for at in 0..self.nodes.len() {
                 if self.nodes[at].is_running() {
