@@ -10,6 +10,7 @@ use crate::servers::Servers;
 use api::proto::watch_client::WatchClient;
 use api::proto::{WatchReply, WatchRequest};
 use api::transport::MESSAGE_BYTES_MAX;
+use faults::Bug;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -199,6 +200,9 @@ async fn follow<T: Send + Sync + 'static>(shared: Arc<Shared<T>>, view: Arc<View
         }
         view.set_cut(true);
         shared.metrics.view_losses.add_one();
+        if faults::has(Bug::ViewStandsStill) {
+            std::future::pending::<()>().await;
+        }
         sleep(backoff.next()).await;
     }
 }

@@ -100,6 +100,8 @@ named! {
         TransactionHalfDone = "transaction-half-done",
         /// DNS does not see every sixteenth change of what it answers.
         DnsAnswerKept = "dns-answer-kept",
+        /// An agent whose stream has ended does not open another: it answers with what it knew.
+        ViewStandsStill = "view-stands-still",
         /// Serial numbers are of one random byte.
         SerialTwice = "serial-twice",
         /// A node gets a certificate for services that are not registered on it.

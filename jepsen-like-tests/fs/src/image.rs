@@ -38,8 +38,19 @@ pub struct Lost {
     pub bytes: u64,
     /// Names that were made, removed or renamed in folders that were not synced.
     pub names: u64,
-    /// Bytes of the last write that survived though it was not synced: its torn beginning.
+    /// Writes that were torn: their beginning survived though it was not synced, their end did not.
+    pub torn: u64,
+    /// Bytes of such beginnings.
     pub torn_bytes: u64,
+}
+
+impl std::ops::AddAssign for Lost {
+    fn add_assign(&mut self, other: Lost) {
+        self.bytes += other.bytes;
+        self.names += other.names;
+        self.torn += other.torn;
+        self.torn_bytes += other.torn_bytes;
+    }
 }
 
 /// The disk.
@@ -204,7 +215,10 @@ impl Image {
         if let (Survivors::Torn(border), Some((id, range))) = (survivors, self.last_write.take())
             && let Some(file) = self.file(id)
         {
-            lost.torn_bytes = file.tear(range, border, rng);
+            let length = range.len() as u64;
+            let kept = file.tear(range, border, rng);
+            let is_torn = 0 < kept && kept < length;
+            (lost.torn, lost.torn_bytes) = if is_torn { (1, kept) } else { (0, 0) };
         }
         self.last_write = None;
         for node in self.nodes.values_mut() {
@@ -425,7 +439,7 @@ mod tests {
             let lost = image.cut(Survivors::Torn(512), &mut Rng::new(seed, 1));
             let length = bytes(&mut image, file).len();
             assert!(length == 700 || length.is_multiple_of(512), "{length}");
-            assert_eq!(lost.torn_bytes as usize, length - 700);
+            assert_eq!((lost.torn, lost.torn_bytes as usize), (u64::from(length > 700), length - 700));
             lengths.insert(length);
         }
         assert!(lengths.contains(&700) && lengths.len() > 5, "{lengths:?}");

@@ -77,6 +77,7 @@ const HUNTS: &[Hunt] = &[
     hunt("gone-forgotten", "kill", "agent", &["agent"]),
     hunt("status-not-told", "kill", "agent", &["agent"]),
     hunt("dns-answer-kept", "pause", "dns", &["dns"]),
+    hunt("view-stands-still", "kill", "stream", &["stream"]),
     hunt("serial-twice", "kill", "ca", &["ca"]),
     hunt("spiffe-any-name", "kill", "ca", &["ca"]),
     hunt("unknown-allows", "pause", "intention", &["intention"]),

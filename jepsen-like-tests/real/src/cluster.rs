@@ -213,10 +213,7 @@ impl Cluster {
         let mut all = Lost::default();
         for index in servers {
             if let Some(disk) = &mut self.servers[*index].disk {
-                let lost = disk.cut_power(survivors);
-                all.bytes += lost.bytes;
-                all.names += lost.names;
-                all.torn_bytes += lost.torn_bytes;
+                all += disk.cut_power(survivors);
             }
         }
         for index in servers {

@@ -30,8 +30,11 @@ const TELL_EVERY: u32 = 25;
 /// Syncs hang so long before the power is cut.
 const HOLD_MS_MAX: u64 = 60;
 
-/// What may survive a power cut beside what was synced.
-const SURVIVORS: [Survivors; 4] = [Survivors::Nothing, Survivors::Some, Survivors::Torn(512), Survivors::Torn(4096)];
+/// What may survive a power cut beside what was synced. A frame of the log is often smaller than a sector: it tears only at any byte.
+const SURVIVORS: [Survivors; 4] = [Survivors::Nothing, Survivors::Some, Survivors::Torn(1), Survivors::Torn(512)];
+
+/// Of so many cuts one at least has torn a write.
+const TORN_ONE_IN: u64 = 5;
 
 /// What happens to a server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -111,8 +114,7 @@ pub(crate) fn run(binary: &Path, rounds: u32, seed: u64, how: How) -> Result<(Ve
     let lost = *run.lost.lock().unwrap_or_else(PoisonError::into_inner);
     let mut verdict = judge(run.how.mode(), seed, &history, &kept, kills, rounds);
     if run.how != How::Kill {
-        eprintln!("{} unsynced bytes and {} names lost, {} torn bytes kept", lost.bytes, lost.names, lost.torn_bytes);
-        verdict.cover("unsynced bytes lost", usize::try_from(lost.bytes).unwrap_or(usize::MAX), 1);
+        cover_losses(&mut verdict, lost, rounds);
         if !verdict.passed() {
             cluster.save_disks()?;
         }
@@ -177,10 +179,7 @@ impl Run {
     }
 
     fn note(&self, lost: Lost) {
-        let mut all = self.lost.lock().unwrap_or_else(PoisonError::into_inner);
-        all.bytes += lost.bytes;
-        all.names += lost.names;
-        all.torn_bytes += lost.torn_bytes;
+        *self.lost.lock().unwrap_or_else(PoisonError::into_inner) += lost;
     }
 
     /// A kill proves something only if writes went on after the last one.
@@ -236,6 +235,20 @@ pub(crate) fn judge(
     verdict.cover("kills", kills as usize, rounds.max(1));
     verdict.cover("writes acknowledged", verdict.operations.acknowledged, rounds * WRITERS);
     verdict
+}
+
+/// Power that is cut while nothing is under way proves nothing.
+fn cover_losses(verdict: &mut Verdict, lost: Lost, rounds: u32) {
+    let figures = [
+        ("unsynced bytes lost", lost.bytes, 1),
+        ("names lost", lost.names, 0),
+        ("torn writes", lost.torn, u64::from(rounds) / TORN_ONE_IN),
+        ("torn bytes kept", lost.torn_bytes, 0),
+    ];
+    for (what, count, least) in figures {
+        verdict.figures.insert(what, count);
+        verdict.cover(what, usize::try_from(count).unwrap_or(usize::MAX), least as usize);
+    }
 }
 
 #[cfg(test)]

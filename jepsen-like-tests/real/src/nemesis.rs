@@ -405,8 +405,8 @@ fn survivors(degree: u32) -> Survivors {
     match degree % 5 {
         0 | 1 => Survivors::Nothing,
         2 => Survivors::Some,
-        3 => Survivors::Torn(512),
-        _ => Survivors::Torn(4096),
+        3 => Survivors::Torn(1),
+        _ => Survivors::Torn(512),
     }
 }
 

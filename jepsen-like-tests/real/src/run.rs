@@ -62,7 +62,7 @@ pub(crate) struct Scene {
 
 /// What was done and seen in one round.
 pub(crate) struct Round {
-    workloads: Vec<Arc<dyn Workload>>,
+    pub(crate) workloads: Vec<Arc<dyn Workload>>,
     pub(crate) history: Vec<Record>,
     pub(crate) havoc: Havoc,
     /// What was found before the workloads' judges had their turn.

@@ -10,6 +10,7 @@ use jlt_core::judgement::Judgement;
 use jlt_core::plan::{Fault, Plan};
 use jlt_core::record::{self, Outcome, Record, Tally, tally};
 use jlt_core::rng::Rng;
+use jlt_workloads::Told;
 use serde::Serialize;
 
 use crate::cluster::SERVERS;
@@ -23,6 +24,9 @@ const ROUND: Duration = Duration::from_secs(60);
 
 /// The most kinds of fault in a round.
 const KINDS_MAX: usize = 4;
+
+/// So long after the last fault all is as if there had been none.
+const SETTLED_MS: u64 = 5_000;
 
 /// Of rounds that fail, so many keep their evidence.
 const EVIDENCE_MAX: usize = 10;
@@ -57,6 +61,10 @@ pub(crate) struct Soak {
     effects: BTreeMap<&'static str, u64>,
     /// The longest times from call to answer while no fault was on: of 100 operations one took longer.
     quiet_p99_ms: u64,
+    /// Changes that clients were told of, in milliseconds after the acknowledgement, and how late one of a hundred was: long after all faults.
+    told_quiet: Late,
+    /// The same soon after a fault, in milliseconds after its end where that is later.
+    told_healed: Late,
     coverage: Vec<String>,
     #[serde(flatten)]
     judgement: Judgement,
@@ -64,6 +72,15 @@ pub(crate) struct Soak {
     memory: Vec<(u64, usize, u64)>,
     #[serde(skip)]
     quiet: Quiet,
+}
+
+/// How late clients were told of changes.
+#[derive(Debug, Default, Serialize)]
+struct Late {
+    changes: u64,
+    p99_ms: u64,
+    #[serde(skip)]
+    took_ms: BTreeMap<u64, u64>,
 }
 
 /// What was done while no fault was on.
@@ -148,6 +165,9 @@ impl Soak {
         for happened in &round.havoc.happened {
             *self.faults.entry(happened.fault.name()).or_default() += 1;
         }
+        for told in round.workloads.iter().flat_map(|workload| workload.told(&round.history)) {
+            self.note_told(told, &round.havoc.happened);
+        }
         self.quiet.add(&round.history, &round.havoc.happened, plan.duration_ms);
         let seconds = self.seconds;
         let known = memory_kib.iter().enumerate().filter_map(|(server, kib)| Some((seconds, server, (*kib)?)));
@@ -155,10 +175,27 @@ impl Soak {
         judgement
     }
 
+    /// Who is told while a fault is on may be told late.
+    fn note_told(&mut self, told: Told, happened: &[Happened]) {
+        let (acknowledged_ms, told_ms) = (told.acknowledged_ns / 1_000_000, told.told_ns / 1_000_000);
+        let began = happened.iter().filter(|one| one.start_ms <= told_ms);
+        let Some(healed_ms) = began.map(|one| one.end_ms).max() else {
+            return self.told_quiet.add(told_ms - acknowledged_ms);
+        };
+        if healed_ms + SETTLED_MS < acknowledged_ms {
+            self.told_quiet.add(told_ms - acknowledged_ms);
+        } else if healed_ms < told_ms {
+            self.told_healed.add(told_ms - acknowledged_ms.max(healed_ms));
+        }
+    }
+
     /// What follows from all rounds so far.
     fn seal(&mut self, kinds: &[Fault]) {
         self.quiet_per_second = self.quiet.answers * 1000 / self.quiet.time_ms.max(1);
-        self.quiet_p99_ms = self.quiet.p99_ms();
+        self.quiet_p99_ms = p99_ms(&self.quiet.took_ms);
+        for late in [&mut self.told_quiet, &mut self.told_healed] {
+            late.p99_ms = p99_ms(&late.took_ms);
+        }
         self.memory_slope_kib_per_hour = slope_per_hour(&self.memory) as i64;
         let mut all = self.judgement.clone();
         let planned = kinds.iter().filter(|kind| self.faults.contains_key(kind.name()));
@@ -183,17 +220,24 @@ impl Quiet {
             }
         }
     }
+}
 
-    fn p99_ms(&self) -> u64 {
-        let (all, mut slower) = (self.took_ms.values().sum::<u64>(), 0);
-        let is_slow = |count: &u64| {
-            slower += count;
-            slower * 100 > all
-        };
-        let mut from_the_slowest = self.took_ms.iter().rev().map(|(ms, count)| (*ms, *count));
-        let mut is_slow = is_slow;
-        from_the_slowest.find(|(_, count)| is_slow(count)).map_or(0, |(ms, _)| ms)
+impl Late {
+    fn add(&mut self, ms: u64) {
+        self.changes += 1;
+        *self.took_ms.entry(ms).or_default() += 1;
     }
+}
+
+/// Of a hundred one took longer; `took_ms` has how many took how long.
+fn p99_ms(took_ms: &BTreeMap<u64, u64>) -> u64 {
+    let (all, mut slower) = (took_ms.values().sum::<u64>(), 0);
+    let mut from_the_slowest = took_ms.iter().rev();
+    let slow = from_the_slowest.find(|(_, count)| {
+        slower += *count;
+        slower * 100 > all
+    });
+    slow.map_or(0, |(ms, _)| *ms)
 }
 
 /// The line of least squares through memory over time, in KiB an hour.
@@ -254,6 +298,8 @@ fn page(soak: &Soak) -> String {
     page += &findings(&soak.judgement, &soak.coverage);
     let slope = soak.memory_slope_kib_per_hour;
     write!(page, "<p>{} rounds; {} answers a second while no fault was on, of which one in a hundred took longer than {} ms; memory grew by {slope} KiB an hour.</p>", soak.rounds, soak.quiet_per_second, soak.quiet_p99_ms).ok();
+    let (quiet, healed) = (&soak.told_quiet, &soak.told_healed);
+    write!(page, "<p>Of {} changes that watchers were told while all was well, one in a hundred came later than {} ms; of {} soon after a fault, later than {} ms after its end.</p>", quiet.changes, quiet.p99_ms, healed.changes, healed.p99_ms).ok();
     write!(page, "<figure>{}</figure>", memory_picture(soak)).ok();
     page += "<h2>Operations</h2><table><tr><th>workload<th>answered<th>failed<th>unknown";
     for (workload, tally) in &soak.operations {
@@ -309,6 +355,26 @@ mod tests {
     }
 
     #[test]
+    fn who_is_told_late_is_counted_from_the_heal() {
+        let fault = |start_ms, end_ms| Happened {
+            fault: Fault::Kill,
+            servers: vec![0],
+            start_ms,
+            end_ms,
+            effect: String::new(),
+        };
+        let happened = [fault(1_000, 2_000), fault(9_000, 9_500)];
+        let mut soak = Soak::default();
+        for (acknowledged_ms, told_ms) in [(500, 510), (1_500, 1_700), (1_500, 2_030), (7_500, 7_540), (7_500, 9_100)] {
+            let ns = |ms: u64| ms * 1_000_000;
+            soak.note_told(Told { acknowledged_ns: ns(acknowledged_ms), told_ns: ns(told_ms) }, &happened);
+        }
+        soak.seal(&[]);
+        assert_eq!((soak.told_quiet.changes, soak.told_quiet.p99_ms), (2, 40));
+        assert_eq!((soak.told_healed.changes, soak.told_healed.p99_ms), (1, 30));
+    }
+
+    #[test]
     fn only_what_is_done_while_all_is_well_counts() {
         let record = |start_ms: u64, end_ms: u64| Record {
             workload: "set".to_owned(),
@@ -324,6 +390,6 @@ mod tests {
             Happened { fault: Fault::Kill, servers: vec![0], start_ms: 100, end_ms: 199, effect: String::new() };
         let mut quiet = Quiet::default();
         quiet.add(&[record(10, 15), record(90, 210), record(150, 160)], &[fault], 1000);
-        assert_eq!((quiet.time_ms, quiet.answers, quiet.p99_ms()), (900, 2, 5));
+        assert_eq!((quiet.time_ms, quiet.answers, p99_ms(&quiet.took_ms)), (900, 2, 5));
     }
 }

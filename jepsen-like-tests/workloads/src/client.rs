@@ -57,6 +57,11 @@ pub trait Workload: Send + Sync {
     /// What the history says; records of other workloads are in it, too.
     fn judge(&self, history: &[Record]) -> Judgement;
 
+    /// When clients were told of changes that were acknowledged, where that is to be measured.
+    fn told(&self, _history: &[Record]) -> Vec<Told> {
+        Vec::new()
+    }
+
     /// What the world must have beside servers that speak HTTP.
     fn needs(&self) -> &'static [Need] {
         &[]
@@ -66,6 +71,15 @@ pub trait Workload: Send + Sync {
     async fn clear(&self, _client: &mut Client) -> Result<(), String> {
         Ok(())
     }
+}
+
+/// A client was told of a change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Told {
+    /// When the change was acknowledged, in nanoseconds since the beginning of the round.
+    pub acknowledged_ns: u64,
+    /// When the client had the answer.
+    pub told_ns: u64,
 }
 
 /// What all clients of a round share.

@@ -29,7 +29,7 @@ use std::sync::Arc;
 
 pub use api::{Api, Entry, Failure, Mode, Seen};
 pub use async_trait::async_trait;
-pub use client::{Client, Need, Shared, Workload};
+pub use client::{Client, Need, Shared, Told, Workload};
 pub use http::{Place, Reply, Stream, Wire};
 pub use phases::{clear, converge, finish, load};
 
@@ -46,7 +46,8 @@ pub fn all() -> Vec<Arc<dyn Workload>> {
         Arc::new(lock::Lock),
         Arc::new(session::Session::default()),
         Arc::new(append::Append::default()),
-        Arc::new(dns::Dns::default()),
+        Arc::new(dns::Dns::of(dns::Asked::Servers)),
+        Arc::new(dns::Dns::of(dns::Asked::Agents)),
         Arc::new(ca::Ca),
         Arc::new(agent::Agent),
         Arc::new(intention::Intention),

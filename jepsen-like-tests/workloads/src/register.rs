@@ -19,8 +19,11 @@ use crate::keys::{self, Keys};
 /// Keys in use at one time. Few, so that clients meet on them.
 const KEYS: usize = 3;
 
+/// Who do all that there is to do; then come those who make `consistent` reads only.
+const WRITERS: usize = 5;
+
 /// The client after them makes the final reads.
-const CLIENTS: usize = 5;
+const CLIENTS: usize = WRITERS + 5;
 
 /// Short, so that a server that hangs holds nobody up for long: the others have to go on meanwhile for its answers to be stale.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -68,7 +71,9 @@ impl Workload for Register {
         while client.goes_on() {
             let place = client.rng.below(KEYS);
             let key = client.key(self.keys.name_of(place));
-            if let Err(Failure::Unknown(_)) = operate(client, &key, &mut seen).await {
+            if client.number >= WRITERS {
+                read(client, &key, Mode::Consistent).await.ok();
+            } else if let Err(Failure::Unknown(_)) = operate(client, &key, &mut seen).await {
                 self.keys.doubt(place);
             }
         }
@@ -108,13 +113,17 @@ async fn operate(client: &mut Client, key: &str, seen: &mut BTreeMap<String, Opt
         }
         (choice, _) => {
             let mode = [Mode::Consistent, Mode::Consistent, Mode::Default, Mode::Stale][choice % 4];
-            let call = Call::Read { key: key.clone(), mode };
-            if let Ok(answer) = client.ask(server, call, async |api| api.see(&key, mode, None).await).await {
+            if let Ok(answer) = read(client, &key, mode).await {
                 seen.insert(key, answer.rows.into_values().next());
             }
             Ok(())
         }
     }
+}
+
+async fn read(client: &mut Client, key: &str, mode: Mode) -> Result<Seen, Failure> {
+    let (server, call) = (client.any_server(), Call::Read { key: key.to_owned(), mode });
+    client.ask(server, call, async |api| api.see(key, mode, None).await).await
 }
 
 fn judge(operations: &[Typed<Call, Answer>]) -> Judgement {

@@ -10,12 +10,12 @@ use jlt_core::judgement::Judgement;
 use jlt_core::record::{Record, Typed, typed};
 use serde::{Deserialize, Serialize};
 
-use crate::api::{Mode, Seen};
-use crate::client::{Client, Workload};
+use crate::api::{Entry, Mode, Seen};
+use crate::client::{Client, Told, Workload};
 
-/// Who does what, by the number of the client: the first two write the busy keys, the next three watch them.
+/// Who does what, by the number of the client: the first two write the busy keys, the next six watch them.
 const WRITERS: usize = 2;
-const WATCHERS: usize = 3;
+const WATCHERS: usize = 6;
 
 /// Then one writes the calm key, and the rest watch it, one each server.
 const CALM_WRITER: usize = WRITERS + WATCHERS;
@@ -75,6 +75,10 @@ impl Workload for Watch {
             Err(why) => Judgement { undecided: vec![why], ..Judgement::default() },
         }
     }
+
+    fn told(&self, history: &[Record]) -> Vec<Told> {
+        typed::<Call, Answer>(history, self.name()).map(|operations| told(&operations)).unwrap_or_default()
+    }
 }
 
 async fn write(client: &mut Client) {
@@ -128,7 +132,7 @@ fn judge(operations: &[Typed<Call, Answer>]) -> Judgement {
     let mut last: BTreeMap<usize, &Seen> = BTreeMap::new();
     // What was written with a value has one index for ever.
     let mut index_of: BTreeMap<Value, u64> = BTreeMap::new();
-    let mut answers = 0;
+    let (mut answers, mut events) = (0, 0);
     for operation in operations {
         let Some(Some(Answer::Saw(seen))) = &operation.seen else { continue };
         for (key, entry) in &seen.rows {
@@ -143,6 +147,7 @@ fn judge(operations: &[Typed<Call, Answer>]) -> Judgement {
         if let Call::Watch { .. } | Call::Await { .. } = operation.call {
             answers += 1;
             if let Some(before) = last.insert(operation.client, seen) {
+                events += news(before, seen).count() as u64;
                 let at = operation.end_ns / 1_000_000;
                 let wrong = wrong_step(before, seen);
                 judgement
@@ -155,6 +160,7 @@ fn judge(operations: &[Typed<Call, Answer>]) -> Judgement {
     waiters_are_told(operations, &mut judgement);
     end_is_explained(operations, &mut judgement);
     judgement.cover("answers to watchers", answers, 20);
+    judgement.cover("changes told", events, 20);
     judgement.cover("values seen", index_of.len() as u64, 20);
     judgement
 }
@@ -174,8 +180,7 @@ fn wrong_step(before: &Seen, now: &Seen) -> Option<String> {
         }
     }
     for (key, new) in &now.rows {
-        let is_new = before.rows.get(key) != Some(new);
-        if is_new && new.modify_index <= before.index {
+        if before.rows.get(key) != Some(new) && new.modify_index <= before.index {
             let (value, at, index) = (new.value, new.modify_index, before.index);
             return Some(format!("the write {value} of {key} at {at} was missing in the answer of index {index}"));
         }
@@ -184,6 +189,29 @@ fn wrong_step(before: &Seen, now: &Seen) -> Option<String> {
         }
     }
     None
+}
+
+/// What an answer tells that the one before did not.
+fn news<'a>(before: &'a Seen, now: &'a Seen) -> impl Iterator<Item = &'a Entry> {
+    now.rows.iter().filter(|(key, new)| before.rows.get(*key) != Some(*new)).map(|(_, new)| new)
+}
+
+/// When each watcher was told of each acknowledged write.
+fn told(operations: &[Typed<Call, Answer>]) -> Vec<Told> {
+    let mut acknowledged: BTreeMap<Value, u64> = BTreeMap::new();
+    for operation in operations {
+        if let (Call::Write { value, .. }, Some(Some(Answer::Changed(true)))) = (&operation.call, &operation.seen) {
+            acknowledged.insert(*value, operation.end_ns);
+        }
+    }
+    let mut last: BTreeMap<usize, &Seen> = BTreeMap::new();
+    let mut all = Vec::new();
+    for (operation, seen) in operations.iter().filter_map(watched) {
+        let Some(before) = last.insert(operation.client, seen) else { continue };
+        let known = news(before, seen).filter_map(|entry| acknowledged.get(&entry.value));
+        all.extend(known.map(|at| Told { acknowledged_ns: *at, told_ns: operation.end_ns.max(*at) }));
+    }
+    all
 }
 
 /// What a server has told one of its watchers, it does not take back when another asks after that.
@@ -280,7 +308,6 @@ fn end_is_explained(operations: &[Typed<Call, Answer>], judgement: &mut Judgemen
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::Entry;
 
     fn seen(index: u64, rows: &[(&str, Value, u64)]) -> Seen {
         let rows = rows.iter().map(|(key, value, at)| ((*key).to_owned(), Entry { value: *value, modify_index: *at }));
@@ -333,6 +360,16 @@ mod tests {
         assert_eq!(with(waiter(15)), [""; 0]);
         assert_eq!(judged(&[others[0].clone(), waiter(30 + TELL_NS)]), [""; 0], "it may have been frozen");
         assert!(with(waiter(30 + TELL_NS))[0].contains("told a waiter"));
+    }
+
+    #[test]
+    fn what_is_new_was_told() {
+        let write =
+            |value, at| operation(Call::Write { key: "a".to_owned(), value }, Some(Some(Answer::Changed(true))), at);
+        let watch = |seen, at| operation(Call::Watch { after: 1 }, Some(Some(Answer::Saw(seen))), at);
+        let (first, second) = (seen(5, &[("a", 1, 5)]), seen(7, &[("a", 2, 7), ("b", 9, 6)]));
+        let history = [write(1, 1), watch(first, 2), write(2, 3), watch(second.clone(), 8), watch(second, 9)];
+        assert_eq!(told(&history), [Told { acknowledged_ns: 3, told_ns: 8 }], "nobody knows of b's write");
     }
 
     #[test]
