@@ -115,6 +115,7 @@ impl Shared {
         let trusted_by = self.identity.bundle();
         let Some((mut peer, exchange)) = Box::pin(self.connect()).await else {
             self.upstream.counters.count(Event::ConnectionRefused);
+            break_off(&app);
             return;
         };
         if let Stream::Tls(tls) = &peer

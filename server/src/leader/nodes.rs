@@ -15,6 +15,7 @@ use tokio::sync::mpsc;
 use super::sessions::{Event, Sessions, Verdict, is_another};
 use super::{RETRY, until_done};
 use crate::core::Core;
+use crate::local_sessions::LocalSessions;
 
 /// Reports that wait to be judged.
 const EVENTS_MAX: usize = 1024;
@@ -138,18 +139,22 @@ async fn report_to_leader(core: &Core) {
 }
 
 async fn report_here(core: &Core) {
-    let Some(judge) = core.sessions.judge() else { return };
-    let server = core.config.node_name.clone();
-    let all = Event::Report {
-        server: server.clone(),
-        full: true,
-        opened: core.sessions.tell_all(),
-        closed: vec![],
-        left: vec![],
-    };
+    if let Some(judge) = core.sessions.judge() {
+        tell(&core.sessions, &core.config.node_name, &judge).await;
+    }
+}
+
+/// Tells a judge of this very server everything, and what changes, until it is gone: there may be a new one in the same term.
+async fn tell(sessions: &LocalSessions, server: &str, judge: &mpsc::Sender<Event>) {
+    let server = server.to_string();
+    let all =
+        Event::Report { server: server.clone(), full: true, opened: sessions.tell_all(), closed: vec![], left: vec![] };
     let mut is_heard = judge.send(all).await.is_ok();
     while is_heard {
-        let told = core.sessions.tell_changes().await;
+        let told = tokio::select! {
+            told = sessions.tell_changes() => told,
+            () = judge.closed() => return,
+        };
         let event = Event::Report {
             server: server.clone(),
             full: false,
@@ -279,6 +284,18 @@ mod tests {
 
     fn member(id: u64) -> Member {
         Member { id, name: format!("s{id}"), address: format!("127.0.0.{id}:8300") }
+    }
+
+    #[tokio::test]
+    async fn a_judge_who_is_gone_is_left_even_if_there_is_nothing_to_tell() {
+        let (sessions, (judge, mut events)) = (LocalSessions::default(), mpsc::channel(4));
+        let telling = tell(&sessions, "s1", &judge);
+        let hearing = async {
+            assert!(matches!(events.recv().await, Some(Event::Report { full: true, .. })));
+            drop(events);
+        };
+        let both = async { tokio::join!(telling, hearing) };
+        tokio::time::timeout(Duration::from_secs(10), both).await.expect("it ends");
     }
 
     #[test]

@@ -10,8 +10,8 @@ use api::proto::{AgentMessage, Pong, ReportAck, ServerMessage, SessionReport, We
 use identity::Peer;
 use model::Node;
 use tokio::sync::mpsc;
-use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
+use tokio_stream::{Stream, StreamExt};
 use tonic::{Request, Response, Status, Streaming};
 
 use super::admit::may_speak_for;
@@ -54,21 +54,36 @@ impl SessionService for Rpc {
             return Err(Status::permission_denied("only servers report"));
         };
         let events = self.core.sessions.judge().ok_or_else(|| Status::failed_precondition("not the leader"))?;
-        let mut reports = request.into_inner();
+        let reports = request.into_inner();
         let (sender, replies) = mpsc::channel(WAITING_MAX);
         self.core.tasks.spawn(async move {
-            let mut seq = 0;
-            while let Ok(Some(report)) = reports.message().await {
-                seq += 1;
-                let is_heard = events.send(read_report(report)).await.is_ok();
-                if !is_heard || sender.send(Ok(ReportAck { seq })).await.is_err() {
-                    break;
-                }
-            }
+            hand_on(reports, &events, &sender).await;
             // A leader that has stepped down does not judge any more.
             let _ = events.send(Event::ServerLost { server }).await;
         });
         Ok(Response::new(Box::pin(ReceiverStream::new(replies))))
+    }
+}
+
+/// Hands a server's reports to the judge, until one of them is gone. A leader that was without its majority for a moment judges
+/// anew in the same term: the server must learn of it even if it has nothing to tell, for the new judge knows nothing.
+async fn hand_on(
+    mut reports: impl Stream<Item = Result<SessionReport, Status>> + Unpin,
+    events: &mpsc::Sender<Event>,
+    acks: &mpsc::Sender<Result<ReportAck, Status>>,
+) {
+    let mut seq = 0;
+    loop {
+        let report = tokio::select! {
+            report = reports.next() => report,
+            () = events.closed() => return,
+        };
+        let Some(Ok(report)) = report else { return };
+        seq += 1;
+        let is_heard = events.send(read_report(report)).await.is_ok();
+        if !is_heard || acks.send(Ok(ReportAck { seq })).await.is_err() {
+            return;
+        }
     }
 }
 
@@ -155,4 +170,23 @@ fn read_report(report: SessionReport) -> Event {
     // A node that cannot be read is as if it had no session: its server runs another version, and says so in its log.
     let opened = report.opened.iter().filter_map(|opened| noun::<Node>(&opened.node_mp).ok()).collect();
     Event::Report { server: report.server, full: report.full, opened, closed: report.closed, left: report.left }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_server_that_has_nothing_to_tell_learns_that_its_judge_is_gone() {
+        let (events, judge) = mpsc::channel(1);
+        let (acks, mut acknowledged) = mpsc::channel(1);
+        let handing_on = async {
+            hand_on(tokio_stream::pending(), &events, &acks).await;
+            drop(acks);
+        };
+        drop(judge);
+        let ends = async { tokio::join!(handing_on, acknowledged.recv()).1 };
+        let ended = tokio::time::timeout(Duration::from_secs(10), ends).await.expect("it ends");
+        assert!(ended.is_none());
+    }
 }

@@ -16,7 +16,7 @@ fn quick(mut config: ServerConfig) -> ServerConfig {
     config
 }
 
-async fn quick_single(folder: &tempfile::TempDir) -> Node {
+async fn quick_single(folder: &TempDir) -> Node {
     let node = Node::start(quick(config(folder.path(), "s1", "dc1"))).await;
     node.ready().await;
     node
