@@ -39,6 +39,8 @@ pub(crate) struct Core {
     pub(crate) acquaintances: Mutex<Acquaintances>,
     /// The servers of this datacenter, as agents are told.
     pub(crate) servers: tokio::sync::watch::Sender<Servers>,
+    /// Whether this server is cut off from the leader, see [`crate::cut_off`].
+    pub(crate) cut_off: tokio::sync::watch::Sender<bool>,
     /// Cancelled when the server closes.
     pub(crate) closing: CancellationToken,
     /// Everything that must end before the server is gone.

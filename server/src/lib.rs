@@ -10,6 +10,7 @@ mod ca;
 mod clock;
 mod config;
 mod core;
+mod cut_off;
 mod http;
 mod join;
 mod leader;

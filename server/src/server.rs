@@ -86,6 +86,7 @@ impl Server {
             leases: Leases::default(),
             acquaintances: Mutex::default(),
             servers: tokio::sync::watch::Sender::default(),
+            cut_off: tokio::sync::watch::Sender::default(),
             closing: CancellationToken::new(),
             tasks: TaskTracker::new(),
             address: address.to_string(),
@@ -191,6 +192,7 @@ fn spawn_tasks(core: &Arc<Core>, http: &Router, service: raft::RaftServer<raft::
     });
     core.tasks.spawn(crate::trust::follow(core.clone()));
     core.tasks.spawn(crate::as_of::follow(core.clone()));
+    core.tasks.spawn(crate::cut_off::follow(core.clone()));
     core.tasks.spawn(crate::join::run(core.clone()));
     core.tasks.spawn(crate::leader::run(core.clone()));
     core.tasks.spawn(crate::leader::report(core.clone()));

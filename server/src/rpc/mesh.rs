@@ -66,12 +66,14 @@ impl MeshService for Rpc {
                 request.node
             )));
         }
+        self.core.check_not_cut_off()?;
         let (sender, replies) = mpsc::channel(WAITING_MAX);
         let core = self.core.clone();
         self.core.tasks.spawn(async move {
             tokio::select! {
                 () = configure(&core, &request, &sender) => {}
                 () = sender.closed() => {}
+                () = core.until_cut_off() => {}
                 () = core.closing.cancelled() => {}
             }
         });

@@ -41,6 +41,9 @@ impl SessionService for Rpc {
         if !may_speak_for(&peer, &node.name, datacenter) {
             return Err(Status::permission_denied(format!("this certificate does not speak for node {:?}", node.name)));
         }
+        if !is_own(&self.core, &node) {
+            self.core.check_not_cut_off()?;
+        }
         free_name(&self.core, &node)?;
         let (sender, replies) = mpsc::channel(WAITING_MAX);
         let core = self.core.clone();
@@ -96,6 +99,11 @@ async fn first_words(messages: &mut Streaming<AgentMessage>) -> Result<Node, Sta
     }
 }
 
+/// A server's own agent has nowhere else to go.
+fn is_own(core: &Core, node: &Node) -> bool {
+    node.name == core.config.node_name
+}
+
 /// A second machine of one name would take it from the first, which is alive; one that has lost its data has to wait until its old
 /// session is over.
 fn free_name(core: &Core, node: &Node) -> Result<(), Status> {
@@ -116,7 +124,7 @@ async fn attend(
     mut messages: Streaming<AgentMessage>,
     sender: mpsc::Sender<Result<ServerMessage, Status>>,
 ) {
-    let name = node.name.clone();
+    let (name, is_own) = (node.name.clone(), is_own(core, &node));
     let session = core.sessions.opened(node);
     let (mut bundle, mut servers) = (core.trust.bundle(), core.servers.subscribe());
     servers.mark_unchanged();
@@ -128,6 +136,7 @@ async fn attend(
     let mut is_heard = tell(&sender, welcome).await;
     let mut has_left = false;
     let mut silence = Box::pin(tokio::time::sleep(SILENCE_MAX));
+    let mut cut_off = Box::pin(core.until_cut_off());
     while is_heard {
         let news = tokio::select! {
             said = messages.message() => match said {
@@ -153,6 +162,7 @@ async fn attend(
             Ok(()) = bundle.changed() => Told::Bundle(bundle.borrow_and_update().clone()),
             Ok(()) = servers.changed() => Told::Servers(servers.borrow_and_update().clone()),
             () = &mut silence => break,
+            () = &mut cut_off, if !is_own => break,
             () = core.closing.cancelled() => break,
         };
         is_heard = tell(&sender, news).await;

@@ -32,13 +32,15 @@ impl WatchService for Rpc {
                 "only the API's reads can be watched: the target must begin with /v1/",
             ));
         }
+        self.core.check_not_cut_off()?;
         let (sender, replies) = mpsc::channel(WAITING_MAX);
-        let (router, closing) = (self.http.clone(), self.core.closing.clone());
+        let (router, core) = (self.http.clone(), self.core.clone());
         tokio::spawn(async move {
             tokio::select! {
                 () = follow(router, target, &sender) => {}
                 () = sender.closed() => {}
-                () = closing.cancelled() => {}
+                () = core.until_cut_off() => {}
+                () = core.closing.cancelled() => {}
             }
         });
         Ok(Response::new(Box::pin(ReceiverStream::new(replies))))

@@ -103,9 +103,14 @@ impl Agent {
     }
 }
 
+/// What an agent says once a second.
+pub(crate) fn ping(seq: u64) -> AgentMessage {
+    AgentMessage { message: Some(agent_message::Message::Ping(Ping { seq })) }
+}
+
 impl Session {
     pub(crate) async fn ping(&self, seq: u64) {
-        self.say(agent_message::Message::Ping(Ping { seq })).await;
+        self.to_server.send(ping(seq)).await.expect("a stream");
     }
 
     pub(crate) async fn leave(&self) {

@@ -1,11 +1,15 @@
 //! Sessions of agents, and what the catalog says of their nodes; who may call what on the RPC port.
 
+use std::time::Duration;
+
+use api::proto::WatchRequest;
 use api::proto::server_message::Message;
+use api::proto::watch_client::WatchClient;
 use model::ServiceInstance;
 use tonic::Code;
 
-use crate::agent::Agent;
-use crate::support::{Node, cluster, eventually};
+use crate::agent::{Agent, Session, ping};
+use crate::support::{Node, PATIENCE, cluster, eventually};
 
 async fn health(node: &Node, name: &str) -> String {
     let checks = node.get(&format!("/v1/health/node/{name}")).await.json();
@@ -99,10 +103,49 @@ async fn agents_of_a_dead_server_move_and_never_fail() {
     let moved = agent.open_session(&nodes[1].config.rpc_bind.to_string()).await.expect("a session").keep();
     for _ in 0..20 {
         assert_eq!(health(&nodes[0], "a1").await, "passing");
-        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        tokio::time::sleep(Duration::from_millis(50)).await;
     }
     moved.abort();
     becomes(&nodes[0], "a1", "critical").await;
+    for node in nodes {
+        node.stop().await;
+    }
+}
+
+/// Whoever listens to it would hear nothing new, and the leader would not learn that its agents live.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_without_a_leader_sends_its_agents_away() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut nodes = cluster(&folder, "dc1", 3).await;
+    let alone = nodes.remove(0);
+    let rpc = alone.config.rpc_bind.to_string();
+    let agent = Agent::enroll("a1", "dc1", &rpc).await.expect("enrolled");
+    let Session { to_server, mut replies } = agent.open_session(&rpc).await.expect("a session");
+    let mut watch = WatchClient::new(agent.channel(&rpc));
+    let request = || WatchRequest { target: "/v1/kv/a".into() };
+    let mut watched = watch.stream(request()).await.expect("a stream").into_inner();
+    let (one, other) = (nodes.remove(0).stop().await, nodes.remove(0).stop().await);
+    let pings = async {
+        for seq in 1.. {
+            to_server.send(ping(seq)).await.ok();
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+    };
+    let ends = async {
+        while let Ok(Some(_)) = replies.message().await {}
+        while let Ok(Some(_)) = watched.message().await {}
+    };
+    tokio::select! {
+        () = pings => {}
+        ended = tokio::time::timeout(PATIENCE, ends) => ended.expect("both streams end"),
+    }
+    let refused = agent.open_session(&rpc).await.err().map(|status| status.code());
+    assert_eq!(refused, Some(Code::Unavailable));
+    let refused = watch.stream(request()).await.err().map(|status| status.code());
+    assert_eq!(refused, Some(Code::Unavailable));
+    let nodes = [Node::start(one).await, Node::start(other).await];
+    eventually("it takes agents again", || async { agent.open_session(&rpc).await.is_ok() }).await;
+    alone.stop().await;
     for node in nodes {
         node.stop().await;
     }
