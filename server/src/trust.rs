@@ -42,13 +42,24 @@ impl Trust {
         let folder = data_dir.join("identity");
         std::fs::create_dir_all(&folder).map_err(|source| Error::Io { path: folder.clone(), source })?;
         let trust = Trust { rpc, folder, bundle: watch::Sender::default(), is_member: watch::Sender::new(false) };
-        if let Ok(text) = std::fs::read(trust.bundle_file())
-            && let Ok(kept) = api::mp::decode::<Kept>(&text)
-        {
-            trust.identity().update_bundle(identity::TrustBundle::new(&kept.trust_domain, &kept.roots_pem)?);
+        if let Some(bundle) = trust.kept_bundle() {
+            trust.identity().update_bundle(bundle);
             trust.use_kept_leaf();
         }
         Ok(trust)
+    }
+
+    /// One that cannot be read is left aside: the server enrolls again, and the catalog has the bundle.
+    fn kept_bundle(&self) -> Option<identity::TrustBundle> {
+        let file = self.bundle_file();
+        let bytes = std::fs::read(&file).ok()?;
+        let bundle = api::mp::decode::<Kept>(&bytes).map_err(|error| error.to_string()).and_then(|kept| {
+            identity::TrustBundle::new(&kept.trust_domain, &kept.roots_pem).map_err(|error| error.to_string())
+        });
+        if let Err(error) = &bundle {
+            tracing::warn!(file = %file.display(), error, "the kept trust bundle is damaged and left aside: this server enrolls again");
+        }
+        bundle.ok()
     }
 
     pub(crate) fn identity(&self) -> &Identity {

@@ -129,7 +129,7 @@ async fn watch(client: &mut Client) {
 
 fn judge(operations: &[Typed<Call, Answer>]) -> Judgement {
     let mut judgement = Judgement::default();
-    let mut last: BTreeMap<usize, &Seen> = BTreeMap::new();
+    let mut last: BTreeMap<(usize, u32), &Seen> = BTreeMap::new();
     // What was written with a value has one index for ever.
     let mut index_of: BTreeMap<Value, u64> = BTreeMap::new();
     let (mut answers, mut events) = (0, 0);
@@ -146,7 +146,7 @@ fn judge(operations: &[Typed<Call, Answer>]) -> Judgement {
         }
         if let Call::Watch { .. } | Call::Await { .. } = operation.call {
             answers += 1;
-            if let Some(before) = last.insert(operation.client, seen) {
+            if let Some(before) = last.insert(row(operation), seen) {
                 events += news(before, seen).count() as u64;
                 let at = operation.end_ns / 1_000_000;
                 let wrong = wrong_step(before, seen);
@@ -163,6 +163,12 @@ fn judge(operations: &[Typed<Call, Answer>]) -> Judgement {
     judgement.cover("changes told", events, 20);
     judgement.cover("values seen", index_of.len() as u64, 20);
     judgement
+}
+
+/// The answers that must not go back. A server that was started again may have lost what it had applied and not synced: who
+/// takes stale answers from it begins anew.
+fn row(operation: &Typed<Call, Answer>) -> (usize, u32) {
+    (operation.client, if let Call::Await { .. } = operation.call { operation.life } else { 0 })
 }
 
 /// What is wrong with an answer after the one before.
@@ -204,10 +210,10 @@ fn told(operations: &[Typed<Call, Answer>]) -> Vec<Told> {
             acknowledged.insert(*value, operation.end_ns);
         }
     }
-    let mut last: BTreeMap<usize, &Seen> = BTreeMap::new();
+    let mut last: BTreeMap<(usize, u32), &Seen> = BTreeMap::new();
     let mut all = Vec::new();
     for (operation, seen) in operations.iter().filter_map(watched) {
-        let Some(before) = last.insert(operation.client, seen) else { continue };
+        let Some(before) = last.insert(row(operation), seen) else { continue };
         let known = news(before, seen).filter_map(|entry| acknowledged.get(&entry.value));
         all.extend(known.map(|at| Told { acknowledged_ns: *at, told_ns: operation.end_ns.max(*at) }));
     }
@@ -360,6 +366,17 @@ mod tests {
         assert_eq!(with(waiter(15)), [""; 0]);
         assert_eq!(judged(&[others[0].clone(), waiter(30 + TELL_NS)]), [""; 0], "it may have been frozen");
         assert!(with(waiter(30 + TELL_NS))[0].contains("told a waiter"));
+    }
+
+    #[test]
+    fn only_who_takes_stale_answers_may_begin_anew() {
+        let history = |call: Call, life| {
+            let at = |index, at| operation(call.clone(), Some(Some(Answer::Saw(seen(index, &[("a", 1, 1)])))), at);
+            judge(&[at(5, 1), Typed { life, ..at(4, 2) }]).violations.len()
+        };
+        let (watch, wait) = (Call::Watch { after: 1 }, Call::Await { after: 1 });
+        assert_eq!((history(watch.clone(), 2), history(wait.clone(), 2)), (1, 0));
+        assert!(history(watch, 1) > 0 && history(wait, 1) > 0);
     }
 
     #[test]

@@ -105,6 +105,26 @@ async fn a_restart_keeps_what_was_acknowledged() {
     node.stop().await;
 }
 
+/// What it keeps of its identity is there to be quick. The catalog has it, too.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_trust_bundle_that_is_damaged_on_the_disk_is_left_aside() {
+    let folder = folder();
+    let node = Node::single(&folder).await;
+    node.put("/v1/kv/a", "1").await;
+    let mut config = node.stop().await;
+    let file = config.data_dir.join("identity/bundle");
+    let good = std::fs::read(&file).expect("a bundle");
+    for at in [0, 12, 14, good.len() / 2] {
+        let mut bad = good.clone();
+        bad[at] ^= 0x10;
+        std::fs::write(&file, &bad).expect("written");
+        let node = Node::start(config).await;
+        node.ready().await;
+        assert_eq!(node.get("/v1/kv/a?raw").await.text(), "1", "byte {at}");
+        config = node.stop().await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_server_is_in_its_own_catalog() {
     let folder = folder();
