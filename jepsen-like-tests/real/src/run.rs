@@ -15,7 +15,7 @@ use jlt_net::{Fates, Network};
 use jlt_workloads::{Need, Shared, Workload};
 use serde::Serialize;
 
-use crate::cluster::{Cluster, MACHINES, World, name};
+use crate::cluster::{Cluster, MACHINES, SERVERS, World, name};
 use crate::nemesis::{Havoc, Nemesis};
 use crate::report;
 use crate::wire::with_sockets;
@@ -163,6 +163,11 @@ impl Scene {
         shared.with_upstream(self.agents.upstream_life()).with_datacenter(self.agents.far_lives())
     }
 
+    /// The nodes that run when all is healed.
+    fn nodes(&self) -> Vec<String> {
+        (0..SERVERS).map(name).chain(self.agents.names()).collect()
+    }
+
     /// Servers, then agents, then what is called through a sidecar, then the second datacenter.
     fn http_addresses(&self) -> Vec<SocketAddr> {
         [self.cluster.http_addresses(), self.agents.http_addresses()].concat()
@@ -204,7 +209,8 @@ impl Scene {
     /// Returns what is wrong, in words.
     fn finish(&self, workloads: &[Arc<dyn Workload>], shared: &Arc<Shared>) -> Result<Vec<String>, String> {
         with_sockets(&self.http_addresses(), async |wire| {
-            let mut wrong = Vec::from_iter(jlt_workloads::converge(shared, wire).await.err());
+            let nodes = self.nodes();
+            let mut wrong = Vec::from_iter(jlt_workloads::converge(shared, wire, &nodes).await.err());
             wrong.extend(jlt_workloads::finish(workloads, shared, wire).await);
             wrong
         })

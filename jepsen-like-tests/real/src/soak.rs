@@ -28,6 +28,9 @@ const KINDS_MAX: usize = 4;
 /// So long after the last fault all is as if there had been none.
 const SETTLED_MS: u64 = 5_000;
 
+/// Before their memory is measured, servers give back what they can.
+const REST: Duration = Duration::from_secs(2);
+
 /// Of rounds that fail, so many keep their evidence.
 const EVIDENCE_MAX: usize = 10;
 
@@ -55,8 +58,9 @@ pub(crate) struct Soak {
     operations: BTreeMap<String, Tally>,
     /// Answers a second while no fault was on.
     quiet_per_second: u64,
-    /// Growth of the servers' memory, in KiB an hour.
+    /// Growth of the servers' memory, in KiB an hour, and its standard error: servers are started again, and what they keep differs by the round.
     memory_slope_kib_per_hour: i64,
+    memory_slope_error_kib_per_hour: i64,
     faults: BTreeMap<&'static str, u64>,
     effects: BTreeMap<&'static str, u64>,
     /// The longest times from call to answer while no fault was on: of 100 operations one took longer.
@@ -104,7 +108,7 @@ pub(crate) fn run(options: &Options) -> Result<Soak, String> {
         let round = scene.play(&plan, soak.rounds)?;
         round.havoc.effects.iter().for_each(|(effect, count)| *all.effects.entry(effect).or_default() += count);
         soak.effects = scene.effects(&all);
-        let judgement = soak.take(&plan, &round, begun.elapsed(), &scene.cluster.memory_kib());
+        let judgement = soak.take(&plan, &round, begun.elapsed());
         if judgement.violations.len() + judgement.undecided.len() > 0 && soak.bad_rounds.len() <= EVIDENCE_MAX {
             keep(&options.folder.join(format!("round-{}", soak.rounds - 1)), &plan, &round)?;
         }
@@ -114,6 +118,8 @@ pub(crate) fn run(options: &Options) -> Result<Soak, String> {
             let round = soak.rounds - 1;
             soak.judgement.violations.push(format!("round {round}: what it left cannot be removed: {why}"));
         }
+        std::thread::sleep(REST);
+        soak.note_memory(&scene.cluster.memory_kib());
         soak.seal(&options.kinds);
         write(&options.folder, &soak)?;
         tell(&soak, &plan, &judgement);
@@ -138,7 +144,7 @@ fn plan(options: &Options, round: u64) -> Plan {
 
 impl Soak {
     /// Adds a round. Returns what its judges said.
-    fn take(&mut self, plan: &Plan, round: &Round, elapsed: Duration, memory_kib: &[Option<u64>]) -> Judgement {
+    fn take(&mut self, plan: &Plan, round: &Round, elapsed: Duration) -> Judgement {
         let judgement = round.judge();
         let number = self.rounds;
         self.rounds += 1;
@@ -169,10 +175,14 @@ impl Soak {
             self.note_told(told, &round.havoc.happened);
         }
         self.quiet.add(&round.history, &round.havoc.happened, plan.duration_ms);
+        judgement
+    }
+
+    /// What the servers have in memory when the round's keys are gone.
+    fn note_memory(&mut self, memory_kib: &[Option<u64>]) {
         let seconds = self.seconds;
         let known = memory_kib.iter().enumerate().filter_map(|(server, kib)| Some((seconds, server, (*kib)?)));
         self.memory.extend(known);
-        judgement
     }
 
     /// Who is told while a fault is on may be told late.
@@ -196,7 +206,8 @@ impl Soak {
         for late in [&mut self.told_quiet, &mut self.told_healed] {
             late.p99_ms = p99_ms(&late.took_ms);
         }
-        self.memory_slope_kib_per_hour = slope_per_hour(&self.memory) as i64;
+        let (slope, error) = slope_per_hour(&self.memory);
+        (self.memory_slope_kib_per_hour, self.memory_slope_error_kib_per_hour) = (slope as i64, error as i64);
         let mut all = self.judgement.clone();
         let planned = kinds.iter().filter(|kind| self.faults.contains_key(kind.name()));
         cover_faults(&Vec::from_iter(planned.copied()), &self.faults, &self.effects, &mut all);
@@ -240,18 +251,24 @@ fn p99_ms(took_ms: &BTreeMap<u64, u64>) -> u64 {
     slow.map_or(0, |(ms, _)| *ms)
 }
 
-/// The line of least squares through memory over time, in KiB an hour.
-fn slope_per_hour(memory: &[(u64, usize, u64)]) -> f64 {
+/// The line of least squares through memory over time, in KiB an hour, and the standard error of that.
+fn slope_per_hour(memory: &[(u64, usize, u64)]) -> (f64, f64) {
     let count = memory.len() as f64;
     let mean =
         |of: fn(&(u64, usize, u64)) -> u64| memory.iter().map(|one| of(one) as f64).sum::<f64>() / count.max(1.0);
     let (middle, height) = (mean(|one| one.0), mean(|one| one.2));
-    let (mut across, mut along) = (0.0, 0.0);
+    let (mut across, mut along, mut up) = (0.0, 0.0, 0.0);
     for (seconds, _, kib) in memory {
-        across += (*seconds as f64 - middle) * (*kib as f64 - height);
-        along += (*seconds as f64 - middle).powi(2);
+        let (right, above) = (*seconds as f64 - middle, *kib as f64 - height);
+        across += right * above;
+        along += right.powi(2);
+        up += above.powi(2);
     }
-    if along == 0.0 { 0.0 } else { across / along * 3600.0 }
+    if along == 0.0 {
+        return (0.0, 0.0);
+    }
+    let unexplained = (up - across.powi(2) / along).max(0.0) / (count - 2.0).max(1.0);
+    (across / along * 3600.0, (unexplained / along).sqrt() * 3600.0)
 }
 
 /// A round of which something is to be shown.
@@ -297,7 +314,7 @@ fn page(soak: &Soak) -> String {
     write!(page, "<h1><span class=\"{word}\">{word}</span> soak, seed {}, {} s</h1>", soak.seed, soak.seconds).ok();
     page += &findings(&soak.judgement, &soak.coverage);
     let slope = soak.memory_slope_kib_per_hour;
-    write!(page, "<p>{} rounds; {} answers a second while no fault was on, of which one in a hundred took longer than {} ms; memory grew by {slope} KiB an hour.</p>", soak.rounds, soak.quiet_per_second, soak.quiet_p99_ms).ok();
+    write!(page, "<p>{} rounds; {} answers a second while no fault was on, of which one in a hundred took longer than {} ms; memory grew by {slope} ± {} KiB an hour.</p>", soak.rounds, soak.quiet_per_second, soak.quiet_p99_ms, soak.memory_slope_error_kib_per_hour).ok();
     let (quiet, healed) = (&soak.told_quiet, &soak.told_healed);
     write!(page, "<p>Of {} changes that watchers were told while all was well, one in a hundred came later than {} ms; of {} soon after a fault, later than {} ms after its end.</p>", quiet.changes, quiet.p99_ms, healed.changes, healed.p99_ms).ok();
     write!(page, "<figure>{}</figure>", memory_picture(soak)).ok();
@@ -349,9 +366,14 @@ mod tests {
     #[test]
     fn growth_is_seen_and_stillness_too() {
         let grows = |kib_per_round| (0..60u64).map(|at| (at * 60, 0, 20_000 + at * kib_per_round)).collect::<Vec<_>>();
-        assert_eq!(slope_per_hour(&grows(0)).round(), 0.0);
-        assert_eq!(slope_per_hour(&grows(10)).round(), 600.0);
-        assert_eq!(slope_per_hour(&[]), 0.0);
+        let rounded =
+            |memory: &[(u64, usize, u64)]| (slope_per_hour(memory).0.round(), slope_per_hour(memory).1.round());
+        assert_eq!(rounded(&grows(0)), (0.0, 0.0));
+        assert_eq!(rounded(&grows(10)), (600.0, 0.0));
+        assert_eq!(rounded(&[]), (0.0, 0.0));
+        // 100 KiB up or down each minute for an hour: 100 KiB / sqrt(60³ · 60 s² / 12), in an hour.
+        let shakes: Vec<_> = (0..60).map(|at| (at * 60, 0, 20_000 + at % 2 * 200)).collect();
+        assert_eq!(rounded(&shakes).1, 45.0);
     }
 
     #[test]

@@ -120,6 +120,11 @@ impl Agents {
         Ok(())
     }
 
+    /// The agents' nodes.
+    pub(crate) fn names(&self) -> impl Iterator<Item = String> {
+        (0..self.agents.len()).map(name)
+    }
+
     pub(crate) fn lives(&self) -> Vec<Arc<AtomicU32>> {
         self.agents.iter().map(|agent| Arc::clone(&agent.lives)).collect()
     }

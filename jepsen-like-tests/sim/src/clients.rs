@@ -112,7 +112,8 @@ impl Clients {
         one.and(other)?;
         self.wait_for(Phase::Finish).await;
         let mut wrong = jlt_workloads::finish(&agents.workloads, &to_agents, &agents.wire).await;
-        wrong.extend(jlt_workloads::converge(&to_servers, &servers.wire).await.err());
+        let nodes: Vec<String> = (1..=agents.lives.len()).map(crate::agents::name).collect();
+        wrong.extend(jlt_workloads::converge(&to_servers, &servers.wire, &nodes).await.err());
         wrong.extend(jlt_workloads::finish(&servers.workloads, &to_servers, &servers.wire).await);
         inner.wrong.replace(wrong);
         for record in self.history() {

@@ -41,11 +41,20 @@ pub async fn load(workloads: &[Arc<dyn Workload>], shared: &Arc<Shared>, wire: &
     Ok(())
 }
 
-/// All servers must come to the same state.
+/// A check of a node.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Check {
+    #[serde(rename = "CheckID")]
+    check_id: String,
+    status: String,
+}
+
+/// All servers must come to the same state, and these nodes, which run, be alive in it.
 ///
 /// # Errors
-/// A broken guarantee, in words: servers that differ at one index, or do not come to one.
-pub async fn converge(shared: &Arc<Shared>, wire: &Rc<dyn Wire>) -> Result<(), String> {
+/// A broken guarantee, in words: servers that differ at one index, or do not come to one; a node that runs and is not alive.
+pub async fn converge(shared: &Arc<Shared>, wire: &Rc<dyn Wire>, nodes: &[String]) -> Result<(), String> {
     let deadline = Instant::now() + CONVERGE_TIMEOUT;
     let mut client = Client::new(Arc::clone(shared), Rc::clone(wire), "converge", 0);
     loop {
@@ -56,14 +65,33 @@ pub async fn converge(shared: &Arc<Shared>, wire: &Rc<dyn Wire>) -> Result<(), S
         if let Some((one, other)) = differ(&states) {
             return Err(format!("servers: {one:?} and {other:?} are of one index"));
         }
-        if states[0].is_some() && states.iter().all(|state| *state == states[0]) {
+        let do_agree = states[0].is_some() && states.iter().all(|state| *state == states[0]);
+        let failed = if do_agree { failed(&mut client, nodes).await } else { Vec::new() };
+        if do_agree && failed.is_empty() {
             return Ok(());
         }
         if Instant::now() > deadline {
+            if do_agree {
+                return Err(format!(
+                    "servers: {failed:?} run, and are not passing {CONVERGE_TIMEOUT:?} after the heal"
+                ));
+            }
             return Err(format!("servers: they do not agree {CONVERGE_TIMEOUT:?} after the heal: {states:?}"));
         }
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
+}
+
+/// Those of the nodes that the catalog does not have as alive.
+async fn failed(client: &mut Client, nodes: &[String]) -> Vec<String> {
+    let mut failed = Vec::new();
+    for node in nodes {
+        let checks = client.api(0).get::<Vec<Check>>(&format!("/v1/health/node/{node}")).await.unwrap_or_default();
+        if !checks.iter().any(|check| check.check_id == "serfHealth" && check.status == "passing") {
+            failed.push(node.clone());
+        }
+    }
+    failed
 }
 
 /// Two of one index that are not the same.

@@ -16,14 +16,20 @@ use crate::api::{Entry, Failure, Mode, Seen};
 use crate::client::{Client, Workload};
 use crate::keys::{self, Keys};
 
-/// Keys in use at one time. Few, so that clients meet on them.
+/// Keys in use at one time. Few, so that clients meet on them; and soon retired.
 const KEYS: usize = 3;
 
-/// Who do all that there is to do; then come those who make `consistent` reads only.
-const WRITERS: usize = 5;
+/// The key after them, which is in use for seconds: there it is seen that an answer is too old.
+const CALM_KEY: usize = KEYS;
 
-/// The client after them makes the final reads.
-const CLIENTS: usize = WRITERS + 5;
+/// Who do all that there is to do, in a hurry.
+const WRITERS: usize = 4;
+
+/// Then come those who do the same on the calm key.
+const CALM_WRITERS: usize = 2;
+
+/// And those who make `consistent` reads only. The client after them makes the final reads.
+const CLIENTS: usize = WRITERS + CALM_WRITERS + 5;
 
 /// Short, so that a server that hangs holds nobody up for long: the others have to go on meanwhile for its answers to be stale.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -36,7 +42,7 @@ const CONTACT_SLACK_NS: u64 = 2_000_000_000;
 
 #[derive(Default)]
 pub(crate) struct Register {
-    keys: Keys<KEYS>,
+    keys: Keys<{ KEYS + 1 }>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -69,9 +75,13 @@ impl Workload for Register {
         // What this client last saw of a key, so that it has an index to compare with.
         let mut seen: BTreeMap<String, Option<Entry>> = BTreeMap::new();
         while client.goes_on() {
-            let place = client.rng.below(KEYS);
+            let is_calm = (WRITERS..WRITERS + CALM_WRITERS).contains(&client.number);
+            let place = if is_calm { CALM_KEY } else { client.rng.below(KEYS) };
             let key = client.key(self.keys.name_of(place));
-            if client.number >= WRITERS {
+            if is_calm {
+                client.think(10, 50).await;
+            }
+            if client.number >= WRITERS + CALM_WRITERS {
                 read(client, &key, Mode::Consistent).await.ok();
             } else if let Err(Failure::Unknown(_)) = operate(client, &key, &mut seen).await {
                 self.keys.doubt(place);
