@@ -13,9 +13,9 @@ use serde::{Deserialize, Serialize};
 use crate::api::{Entry, Mode, Seen};
 use crate::client::{Client, Told, Workload};
 
-/// Who does what, by the number of the client: the first two write the busy keys, the next six watch them.
+/// Who does what, by the number of the client: the first two write the busy keys, the next twelve watch them.
 const WRITERS: usize = 2;
-const WATCHERS: usize = 6;
+const WATCHERS: usize = 12;
 
 /// Then one writes the calm key, and the rest watch it, one each server.
 const CALM_WRITER: usize = WRITERS + WATCHERS;
@@ -88,7 +88,7 @@ async fn write(client: &mut Client) {
         let (server, value) = (client.any_server(), client.unique());
         let call = Call::Write { key: key.clone(), value };
         client.ask(server, call, async |api| api.put(&key, value).await).await.ok();
-        client.think(0, 40).await;
+        client.think(0, 20).await;
     }
 }
 
