@@ -70,6 +70,16 @@ async fn a_caller_that_goes_in_the_midst_does_not_look_like_a_good_end() {
 }
 
 #[tokio::test]
+async fn a_service_that_cannot_be_reached_does_not_look_like_a_good_end() {
+    let app = App::echo().await;
+    let pair = Pair::start(Protocol::Tcp, app.address).await;
+    pair.server.shutdown(Duration::ZERO).await;
+    let mut tcp = TcpStream::connect(pair.at).await.expect("connect");
+    let end = within("the end", tcp.read(&mut [0])).await;
+    assert!(end.is_err(), "{end:?}");
+}
+
+#[tokio::test]
 async fn a_client_that_breaks_off_is_gone_at_the_app_too() {
     let app = App::echo().await;
     let pair = Pair::start(Protocol::Tcp, app.address).await;
