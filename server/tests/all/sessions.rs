@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use api::proto::WatchRequest;
+use api::proto::mesh_client::MeshClient;
 use api::proto::server_message::Message;
 use api::proto::watch_client::WatchClient;
+use api::proto::{ConfigureRequest, WatchRequest};
 use model::ServiceInstance;
 use tonic::Code;
 
@@ -142,6 +143,9 @@ async fn a_server_without_a_leader_sends_its_agents_away() {
     let refused = agent.open_session(&rpc).await.err().map(|status| status.code());
     assert_eq!(refused, Some(Code::Unavailable));
     let refused = watch.stream(request()).await.err().map(|status| status.code());
+    assert_eq!(refused, Some(Code::Unavailable));
+    let proxy = ConfigureRequest { node: "a1".into(), proxy_id: "web".into(), have_version: 0 };
+    let refused = MeshClient::new(agent.channel(&rpc)).configure(proxy).await.err().map(|status| status.code());
     assert_eq!(refused, Some(Code::Unavailable));
     let nodes = [Node::start(one).await, Node::start(other).await];
     eventually("it takes agents again", || async { agent.open_session(&rpc).await.is_ok() }).await;
