@@ -25,6 +25,9 @@ pub struct Servers {
     inner: Arc<Inner>,
 }
 
+/// Follows which server has the session.
+pub(crate) type Moves = watch::Receiver<Option<Arc<String>>>;
+
 struct Inner {
     pool: Pool,
     /// The operator's addresses: the last resort.
@@ -77,7 +80,7 @@ impl Servers {
     }
 
     /// Follows which one has the session.
-    pub fn moves(&self) -> watch::Receiver<Option<Arc<String>>> {
+    pub(crate) fn moves(&self) -> Moves {
         self.inner.current.subscribe()
     }
 

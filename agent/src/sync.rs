@@ -2,6 +2,9 @@
 //!
 //! One push is in flight at a time; what changes meanwhile goes into the next one. So a storm of registrations becomes a
 //! few large pushes, and a single registration waits for nobody.
+//!
+//! A push says which one it follows, by its index in the catalog. One that was given up, and comes late, follows one that is not the
+//! last any more, and is refused: it must not undo what was pushed since.
 
 use crate::backoff::Backoff;
 use crate::error::ServerError;
@@ -44,6 +47,7 @@ impl Syncer {
         let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(10));
         let mut next_full = Instant::now() + self.jittered();
         let mut next_output = None;
+        let mut last_push = 0;
         loop {
             let mut is_full = false;
             tokio::select! {
@@ -61,10 +65,12 @@ impl Syncer {
                 let Some(batch) = (if is_full { Some(self.local.take_all()) } else { self.local.take_batch() }) else {
                     break;
                 };
-                match self.push(batch).await {
-                    Ok(()) => {
+                match self.push(batch, last_push).await {
+                    Ok(reply) => {
                         backoff.reset();
-                        is_full = false;
+                        last_push = reply.index;
+                        // Nobody has heard what became of the last push, or it was before this agent started.
+                        is_full = reply.outdated;
                     }
                     Err(error) => {
                         let wait = backoff.next();
@@ -81,9 +87,13 @@ impl Syncer {
         self.interval.mul_f64(rand::random_range(0.75..1.25))
     }
 
-    /// Pushes a batch. If it fails, its items are dirty again.
-    async fn push(&self, batch: Batch) -> Result<(), ServerError> {
-        match self.send(&batch).await {
+    /// Pushes a batch. If it fails, or is outdated, its items are dirty again.
+    async fn push(&self, batch: Batch, last_push: u64) -> Result<PushReply, ServerError> {
+        match self.send(&batch, last_push).await {
+            Ok(reply) if reply.outdated => {
+                self.local.put_back(batch);
+                Ok(reply)
+            }
             Ok(reply) => {
                 faults::pass(Point::AgentAfterPush);
                 self.metrics.pushes.add_one();
@@ -93,7 +103,7 @@ impl Syncer {
                 }
                 self.report(&reply);
                 self.local.settled(&batch);
-                Ok(())
+                Ok(reply)
             }
             Err(error) => {
                 self.metrics.push_failures.add_one();
@@ -103,15 +113,25 @@ impl Syncer {
         }
     }
 
-    async fn send(&self, batch: &Batch) -> Result<PushReply, ServerError> {
+    /// Ends with the session: another server may have one already.
+    async fn send(&self, batch: &Batch, last_push: u64) -> Result<PushReply, ServerError> {
+        let mut moves = self.servers.moves();
         let (address, channel) = self.servers.first()?;
+        let refused = |reason| ServerError::Refused { address: address.clone(), reason };
         faults::pass(Point::AgentBeforePush);
         let mut client = SyncClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX);
         let limit = if batch.is_full() { FULL_TIMEOUT } else { PUSH_TIMEOUT };
-        match timeout(limit, client.push(batch.request(self.node_mp.clone()))).await {
-            Ok(Ok(reply)) => Ok(reply.into_inner()),
-            Ok(Err(status)) => Err(ServerError::of_call(&address, &status)),
-            Err(_) => Err(ServerError::Refused { address, reason: format!("no answer to a push within {limit:?}") }),
+        let push = timeout(limit, client.push(batch.request(self.node_mp.clone(), last_push)));
+        tokio::select! {
+            answer = push => match answer {
+                Ok(Ok(reply)) => Ok(reply.into_inner()),
+                Ok(Err(status)) => Err(ServerError::of_call(&address, &status)),
+                Err(_) => Err(refused(format!("no answer to a push within {limit:?}"))),
+            },
+            elsewhere = moves.wait_for(|now| now.as_ref().is_none_or(|now| **now != address)) => {
+                drop(elsewhere);
+                Err(refused("the session was lost before it answered a push".to_string()))
+            }
         }
     }
 

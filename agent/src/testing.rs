@@ -104,6 +104,8 @@ pub(crate) struct Facts {
     /// Refuses so many pushes.
     pub(crate) refuse_pushes: AtomicUsize,
     pub(crate) push_delay_ms: AtomicU64,
+    /// The index of the last push.
+    pub(crate) last_push: AtomicU64,
     /// Service ids that it refuses.
     pub(crate) refused_ids: Mutex<BTreeSet<String>>,
     /// Its datacenter, if it is not the usual one.
@@ -117,6 +119,10 @@ pub(crate) struct Facts {
 }
 
 impl Facts {
+    pub(crate) fn pushes_in_flight(&self) -> usize {
+        self.in_flight.load(Ordering::SeqCst)
+    }
+
     pub(crate) fn service(&self, id: &str) -> Option<ServiceInstance> {
         lock(&self.services).get(id).cloned()
     }
@@ -318,9 +324,7 @@ async fn converse(open: Open, mut said: Streaming<AgentMessage>, say: mpsc::Send
 impl Sync for Fake {
     async fn push(&self, request: Request<PushRequest>) -> Result<Response<PushReply>, Status> {
         let facts = &self.facts;
-        if facts.in_flight.fetch_add(1, Ordering::SeqCst) > 0 {
-            facts.break_rule("one push at a time");
-        }
+        let _in_flight = InFlight::new(facts);
         if facts.open_sessions.load(Ordering::SeqCst) == 0 {
             facts.break_rule("a push needs a session");
         }
@@ -331,14 +335,35 @@ impl Sync for Fake {
             } else {
                 self.apply(request.into_inner())
             };
-        facts.in_flight.fetch_sub(1, Ordering::SeqCst);
         result.map(Response::new)
+    }
+}
+
+/// A push that is under way; one that the agent has given up is not any more.
+struct InFlight<'f>(&'f Facts);
+
+impl<'f> InFlight<'f> {
+    fn new(facts: &'f Facts) -> Self {
+        if facts.in_flight.fetch_add(1, Ordering::SeqCst) > 0 {
+            facts.break_rule("one push at a time");
+        }
+        InFlight(facts)
+    }
+}
+
+impl Drop for InFlight<'_> {
+    fn drop(&mut self) {
+        self.0.in_flight.fetch_sub(1, Ordering::SeqCst);
     }
 }
 
 impl Fake {
     fn apply(&self, push: PushRequest) -> Result<PushReply, Status> {
         let facts = &self.facts;
+        let last = facts.last_push.load(Ordering::SeqCst);
+        if push.after != Some(last) {
+            return Ok(PushReply { index: last, errors: Vec::new(), outdated: true });
+        }
         let bad = |e: api::mp::BadMessage| Status::invalid_argument(e.to_string());
         api::mp::decode::<Node>(&push.node_mp).map_err(bad)?;
         let size = push.services_mp.len()
@@ -377,7 +402,8 @@ impl Fake {
             services.remove(id);
             checks.retain(|_, check| check.service_id != *id);
         }
-        Ok(PushReply { index: 1, errors })
+        facts.last_push.store(last + 1, Ordering::SeqCst);
+        Ok(PushReply { index: last + 1, errors, outdated: false })
     }
 }
 

@@ -180,6 +180,44 @@ async fn the_session_moves_when_its_server_dies() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_push_ends_with_its_session() {
+    let (pki, folder) = (Pki::new(), tempfile::tempdir().expect("a folder"));
+    let server = FakeServer::start(&pki, "s1").await;
+    let agent = start(&pki, &folder, config(&[server.address.to_string()]));
+    register(&agent, "web-1").await;
+    let facts = server.facts.clone();
+    eventually("it is there", || facts.service("web-1").is_some()).await;
+    // Frozen: it takes pushes and says nothing, for longer than this test may take.
+    facts.push_delay_ms.store(600_000, SeqCst);
+    register(&agent, "web-2").await;
+    eventually("the push is under way", || facts.pushes_in_flight() == 1).await;
+    facts.is_mute.store(true, SeqCst);
+    eventually("it is given up", || facts.pushes_in_flight() == 0).await;
+    facts.push_delay_ms.store(0, SeqCst);
+    facts.is_mute.store(false, SeqCst);
+    eventually("it is there in the end", || facts.service("web-2").is_some()).await;
+    keeps_the_rules(&server);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_whose_push_is_outdated_compares_everything() {
+    let (pki, folder) = (Pki::new(), tempfile::tempdir().expect("a folder"));
+    let server = FakeServer::start(&pki, "s1").await;
+    let facts = server.facts.clone();
+    facts.last_push.store(41, SeqCst);
+    let agent = start(&pki, &folder, config(&[server.address.to_string()]));
+    register(&agent, "web-1").await;
+    eventually("it is there", || facts.service("web-1").is_some()).await;
+    let full = facts.full_pushes.load(SeqCst);
+    facts.last_push.fetch_add(1, SeqCst);
+    facts.services.lock().expect("no panic").clear();
+    register(&agent, "web-2").await;
+    eventually("both are there", || facts.service("web-1").is_some() && facts.service("web-2").is_some()).await;
+    assert_eq!(facts.full_pushes.load(SeqCst), full + 1);
+    keeps_the_rules(&server);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_silent_server_is_left() {
     let (pki, folder) = (Pki::new(), tempfile::tempdir().expect("a folder"));
     let servers = [FakeServer::start(&pki, "s1").await, FakeServer::start(&pki, "s2").await];

@@ -6,10 +6,10 @@
 use crate::backoff::Backoff;
 use crate::config::VIEWS_MAX;
 use crate::metrics::Metrics;
-use crate::servers::Servers;
+use crate::servers::{Moves, Servers};
 use api::proto::watch_client::WatchClient;
 use api::proto::{WatchReply, WatchRequest};
-use api::transport::MESSAGE_BYTES_MAX;
+use api::transport::{Channel, MESSAGE_BYTES_MAX};
 use faults::Bug;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -180,17 +180,11 @@ impl<T> Shared<T> {
 /// Follows one question until nobody has asked it for long.
 async fn follow<T: Send + Sync + 'static>(shared: Arc<Shared<T>>, view: Arc<View<T>>, target: String) {
     let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(5));
+    let mut moves = shared.servers.moves();
     loop {
-        let idle = async {
-            loop {
-                match shared.idle_left(&view) {
-                    Duration::ZERO => return,
-                    left => sleep(left + Duration::from_millis(1)).await,
-                }
-            }
-        };
+        moves.mark_unchanged();
         tokio::select! {
-            () = idle => {
+            () = idle(&shared, &view) => {
                 shared.views.write().unwrap_or_else(PoisonError::into_inner).remove(&target);
                 return;
             }
@@ -203,8 +197,30 @@ async fn follow<T: Send + Sync + 'static>(shared: Arc<Shared<T>>, view: Arc<View
         if faults::has(Bug::ViewStandsStill) {
             std::future::pending::<()>().await;
         }
-        sleep(backoff.next()).await;
+        pause(&mut moves, &mut backoff).await;
     }
+}
+
+/// Returns when a view has been idle for too long.
+async fn idle<T>(shared: &Shared<T>, view: &View<T>) {
+    loop {
+        match shared.idle_left(view) {
+            Duration::ZERO => return,
+            left => sleep(left + Duration::from_millis(1)).await,
+        }
+    }
+}
+
+/// Waits before the next try: as long as the back-off says, or until a session opens. Then there is a server that answers, and
+/// all failures before are forgotten. One that has opened since the last try began counts, too.
+async fn pause(moves: &mut Moves, backoff: &mut Backoff) {
+    let session_opens = async { while moves.changed().await.is_ok() && moves.borrow_and_update().is_none() {} };
+    tokio::select! {
+        () = sleep(backoff.next()) => return,
+        () = session_opens => backoff.reset(),
+    }
+    // At once, but not all views in the same instant.
+    sleep(backoff.next()).await;
 }
 
 /// One stream, from its opening to its end; says why it ended.
@@ -214,6 +230,23 @@ async fn stream<T>(shared: &Shared<T>, view: &View<T>, target: &str, backoff: &m
         Ok(first) => first,
         Err(error) => return error.to_string(),
     };
+    tokio::select! {
+        reason = listen(shared, view, target, channel, backoff) => reason,
+        elsewhere = moves.wait_for(|now| now.as_ref().is_some_and(|now| **now != address)) => {
+            drop(elsewhere);
+            "the session is with another server".to_string()
+        }
+    }
+}
+
+/// Opens a stream and takes what it says until it ends.
+async fn listen<T>(
+    shared: &Shared<T>,
+    view: &View<T>,
+    target: &str,
+    channel: Channel,
+    backoff: &mut Backoff,
+) -> String {
     let mut client = WatchClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX);
     let request = WatchRequest { target: target.to_string() };
     let mut replies = match timeout(OPEN_TIMEOUT, client.stream(request)).await {
@@ -222,19 +255,13 @@ async fn stream<T>(shared: &Shared<T>, view: &View<T>, target: &str, backoff: &m
         Err(_) => return format!("no answer within {OPEN_TIMEOUT:?}"),
     };
     loop {
-        tokio::select! {
-            reply = replies.message() => match reply {
-                Ok(Some(reply)) => {
-                    backoff.reset();
-                    take(shared, view, target, &reply);
-                }
-                Ok(None) => return "the server closed it".to_string(),
-                Err(status) => return crate::error::reason(&status),
-            },
-            elsewhere = moves.wait_for(|now| now.as_ref().is_some_and(|now| **now != address)) => {
-                drop(elsewhere);
-                return "the session is with another server".to_string();
+        match replies.message().await {
+            Ok(Some(reply)) => {
+                backoff.reset();
+                take(shared, view, target, &reply);
             }
+            Ok(None) => return "the server closed it".to_string(),
+            Err(status) => return crate::error::reason(&status),
         }
     }
 }
@@ -243,5 +270,39 @@ fn take<T>(shared: &Shared<T>, view: &View<T>, target: &str, reply: &WatchReply)
     view.set_cut(false);
     if let Some(value) = (shared.decode)(target, reply.status, &reply.body) {
         view.latest.send_replace(Some(Arc::new(value)));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Whether a pause of half an hour or more ends early when the session changes so.
+    async fn ends_early(changes: &[Option<&str>]) -> bool {
+        let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(3600));
+        for _ in 0..20 {
+            backoff.next();
+        }
+        let sender = watch::Sender::new(None);
+        let mut moves = sender.subscribe();
+        let change = async {
+            for server in changes {
+                sender.send_replace(server.map(|server| Arc::new(server.to_string())));
+                sleep(Duration::from_millis(50)).await;
+            }
+            sleep(Duration::from_millis(500)).await;
+        };
+        tokio::select! {
+            () = pause(&mut moves, &mut backoff) => true,
+            () = change => false,
+        }
+    }
+
+    #[tokio::test]
+    async fn a_session_that_opens_ends_the_back_off() {
+        assert!(!ends_early(&[]).await);
+        assert!(!ends_early(&[None, None]).await, "one that is lost is no reason");
+        assert!(ends_early(&[Some("s1")]).await);
+        assert!(ends_early(&[None, Some("s1")]).await);
     }
 }

@@ -136,6 +136,10 @@ pub struct SyncPush {
     pub deregister_checks: Vec<String>,
     /// Remove also everything on the node that is not named here, but for the session's check.
     pub full: bool,
+    /// Only if the agent's last push was at this index; 0: only if there was none since the node is there. `None`: in any case.
+    /// So a push that was under way for long does not undo what came after it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub after: Option<Index>,
 }
 
 /// A change of the key–value store. `cas` means: only if the key was last changed at this index; 0: only if there is none.
@@ -241,8 +245,18 @@ pub enum Response {
     LockFailed,
     /// What became of a transaction.
     Txn(Box<TxnOutcome>),
-    /// What an agent pushed is in the catalog, but for these.
-    Synced(Vec<ItemError>),
+    /// What an agent pushed is in the catalog.
+    Synced {
+        /// The index of this push, for the next one to follow.
+        at: Index,
+        /// But for these.
+        errors: Vec<ItemError>,
+    },
+    /// Nothing was changed: the agent's last push is not the one that this one follows. Compare everything.
+    Outdated {
+        /// The index of the last push; 0: there is none.
+        last: Index,
+    },
     /// Nothing was changed, by the caller's fault.
     Refused(Refusal),
 }

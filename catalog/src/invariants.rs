@@ -32,6 +32,10 @@ impl Catalog {
             let there = self.nodes.get(&**key).is_some_and(|row| *row.id == **id);
             expect(found, there, || format!("id {id} leads to {key}, which has another"));
         }
+        for (key, index) in &self.pushed {
+            let fits = self.nodes.contains_key(key) && *index <= self.index;
+            expect(found, fits, || format!("the agent of {key} pushed at {index}"));
+        }
     }
 
     fn check_instances(&self, found: &mut Vec<String>) {

@@ -57,10 +57,11 @@ enum Kind {
     TopicGone = 14,
     Session = 15,
     LockDelay = 16,
+    Pushed = 17,
     End = 255,
 }
 
-const KINDS: [Kind; 17] = [
+const KINDS: [Kind; 18] = [
     Kind::Head,
     Kind::Node,
     Kind::Instance,
@@ -77,6 +78,7 @@ const KINDS: [Kind; 17] = [
     Kind::TopicGone,
     Kind::Session,
     Kind::LockDelay,
+    Kind::Pushed,
     Kind::End,
 ];
 
@@ -116,6 +118,7 @@ impl Catalog {
         };
         out.record(Kind::Head, &head)?;
         self.nodes.values().try_for_each(|row| out.record(Kind::Node, &**row))?;
+        self.pushed.iter().try_for_each(|(key, index)| out.record(Kind::Pushed, &(&**key, index)))?;
         self.instances.iter().try_for_each(|(key, row)| out.record(Kind::Instance, &(&*key.0[0], &**row)))?;
         self.checks.iter().try_for_each(|(key, row)| out.record(Kind::Check, &(&*key.0[0], &**row)))?;
         self.kv.values().try_for_each(|row| out.record(Kind::Kv, &**row))?;
@@ -213,7 +216,8 @@ impl Catalog {
                 self.datacenters.insert(Arc::from(&*row.name), Arc::new(row));
             }
             Kind::Ca => self.ca = Some(Arc::new(unpack::<Row<CaState>>(record)?)),
-            Kind::KvGone
+            Kind::Pushed
+            | Kind::KvGone
             | Kind::LockDelay
             | Kind::RevokedSerial
             | Kind::RevokedId
@@ -228,6 +232,10 @@ impl Catalog {
 
     fn restore_index(&mut self, kind: Kind, record: &[u8]) -> Result<(), SnapshotError> {
         match kind {
+            Kind::Pushed => {
+                let (node, index): (String, Index) = unpack(record)?;
+                self.pushed.insert(self.node_key(&node), index);
+            }
             Kind::KvGone if faults::has(Bug::SnapshotForgetsGone) => {}
             Kind::KvGone => {
                 let (key, index): (String, Index) = unpack(record)?;

@@ -23,6 +23,8 @@ pub struct Catalog {
     pub(crate) nodes: OrdMap<Arc<str>, Arc<Row<Node>>>,
     /// Node id → key of the node.
     pub(crate) node_ids: OrdMap<Arc<str>, Arc<str>>,
+    /// Node → index of its agent's last push.
+    pub(crate) pushed: OrdMap<Arc<str>, Index>,
     /// By (node, instance id).
     pub(crate) instances: OrdMap<Key<2>, Arc<Row<ServiceInstance>>>,
     /// By (folded service, node, instance id).
@@ -102,6 +104,7 @@ impl Catalog {
             indexes: Indexes::default(),
             nodes: OrdMap::new(),
             node_ids: OrdMap::new(),
+            pushed: OrdMap::new(),
             instances: OrdMap::new(),
             by_service: OrdMap::new(),
             by_connect: OrdMap::new(),
@@ -151,6 +154,7 @@ impl Catalog {
         if let Some(old) = self.nodes.remove(key) {
             self.node_ids.remove(old.id.as_str());
         }
+        self.pushed.remove(key);
     }
 
     /// Puts an instance into its table and the indexes of it; the old row, if there was one, leaves them.

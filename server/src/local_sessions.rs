@@ -6,7 +6,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use model::Node;
 use tokio::sync::{Notify, mpsc};
 
-use crate::leader::sessions::Event;
+use crate::leader::sessions::{Event, Report, Reporter};
 
 /// This server's sessions, and the way to the leader's judgement while this server leads.
 #[derive(Default)]
@@ -28,14 +28,16 @@ struct State {
     next_number: u64,
     untold: Untold,
     judge: Option<mpsc::Sender<Event>>,
+    last_stream: u64,
 }
 
 /// What the leader has not been told.
-#[derive(Debug, Default, Clone, PartialEq)]
-pub(crate) struct Untold {
-    pub(crate) opened: BTreeMap<String, Node>,
-    pub(crate) closed: BTreeSet<String>,
-    pub(crate) left: BTreeSet<String>,
+#[derive(Default)]
+struct Untold {
+    opened: BTreeMap<String, Node>,
+    closed: BTreeSet<String>,
+    /// Kept until the leader has heard it: no full report would show it.
+    left: BTreeSet<String>,
 }
 
 impl LocalSessions {
@@ -77,22 +79,37 @@ impl LocalSessions {
         self.changed.notify_one();
     }
 
-    /// All sessions; with this the leader has been told everything.
-    pub(crate) fn tell_all(&self) -> Vec<Node> {
+    /// All sessions, and who has left; with this the leader has been told everything.
+    pub(crate) fn tell_all(&self) -> Report {
         let mut state = self.lock();
-        state.untold = Untold::default();
-        state.open.values().map(|(_, node)| node.clone()).collect()
+        let left = state.untold.tell().left;
+        let opened = state.open.values().map(|(_, node)| node.clone()).collect();
+        Report { full: true, opened, closed: Vec::new(), left }
     }
 
-    /// Waits for something to tell, and returns it.
-    pub(crate) async fn tell_changes(&self) -> Untold {
+    /// Waits for something to tell, and returns it. What was told before must have been [`heard`](Self::heard).
+    pub(crate) async fn tell_changes(&self) -> Report {
         loop {
-            let untold = std::mem::take(&mut self.lock().untold);
-            if untold != Untold::default() {
-                return untold;
+            let told = self.lock().untold.tell();
+            if told != Report::default() {
+                return told;
             }
             self.changed.notified().await;
         }
+    }
+
+    /// The leader has heard a report. One that it has not heard need not be told again: the next full one shows it, but for
+    /// goodbyes, which are in each report until then.
+    pub(crate) fn heard(&self, report: &Report) {
+        let mut state = self.lock();
+        state.untold.left.retain(|name| !report.left.contains(name));
+    }
+
+    /// A new stream of a server's reports to this one.
+    pub(crate) fn reporter(&self, server: String) -> Reporter {
+        let mut state = self.lock();
+        state.last_stream += 1;
+        Reporter { server, stream: state.last_stream }
     }
 
     /// Where reports go while this server leads.
@@ -113,6 +130,14 @@ impl LocalSessions {
     }
 }
 
+impl Untold {
+    fn tell(&mut self) -> Report {
+        let opened = std::mem::take(&mut self.opened).into_values().collect();
+        let closed = std::mem::take(&mut self.closed).into_iter().collect();
+        Report { full: false, opened, closed, left: self.left.iter().cloned().collect() }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -126,7 +151,7 @@ mod tests {
         let sessions = LocalSessions::default();
         let a = sessions.opened(node("a"));
         sessions.opened(node("b"));
-        assert_eq!(sessions.tell_all().len(), 2);
+        assert_eq!(sessions.tell_all().opened.len(), 2);
         sessions.closed(&a, false);
         let untold = sessions.tell_changes().await;
         assert_eq!((untold.opened.len(), untold.closed.len(), untold.left.len()), (0, 1, 0));
@@ -135,6 +160,22 @@ mod tests {
         let untold = sessions.tell_changes().await;
         assert_eq!((untold.opened.len(), untold.closed.len(), untold.left.len()), (0, 0, 1));
         assert_eq!(sessions.count(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_goodbye_is_told_until_it_is_heard() {
+        let sessions = LocalSessions::default();
+        let a = sessions.opened(node("a"));
+        sessions.closed(&a, true);
+        assert_eq!(sessions.tell_changes().await.left, ["a"]);
+        let told = sessions.tell_all();
+        assert_eq!(told.left, ["a"], "nobody has heard it");
+        sessions.heard(&told);
+        assert_eq!(sessions.tell_all().left, [""; 0]);
+        let a = sessions.opened(node("a"));
+        sessions.closed(&a, true);
+        sessions.opened(node("a"));
+        assert_eq!(sessions.tell_all().left, [""; 0], "it has come back");
     }
 
     #[tokio::test]

@@ -198,7 +198,12 @@ struct Forwarder {
 impl Forwarder {
     async fn run(self, mut inbox: mpsc::Receiver<Waiting>) {
         while let Some(first) = inbox.recv().await {
-            let batch = gather(first, &mut inbox);
+            let mut batch = gather(first, &mut inbox);
+            // A client that went away while the leader was not to be had has perhaps asked elsewhere since.
+            batch.retain(|waiting| !waiting.answer.is_closed());
+            if batch.is_empty() {
+                continue;
+            }
             let commands = batch.iter().map(|waiting| waiting.command.clone()).collect();
             let attempts = self.send(commands, batch.len()).await;
             for (waiting, attempt) in batch.into_iter().zip(attempts) {

@@ -29,8 +29,8 @@ impl Batch {
         self.is_full
     }
 
-    /// The message for it.
-    pub(crate) fn request(&self, node_mp: Bytes) -> PushRequest {
+    /// The message for it; the last push that is known of was at index `after`.
+    pub(crate) fn request(&self, node_mp: Bytes, after: u64) -> PushRequest {
         PushRequest {
             node_mp,
             services_mp: self.services.iter().map(|s| api::mp::encode(&**s)).collect(),
@@ -38,6 +38,7 @@ impl Batch {
             deregister_services: self.gone_services.clone(),
             deregister_checks: self.gone_checks.clone(),
             full: self.is_full,
+            after: Some(after),
         }
     }
 }

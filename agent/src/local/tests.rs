@@ -37,7 +37,7 @@ fn register(local: &Local, id: &str, checks: &[&str]) -> Registered {
 
 /// What a push says: services, checks, and what is gone.
 fn contents(batch: &Batch) -> (Vec<String>, Vec<String>, Vec<String>) {
-    let request = batch.request(api::mp::encode(&Node::default()));
+    let request = batch.request(api::mp::encode(&Node::default()), 0);
     let services =
         request.services_mp.iter().map(|b| api::mp::decode::<ServiceInstance>(b).expect("a service").id).collect();
     let checks = request.checks_mp.iter().map(|b| api::mp::decode::<Check>(b).expect("a check").check_id).collect();
@@ -274,7 +274,7 @@ struct Catalog {
 
 impl Catalog {
     fn apply(&mut self, batch: &Batch) {
-        let request = batch.request(api::mp::encode(&Node::default()));
+        let request = batch.request(api::mp::encode(&Node::default()), 0);
         if request.full {
             *self = Catalog::default();
         }

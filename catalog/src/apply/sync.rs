@@ -2,7 +2,7 @@
 
 use super::Step;
 use crate::command::{ItemError, ItemKind, Refusal, Response, SyncPush};
-use crate::key::{At, under};
+use crate::key::{At, folded, under};
 use crate::tables::Row;
 use model::ServiceInstance;
 use model::check::SERF_HEALTH;
@@ -11,9 +11,14 @@ use std::sync::Arc;
 
 impl Step<'_> {
     pub(super) fn sync(&mut self, push: SyncPush) -> Result<Response, Refusal> {
+        let last = self.catalog.pushed.get(&*folded(&push.node.name)).copied().unwrap_or_default();
+        if push.after.is_some_and(|after| after != last) {
+            return Ok(Response::Outdated { last });
+        }
         self.may_put_node(&push.node)?;
-        let SyncPush { node, mut services, checks, deregister_services, deregister_checks, full } = push;
+        let SyncPush { node, mut services, checks, deregister_services, deregister_checks, full, after: _ } = push;
         let node = self.put_node(node);
+        self.catalog.pushed.insert(node.clone(), self.index);
         let named_services = sorted(services.iter().map(|s| &*s.id));
         let named_checks = sorted(checks.iter().map(|c| &*c.check_id));
         // What is named both ways stays: the agent has it.
@@ -45,7 +50,7 @@ impl Step<'_> {
             }
             self.put_check(&node, check);
         }
-        Ok(Response::Synced(errors))
+        Ok(Response::Synced { at: self.index, errors })
     }
 
     /// `EnableTagOverride`: tags that others set in the catalog win over the agent's.

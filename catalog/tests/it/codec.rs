@@ -32,8 +32,9 @@ fn responses_survive_the_wire() {
         Response::Done,
         Response::CasFailed,
         Response::LockFailed,
-        Response::Synced(vec![]),
-        Response::Synced(vec![error]),
+        Response::Synced { at: 7, errors: vec![] },
+        Response::Synced { at: 7, errors: vec![error] },
+        Response::Outdated { last: 7 },
         Response::Refused(refusal),
         Response::Refused(Refusal::Invalid("x".into())),
     ] {

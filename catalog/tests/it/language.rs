@@ -210,6 +210,7 @@ fn sync(words: &Words<'_>) -> SyncPush {
         deregister_services: words.list("no-services"),
         deregister_checks: words.list("no-checks"),
         full: words.text("full") == "yes",
+        after: words.named.get("after").map(|after| after.parse().expect("an index")),
     }
 }
 
@@ -451,7 +452,7 @@ pub(crate) fn catalog_after(commands: &str) -> Catalog {
     let mut catalog = Catalog::new();
     for line in commands.lines().map(str::trim).filter(|line| !line.is_empty()) {
         let (response, _) = apply(&mut catalog, line);
-        assert!(matches!(response, Response::Done | Response::Synced(_)), "{line}: {response:?}");
+        assert!(matches!(response, Response::Done | Response::Synced { .. }), "{line}: {response:?}");
     }
     assert_eq!(catalog.violations(), [""; 0]);
     catalog

@@ -86,7 +86,7 @@ fn one_bad_item_of_a_push_does_not_spoil_the_others() {
         ..SyncPush::default()
     };
     let (response, _) = catalog.apply(Command::Sync(Box::new(push)));
-    let Response::Synced(errors) = response else { panic!("{response:?}") };
+    let Response::Synced { errors, .. } = response else { panic!("{response:?}") };
     let failed: Vec<(ItemKind, &str)> = errors.iter().map(|error| (error.kind, error.id.as_str())).collect();
     assert_eq!(failed, [(ItemKind::Service, "bad"), (ItemKind::Check, "\0"), (ItemKind::Check, "orphan")]);
     assert_eq!(catalog.violations(), [""; 0]);

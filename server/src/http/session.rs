@@ -34,9 +34,11 @@ pub(super) async fn create(mut write: Write) -> Reply {
         Answered::Done => Ok(plain_json(&SessionId { id }, write.pretty())),
         // The words before the catalog's are Consul's, too.
         Answered::Refused(refusal) => Err(Error::internal(format!("apply failed: {refusal}")).into()),
-        other @ (Answered::CasFailed | Answered::LockFailed | Answered::Txn(_) | Answered::Synced(_)) => {
-            Err(Error::internal(format!("a session was answered with {other:?}")).into())
-        }
+        other @ (Answered::CasFailed
+        | Answered::LockFailed
+        | Answered::Txn(_)
+        | Answered::Synced { .. }
+        | Answered::Outdated { .. }) => Err(Error::internal(format!("a session was answered with {other:?}")).into()),
     }
 }
 

@@ -54,7 +54,8 @@ async fn change(write: Write, ops: Vec<TxnOp>) -> Reply {
         other @ (Answered::Done
         | Answered::CasFailed
         | Answered::LockFailed
-        | Answered::Synced(_)
+        | Answered::Synced { .. }
+        | Answered::Outdated { .. }
         | Answered::Refused(_)) => Err(Error::internal(format!("a transaction was answered with {other:?}")).into()),
     }
 }

@@ -93,7 +93,8 @@ impl Write {
                 | Answered::CasFailed
                 | Answered::LockFailed
                 | Answered::Txn(_)
-                | Answered::Synced(_)) => Ok(answered),
+                | Answered::Synced { .. }
+                | Answered::Outdated { .. }) => Ok(answered),
             }
         }
     }

@@ -122,9 +122,13 @@ async fn set(core: &Core, expected: Index, state: CaState) -> Result<bool, Strin
     match core.proposer.propose_here(&command).await {
         Ok(Response::Done) => Ok(true),
         Ok(Response::CasFailed) => Ok(false),
-        Ok(other @ (Response::Refused(_) | Response::LockFailed | Response::Txn(_) | Response::Synced(_))) => {
-            Err(format!("{other:?}"))
-        }
+        Ok(
+            other @ (Response::Refused(_)
+            | Response::LockFailed
+            | Response::Txn(_)
+            | Response::Synced { .. }
+            | Response::Outdated { .. }),
+        ) => Err(format!("{other:?}")),
         Err(error) => Err(error.to_string()),
     }
 }

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use api::proto::session_client::SessionClient;
+use api::proto::{SessionNode, SessionReport};
 use catalog::query::{check, node as nodes, service as services};
 use catalog::{Command, Deregistration, Registration, View};
 use model::check::SERF_HEALTH;
@@ -11,8 +13,9 @@ use model::service::SERVER_SERVICE;
 use model::{CheckStatus, Node, ServiceInstance};
 use raft::Member;
 use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
 
-use super::sessions::{Event, Sessions, Verdict, is_another};
+use super::sessions::{Event, Report, Reporter, Sessions, Verdict, is_another};
 use super::{RETRY, until_done};
 use crate::core::Core;
 use crate::local_sessions::LocalSessions;
@@ -140,69 +143,51 @@ async fn report_to_leader(core: &Core) {
 
 async fn report_here(core: &Core) {
     if let Some(judge) = core.sessions.judge() {
-        tell(&core.sessions, &core.config.node_name, &judge).await;
+        let from = core.sessions.reporter(core.config.node_name.clone());
+        tell(&core.sessions, &from, &judge).await;
     }
 }
 
 /// Tells a judge of this very server everything, and what changes, until it is gone: there may be a new one in the same term.
-async fn tell(sessions: &LocalSessions, server: &str, judge: &mpsc::Sender<Event>) {
-    let server = server.to_string();
-    let all =
-        Event::Report { server: server.clone(), full: true, opened: sessions.tell_all(), closed: vec![], left: vec![] };
-    let mut is_heard = judge.send(all).await.is_ok();
-    while is_heard {
-        let told = tokio::select! {
-            told = sessions.tell_changes() => told,
+async fn tell(sessions: &LocalSessions, from: &Reporter, judge: &mpsc::Sender<Event>) {
+    let mut report = sessions.tell_all();
+    while judge.send(Event::Report(from.clone(), report.clone())).await.is_ok() {
+        sessions.heard(&report);
+        report = tokio::select! {
+            changes = sessions.tell_changes() => changes,
             () = judge.closed() => return,
         };
-        let event = Event::Report {
-            server: server.clone(),
-            full: false,
-            opened: told.opened.into_values().collect(),
-            closed: told.closed.into_iter().collect(),
-            left: told.left.into_iter().collect(),
-        };
-        is_heard = judge.send(event).await.is_ok();
     }
 }
 
+/// Tells another server, which leads, one report after the other: what changes meanwhile is in the next one.
 async fn report_there(core: &Core, leader: &Member) {
-    use api::proto::session_client::SessionClient;
-    use api::proto::{SessionNode, SessionReport};
     let Ok(channel) = core.peers.local(&leader.address) else { return };
-    let (sender, reports) = mpsc::channel(16);
-    let server = core.config.node_name.clone();
-    let packed = |nodes: Vec<Node>| nodes.iter().map(|node| SessionNode { node_mp: api::mp::encode(node) }).collect();
-    let all = SessionReport {
-        server: server.clone(),
-        full: true,
-        opened: packed(core.sessions.tell_all()),
-        ..SessionReport::default()
-    };
-    if sender.send(all).await.is_err() {
+    let (sender, reports) = mpsc::channel(1);
+    let mut report = core.sessions.tell_all();
+    if sender.send(packed(&report)).await.is_err() {
         return;
     }
-    let stream = tokio_stream::wrappers::ReceiverStream::new(reports);
-    let Ok(acks) = SessionClient::new(channel).report(stream).await else { return };
+    let Ok(acks) = SessionClient::new(channel).report(ReceiverStream::new(reports)).await else { return };
     let mut acks = acks.into_inner();
-    loop {
-        let told = tokio::select! {
-            told = core.sessions.tell_changes() => told,
-            ack = acks.message() => match ack {
-                Ok(Some(_)) => continue,
-                Ok(None) | Err(_) => return,
-            },
+    while let Ok(Some(_)) = acks.message().await {
+        core.sessions.heard(&report);
+        report = tokio::select! {
+            changes = core.sessions.tell_changes() => changes,
+            _ended = acks.message() => return,
         };
-        let report = SessionReport {
-            server: server.clone(),
-            full: false,
-            opened: packed(told.opened.into_values().collect()),
-            closed: told.closed.into_iter().collect(),
-            left: told.left.into_iter().collect(),
-        };
-        if sender.send(report).await.is_err() {
+        if sender.send(packed(&report)).await.is_err() {
             return;
         }
+    }
+}
+
+fn packed(report: &Report) -> SessionReport {
+    SessionReport {
+        full: report.full,
+        opened: report.opened.iter().map(|node| SessionNode { node_mp: api::mp::encode(node) }).collect(),
+        closed: report.closed.clone(),
+        left: report.left.clone(),
     }
 }
 
@@ -289,9 +274,10 @@ mod tests {
     #[tokio::test]
     async fn a_judge_who_is_gone_is_left_even_if_there_is_nothing_to_tell() {
         let (sessions, (judge, mut events)) = (LocalSessions::default(), mpsc::channel(4));
-        let telling = tell(&sessions, "s1", &judge);
+        let from = sessions.reporter("s1".into());
+        let telling = tell(&sessions, &from, &judge);
         let hearing = async {
-            assert!(matches!(events.recv().await, Some(Event::Report { full: true, .. })));
+            assert!(matches!(events.recv().await, Some(Event::Report(_, report)) if report.full));
             drop(events);
         };
         let both = async { tokio::join!(telling, hearing) };

@@ -20,18 +20,30 @@ pub(crate) enum Event {
     /// We lead now. These nodes have a `serfHealth` check in the catalog.
     Elected { nodes: Vec<String> },
     /// A server tells about its sessions.
-    Report {
-        server: String,
-        /// `opened` is the whole set.
-        full: bool,
-        opened: Vec<Node>,
-        closed: Vec<String>,
-        left: Vec<String>,
-    },
+    Report(Reporter, Report),
     /// A server stopped reporting.
-    ServerLost { server: String },
+    ServerLost(Reporter),
     /// Time has passed.
     Tick,
+}
+
+/// One stream of a server's reports. Streams that began later have greater numbers; what then comes of an older one, its end too,
+/// means nothing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Reporter {
+    pub(crate) server: String,
+    pub(crate) stream: u64,
+}
+
+/// What a server tells about its sessions.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Report {
+    /// `opened` is the whole set.
+    pub(crate) full: bool,
+    pub(crate) opened: Vec<Node>,
+    pub(crate) closed: Vec<String>,
+    /// Said goodbye.
+    pub(crate) left: Vec<String>,
 }
 
 /// What is to be recorded.
@@ -50,6 +62,8 @@ pub(crate) enum Verdict {
 pub(crate) struct Sessions {
     nodes: BTreeMap<String, State>,
     deadlines: BTreeSet<(u64, String)>,
+    /// The newest stream of each server's reports.
+    streams: BTreeMap<String, u64>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -67,14 +81,12 @@ impl Sessions {
                 nodes.into_iter().for_each(|name| self.miss(name, now_ms + GRACE_MS));
                 Vec::new()
             }
-            Event::Report { server, full, opened, closed, left } => {
-                self.report(now_ms, server, full, opened, closed, left)
-            }
-            Event::ServerLost { server } => {
-                self.lose_server(now_ms, &server);
+            Event::Report(from, report) if self.is_newest(&from) => self.report(now_ms, &from.server, report),
+            Event::ServerLost(from) if self.is_newest(&from) => {
+                self.lose_server(now_ms, &from.server);
                 Vec::new()
             }
-            Event::Tick => Vec::new(),
+            Event::Report(..) | Event::ServerLost(_) | Event::Tick => Vec::new(),
         };
         verdicts.extend(self.expire(now_ms));
         verdicts
@@ -108,35 +120,43 @@ impl Sessions {
             .collect()
     }
 
-    fn report(
-        &mut self,
-        now_ms: u64,
-        server: String,
-        full: bool,
-        opened: Vec<Node>,
-        closed: Vec<String>,
-        left: Vec<String>,
-    ) -> Vec<Verdict> {
-        if full {
-            let kept: BTreeSet<&str> = opened.iter().map(|node| node.name.as_str()).collect();
-            let gone: Vec<String> = self.held_by(&server).filter(|name| !kept.contains(name.as_str())).collect();
+    fn is_newest(&mut self, from: &Reporter) -> bool {
+        let newest = self.streams.entry(from.server.clone()).or_default();
+        *newest = from.stream.max(*newest);
+        *newest == from.stream
+    }
+
+    fn report(&mut self, now_ms: u64, server: &str, report: Report) -> Vec<Verdict> {
+        if report.full {
+            let kept: BTreeSet<&str> = report.opened.iter().map(|node| node.name.as_str()).collect();
+            let gone: Vec<String> = self.held_by(server).filter(|name| !kept.contains(name.as_str())).collect();
             gone.into_iter().for_each(|name| self.miss(name, now_ms + CLOSED_MS_MAX));
         }
         let mut verdicts = Vec::new();
-        for name in left {
-            self.forget(&name);
-            verdicts.push(Verdict::Left(name));
+        // A node that has moved to another server is not closed by its old one, and has not left.
+        for name in report.left {
+            if self.holder(&name).is_none_or(|holder| holder == server) {
+                self.forget(&name);
+                verdicts.push(Verdict::Left(name));
+            }
         }
-        for name in closed {
-            // A node that has moved to another server is not closed by its old one.
-            if matches!(self.nodes.get(&name), Some(State::Open { server: holder, .. }) if *holder == server) {
+        for name in report.closed {
+            if self.holder(&name) == Some(server) {
                 self.miss(name, now_ms + CLOSED_MS_MAX);
             }
         }
-        for node in opened {
-            verdicts.extend(self.open_session(server.clone(), node));
+        for node in report.opened {
+            verdicts.extend(self.open_session(server.to_string(), node));
         }
         verdicts
+    }
+
+    /// The server that has a node's session.
+    fn holder(&self, name: &str) -> Option<&str> {
+        match self.nodes.get(name) {
+            Some(State::Open { server, .. }) => Some(server),
+            Some(State::Missing { .. } | State::Failed) | None => None,
+        }
     }
 
     fn open_session(&mut self, server: String, node: Node) -> Option<Verdict> {
@@ -208,13 +228,12 @@ mod tests {
 
     fn report(server: &str, full: bool, opened: &[&str], closed: &[&str], left: &[&str]) -> Event {
         let names = |list: &[&str]| list.iter().map(|n| (*n).to_string()).collect();
-        Event::Report {
-            server: server.into(),
-            full,
-            opened: opened.iter().map(|n| node(n)).collect(),
-            closed: names(closed),
-            left: names(left),
-        }
+        let opened = opened.iter().map(|n| node(n)).collect();
+        Event::Report(stream(server, 1), Report { full, opened, closed: names(closed), left: names(left) })
+    }
+
+    fn stream(server: &str, stream: u64) -> Reporter {
+        Reporter { server: server.into(), stream }
     }
 
     fn failed(name: &str) -> Vec<Verdict> {
@@ -251,7 +270,7 @@ mod tests {
     fn agents_of_a_dead_server_have_a_grace_period_and_its_own_node_a_shorter_one() {
         let mut sessions = Sessions::default();
         sessions.decide(0, opened("s1", &["s1", "a", "b"]));
-        assert_eq!(sessions.decide(1_000, Event::ServerLost { server: "s1".into() }), []);
+        assert_eq!(sessions.decide(1_000, Event::ServerLost(stream("s1", 1))), []);
         assert_eq!(sessions.decide(2_000, opened("s2", &["a"])).len(), 1);
         assert_eq!(sessions.decide(1_000 + SERVER_GONE_MS_MAX, Event::Tick), failed("s1"));
         assert_eq!(sessions.decide(1_000 + GRACE_MS - 1, Event::Tick), []);
@@ -287,6 +306,42 @@ mod tests {
     }
 
     #[test]
+    fn what_comes_late_of_an_older_stream_means_nothing() {
+        let mut sessions = Sessions::default();
+        let of = |number, full, opened: &[&str], closed: &[&str]| match report("s1", full, opened, closed, &[]) {
+            Event::Report(_, report) => Event::Report(stream("s1", number), report),
+            other => other,
+        };
+        sessions.decide(0, of(1, true, &["s1", "a"], &[]));
+        sessions.decide(10, of(2, true, &["s1", "a"], &[]));
+        for late in [of(1, false, &[], &["a"]), of(1, true, &[], &[]), Event::ServerLost(stream("s1", 1))] {
+            assert_eq!(sessions.decide(20, late), []);
+        }
+        assert_eq!(sessions.decide(60_000, Event::Tick), []);
+        assert_eq!(sessions.open(), ["a", "s1"]);
+        sessions.decide(60_000, Event::ServerLost(stream("s1", 2)));
+        assert_eq!(sessions.open(), [""; 0]);
+    }
+
+    #[test]
+    fn who_has_left_one_server_and_is_at_another_has_not_left() {
+        let mut sessions = Sessions::default();
+        sessions.decide(0, opened("s1", &["a"]));
+        sessions.decide(1, opened("s2", &["a"]));
+        assert_eq!(sessions.decide(2, report("s1", false, &[], &[], &["a"])), []);
+        assert_eq!(sessions.open(), ["a"]);
+        assert_eq!(sessions.decide(3, report("s2", false, &[], &[], &["a"])), [Verdict::Left("a".into())]);
+    }
+
+    #[test]
+    fn who_has_left_while_nobody_led_has_left() {
+        let mut sessions = Sessions::default();
+        sessions.decide(0, Event::Elected { nodes: vec!["a".into()] });
+        assert_eq!(sessions.decide(1, report("s1", true, &[], &[], &["a"])), [Verdict::Left("a".into())]);
+        assert_eq!(sessions.decide(60_000, Event::Tick), []);
+    }
+
+    #[test]
     fn what_the_catalog_does_not_show_is_said_again() {
         let mut sessions = Sessions::default();
         sessions.decide(0, opened("s1", &["a", "b"]));
@@ -303,11 +358,9 @@ mod tests {
         let with_id = |id: &str| Node { id: id.into(), ..node("a") };
         let (old, new) = (with_id("1"), with_id("2"));
         let mut sessions = Sessions::default();
-        let event = |node: &Node| match opened("s1", &[]) {
-            Event::Report { server, full, closed, left, .. } => {
-                Event::Report { server, full, opened: vec![node.clone()], closed, left }
-            }
-            other => other,
+        let event = |node: &Node| {
+            let report = Report { opened: vec![node.clone()], ..Report::default() };
+            Event::Report(stream("s1", 1), report)
         };
         sessions.decide(0, event(&old));
         assert_eq!(sessions.reconcile(|_| Some(&old)), []);

@@ -19,7 +19,7 @@ use super::sync::noun;
 use super::{Rpc, caller};
 use crate::core::Core;
 use crate::leader::nodes;
-use crate::leader::sessions::{self, Event};
+use crate::leader::sessions::{self, Event, Report, Reporter};
 
 /// An agent that is silent for so long is not there. (It pings every second.)
 const SILENCE_MAX: Duration = Duration::from_secs(3);
@@ -57,12 +57,12 @@ impl SessionService for Rpc {
             return Err(Status::permission_denied("only servers report"));
         };
         let events = self.core.sessions.judge().ok_or_else(|| Status::failed_precondition("not the leader"))?;
-        let reports = request.into_inner();
+        let (from, reports) = (self.core.sessions.reporter(server), request.into_inner());
         let (sender, replies) = mpsc::channel(WAITING_MAX);
         self.core.tasks.spawn(async move {
-            hand_on(reports, &events, &sender).await;
+            hand_on(reports, &from, &events, &sender).await;
             // A leader that has stepped down does not judge any more.
-            let _ = events.send(Event::ServerLost { server }).await;
+            let _ = events.send(Event::ServerLost(from)).await;
         });
         Ok(Response::new(Box::pin(ReceiverStream::new(replies))))
     }
@@ -72,6 +72,7 @@ impl SessionService for Rpc {
 /// anew in the same term: the server must learn of it even if it has nothing to tell, for the new judge knows nothing.
 async fn hand_on(
     mut reports: impl Stream<Item = Result<SessionReport, Status>> + Unpin,
+    from: &Reporter,
     events: &mpsc::Sender<Event>,
     acks: &mpsc::Sender<Result<ReportAck, Status>>,
 ) {
@@ -83,7 +84,7 @@ async fn hand_on(
         };
         let Some(Ok(report)) = report else { return };
         seq += 1;
-        let is_heard = events.send(read_report(report)).await.is_ok();
+        let is_heard = events.send(Event::Report(from.clone(), read_report(report))).await.is_ok();
         if !is_heard || acks.send(Ok(ReportAck { seq })).await.is_err() {
             return;
         }
@@ -176,10 +177,10 @@ async fn tell(sender: &mpsc::Sender<Result<ServerMessage, Status>>, message: Tol
     sender.send(Ok(ServerMessage { message: Some(message) })).await.is_ok()
 }
 
-fn read_report(report: SessionReport) -> Event {
+fn read_report(report: SessionReport) -> Report {
     // A node that cannot be read is as if it had no session: its server runs another version, and says so in its log.
     let opened = report.opened.iter().filter_map(|opened| noun::<Node>(&opened.node_mp).ok()).collect();
-    Event::Report { server: report.server, full: report.full, opened, closed: report.closed, left: report.left }
+    Report { full: report.full, opened, closed: report.closed, left: report.left }
 }
 
 #[cfg(test)]
@@ -191,7 +192,8 @@ mod tests {
         let (events, judge) = mpsc::channel(1);
         let (acks, mut acknowledged) = mpsc::channel(1);
         let handing_on = async {
-            hand_on(tokio_stream::pending(), &events, &acks).await;
+            let from = Reporter { server: "s1".into(), stream: 1 };
+            hand_on(tokio_stream::pending(), &from, &events, &acks).await;
             drop(acks);
         };
         drop(judge);

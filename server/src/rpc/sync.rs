@@ -22,14 +22,19 @@ impl SyncService for Rpc {
             )));
         }
         let answered = self.core.proposer.propose(&Command::Sync(Box::new(push))).await;
-        let errors = match answered.map_err(|error| Status::unavailable(error.text))? {
-            Answered::Synced(errors) => {
-                errors.into_iter().map(|error| ItemError { id: error.id, message: error.message }).collect()
+        match answered.map_err(|error| Status::unavailable(error.text))? {
+            Answered::Synced { at, errors } => {
+                let errors = errors.into_iter().map(|error| ItemError { id: error.id, message: error.message });
+                Ok(Response::new(PushReply { index: at, errors: errors.collect(), outdated: false }))
             }
-            Answered::Refused(refusal) => return Err(Status::invalid_argument(refusal.to_string())),
-            Answered::Done | Answered::CasFailed | Answered::LockFailed | Answered::Txn(_) => Vec::new(),
-        };
-        Ok(Response::new(PushReply { index: self.core.watch.current().index(), errors }))
+            Answered::Outdated { last } => {
+                Ok(Response::new(PushReply { index: last, errors: Vec::new(), outdated: true }))
+            }
+            Answered::Refused(refusal) => Err(Status::invalid_argument(refusal.to_string())),
+            other @ (Answered::Done | Answered::CasFailed | Answered::LockFailed | Answered::Txn(_)) => {
+                Err(Status::internal(format!("the catalog answered a push with {other:?}")))
+            }
+        }
     }
 }
 
@@ -41,6 +46,7 @@ fn read(push: PushRequest) -> Result<SyncPush, Status> {
         deregister_services: push.deregister_services,
         deregister_checks: push.deregister_checks,
         full: push.full,
+        after: push.after,
     })
 }
 

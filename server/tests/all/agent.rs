@@ -101,6 +101,23 @@ impl Agent {
         };
         Ok(SyncClient::new(self.channel(server)).push(request).await?.into_inner())
     }
+
+    /// Pushes all that this node has, if its last push was at index `after`.
+    pub(crate) async fn push_all_after(
+        &self,
+        server: &str,
+        services: &[ServiceInstance],
+        after: u64,
+    ) -> Result<api::proto::PushReply, Status> {
+        let request = PushRequest {
+            node_mp: api::mp::encode(&self.node),
+            services_mp: services.iter().map(api::mp::encode).collect(),
+            full: true,
+            after: Some(after),
+            ..PushRequest::default()
+        };
+        Ok(SyncClient::new(self.channel(server)).push(request).await?.into_inner())
+    }
 }
 
 /// What an agent says once a second.

@@ -179,6 +179,26 @@ async fn an_agent_speaks_for_itself_alone() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_push_that_comes_late_undoes_nothing() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let node = Node::single(&folder).await;
+    let rpc = node.config.rpc_bind.to_string();
+    let agent = Agent::enroll("a1", "dc1", &rpc).await.expect("enrolled");
+    let web = ServiceInstance { id: "web".into(), service: "web".into(), port: 80, ..ServiceInstance::default() };
+    let first = agent.push_all_after(&rpc, std::slice::from_ref(&web), 0).await.expect("pushed");
+    let second = agent.push_all_after(&rpc, &[], first.index).await.expect("pushed");
+    assert!(!first.outdated && !second.outdated && first.index < second.index, "{first:?} {second:?}");
+    for after in [0, first.index] {
+        let late = agent.push_all_after(&rpc, std::slice::from_ref(&web), after).await.expect("answered");
+        assert!(late.outdated && late.index == second.index, "{late:?}");
+    }
+    assert_eq!(node.get("/v1/catalog/service/web").await.json(), serde_json::json!([]));
+    let third = agent.push_all_after(&rpc, &[web], second.index).await.expect("pushed");
+    assert!(!third.outdated, "{third:?}");
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn plain_http_travels_on_the_rpc_port() {
     let folder = tempfile::tempdir().expect("a folder");
     let node = Node::single(&folder).await;
