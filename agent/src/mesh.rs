@@ -1,19 +1,25 @@
 //! gRPC for the proxies of this machine (8502): `Mesh`, handed on to a server in this node's name.
+//!
+//! A proxy listens where this node's session is. Without one it waits here, so that no server is asked by all proxies at once
+//! when it comes back; and a stream ends with the session, for a server that is silent would leave the proxy with what held
+//! before, intentions too.
 
 use crate::error::reason;
-use crate::servers::Servers;
+use crate::servers::{Moves, Servers};
 use api::proto::mesh_client::MeshClient;
 use api::proto::mesh_server::{Mesh, MeshServer};
 use api::proto::{ConfigureReply, ConfigureRequest, SignReply, SignRequest};
 use api::transport::{Channel, MESSAGE_BYTES_MAX};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
+use tokio::sync::mpsc;
 use tokio::time::timeout;
-use tokio_stream::wrappers::TcpListenerStream;
+use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
 use tonic::{Code, Request, Response, Status, Streaming};
 
-/// Most time to sign a certificate, or to begin a stream.
-const CALL_TIMEOUT: Duration = Duration::from_secs(10);
+/// Most time to sign a certificate, or to begin a stream; a session is waited for that long, too.
+const CALL_TIMEOUT: Duration = Duration::from_secs(9);
 
 /// Hands `Mesh` on. The node of a request is always this one, whatever the caller says.
 pub(crate) struct MeshProxy {
@@ -36,36 +42,86 @@ impl MeshProxy {
             .await
     }
 
-    /// The server that is asked. A proxy that is told `Unavailable` comes back.
-    fn client(&self) -> Result<MeshClient<Channel>, Status> {
-        let (_, channel) = self.servers.first().map_err(|e| Status::unavailable(e.to_string()))?;
-        Ok(MeshClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX))
+    /// The server that has the session, as soon as there is one. A proxy that is told `Unavailable` comes back.
+    async fn server(&self) -> Result<(Arc<String>, MeshClient<Channel>), Status> {
+        let mut moves = self.servers.moves();
+        let current = moves.wait_for(Option::is_some).await.ok().and_then(|current| current.clone());
+        let address = current.ok_or_else(|| Status::unavailable("this agent is shutting down"))?;
+        let channel = self.servers.channel(&address).map_err(|e| Status::unavailable(e.to_string()))?;
+        Ok((address, MeshClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX)))
     }
 }
 
 #[tonic::async_trait]
 impl Mesh for MeshProxy {
-    type ConfigureStream = Streaming<ConfigureReply>;
+    type ConfigureStream = ReceiverStream<Result<ConfigureReply, Status>>;
 
     async fn sign(&self, request: Request<SignRequest>) -> Result<Response<SignReply>, Status> {
         let request = SignRequest { node: self.node.clone(), ..request.into_inner() };
-        answer(self.client()?.sign(request)).await
+        let sign = async {
+            let (_, mut client) = self.server().await?;
+            client.sign(request).await
+        };
+        Ok(Response::new(answer(sign).await?.into_inner()))
     }
 
     async fn configure(&self, request: Request<ConfigureRequest>) -> Result<Response<Self::ConfigureStream>, Status> {
         let request = ConfigureRequest { node: self.node.clone(), ..request.into_inner() };
-        answer(self.client()?.configure(request)).await
+        let moves = self.servers.moves();
+        let open = async {
+            let (address, mut client) = self.server().await?;
+            Ok((address, client.configure(request).await?.into_inner()))
+        };
+        let (address, replies) = answer(open).await?;
+        let (sender, stream) = mpsc::channel(1);
+        tokio::spawn(hand_on(replies, sender, moves, address));
+        Ok(Response::new(ReceiverStream::new(stream)))
     }
 }
 
-/// The answer of a server. Its own words go on; the error of a connection becomes one that says to try again.
-async fn answer<T>(call: impl Future<Output = Result<Response<T>, Status>>) -> Result<Response<T>, Status> {
-    match timeout(CALL_TIMEOUT, call).await {
-        Ok(Ok(reply)) => Ok(Response::new(reply.into_inner())),
-        Ok(Err(status)) if std::error::Error::source(&status).is_some() || status.code() == Code::Unknown => {
-            Err(Status::unavailable(format!("no server answers: {}", reason(&status))))
+/// Hands a server's words on until one of the three is gone: the proxy, the server, the session with that server.
+async fn hand_on(
+    mut replies: Streaming<ConfigureReply>,
+    proxy: mpsc::Sender<Result<ConfigureReply, Status>>,
+    mut moves: Moves,
+    address: Arc<String>,
+) {
+    let words = async {
+        loop {
+            let word = match replies.message().await {
+                Ok(Some(reply)) => Ok(reply),
+                Ok(None) => return,
+                Err(status) => Err(of_server(&status)),
+            };
+            let is_last = word.is_err();
+            if proxy.send(word).await.is_err() || is_last {
+                return;
+            }
         }
-        Ok(Err(status)) => Err(Status::new(status.code(), status.message())),
+    };
+    tokio::select! {
+        () = words => return,
+        () = proxy.closed() => return,
+        elsewhere = moves.wait_for(|now| now.as_ref() != Some(&address)) => drop(elsewhere),
+    }
+    let moved = Status::unavailable(format!("this agent's session with {address} was lost"));
+    // A proxy that is gone need not know.
+    proxy.send(Err(moved)).await.ok();
+}
+
+/// The answer of a server, within the time that a call may take.
+async fn answer<T>(call: impl Future<Output = Result<T, Status>>) -> Result<T, Status> {
+    match timeout(CALL_TIMEOUT, call).await {
+        Ok(answered) => answered.map_err(|status| of_server(&status)),
         Err(_) => Err(Status::unavailable(format!("no server has answered within {CALL_TIMEOUT:?}"))),
+    }
+}
+
+/// A server's own words go on; the error of a connection becomes one that says to try again.
+fn of_server(status: &Status) -> Status {
+    if std::error::Error::source(status).is_some() || status.code() == Code::Unknown {
+        Status::unavailable(format!("no server answers: {}", reason(status)))
+    } else {
+        Status::new(status.code(), status.message())
     }
 }

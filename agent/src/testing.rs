@@ -463,6 +463,8 @@ impl Mesh for Fake {
         for version in request.have_version + 1..request.have_version + 3 {
             send.send(Ok(ConfigureReply { version, delta_mp: request.proxy_id.clone().into() })).await.ok();
         }
+        // It has no more to say, and stays.
+        tokio::spawn(async move { send.closed().await });
         Ok(Response::new(ReceiverStream::new(replies)))
     }
 }

@@ -12,7 +12,7 @@ use identity::{Csr, LeafName, Renewer};
 use model::ProxyConfig;
 use model::proxy_config::{self, ProxyDelta};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 /// Who we are to the agent.
 struct Agent {
@@ -41,12 +41,13 @@ impl Agent {
         let mut known = Known::default();
         let mut backoff = Backoff::default();
         loop {
-            let before = known.messages;
+            let (before, begun) = (known.messages, Instant::now());
             let why = match self.stream(&mut known, heard).await {
                 Ok(()) => "it has closed the stream".to_string(),
                 Err(why) => why,
             };
-            if known.messages != before {
+            // An agent without a server holds the call until it has one: whoever waited there need not wait here.
+            if known.messages != before || begun.elapsed() >= CONTROL_TIMEOUT / 2 {
                 backoff = Backoff::default();
             }
             self.report(heard, why);

@@ -149,3 +149,24 @@ async fn proxies_are_served_in_the_nodes_name() {
     let lost = mesh.sign(api::proto::SignRequest::default()).await.expect_err("nobody there");
     assert_eq!(lost.code(), tonic::Code::Unavailable);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_proxy_listens_where_the_session_is() {
+    let (pki, folder) = (Pki::new(), tempfile::tempdir().expect("a folder"));
+    let server = FakeServer::start(&pki, "s1").await;
+    let agent = start(&pki, &folder, config(&[server.address.to_string()]));
+    let (mut mesh, _) = mesh_client(&agent).await;
+    let request = || api::proto::ConfigureRequest { proxy_id: "web".into(), ..Default::default() };
+    // Perhaps there is no session yet: then it waits for it.
+    let mut stream = mesh.configure(request()).await.expect("streams").into_inner();
+    assert_eq!(stream.message().await.expect("streams").expect("a reply").version, 1);
+    assert_eq!(stream.message().await.expect("streams").expect("a reply").version, 2);
+    // Frozen: the connection stands, and nothing comes of it any more.
+    server.facts.is_mute.store(true, SeqCst);
+    let lost = stream.message().await.expect_err("it ends");
+    assert_eq!(lost.code(), tonic::Code::Unavailable);
+    assert!(lost.message().contains("session"), "{lost}");
+    server.facts.is_mute.store(false, SeqCst);
+    let mut stream = mesh.configure(request()).await.expect("streams").into_inner();
+    assert_eq!(stream.message().await.expect("streams").expect("a reply").version, 1);
+}
