@@ -48,8 +48,6 @@ pub(crate) struct Reads {
     /// Who has not heard of the leader for so long does not know of one.
     lease: Duration,
     as_of: AsOf,
-    /// It began with nothing on its disk.
-    came_empty: bool,
     /// A leader asks a majority once each heartbeat, and the answer takes a moment: it is fresh as long as that goes on.
     leader_age_max: Duration,
 }
@@ -63,7 +61,6 @@ impl Reads {
             queue
         };
         let (plain, confirmed) = (asker(false), asker(true));
-        let status = raft.status();
         Reads {
             raft,
             hold_timeout,
@@ -72,13 +69,12 @@ impl Reads {
             settled_term: AtomicU64::new(0),
             lease: 2 * Duration::from_millis(timing.election_ms_max),
             as_of: AsOf::default(),
-            came_empty: status.last_log.max(status.snapshot) == 0,
             leader_age_max: 2 * Duration::from_millis(timing.heartbeat_ms),
         }
     }
 
     /// Returns when this server's catalog is fresh enough. For `stale` it is at once, unless it is older than the reader wants,
-    /// or this server came with an empty disk and has not caught up yet: then it is as for `default`.
+    /// or this server is new and has not caught up yet: then it is as for `default`.
     ///
     /// # Errors
     /// 500 `No cluster leader` if there was none for the whole hold timeout. A read may always be retried.
@@ -91,9 +87,7 @@ impl Reads {
             let freshness = self.stale();
             let is_too_old =
                 max_stale.is_some_and(|max| !max.is_zero() && u128::from(freshness.last_contact_ms) > max.as_millis());
-            // What a new server has not heard of yet is not gone.
-            let knows_nothing = self.came_empty && self.as_of.age().is_none();
-            if !is_too_old && !knows_nothing {
+            if !is_too_old && !self.is_new() {
                 return Ok(freshness);
             }
         }
@@ -115,6 +109,16 @@ impl Reads {
         let leader = self.raft.leader()?;
         let is_heard = || self.raft.status().last_contact.is_some_and(|contact| contact <= self.lease);
         (self.raft.is_leader() || is_heard()).then_some(leader)
+    }
+
+    /// Whether this server still has to catch up for the first time, and was perhaps started again meanwhile: it becomes a voter
+    /// after that. What it has not heard of yet is not gone.
+    fn is_new(&self) -> bool {
+        let is_voter = || {
+            let status = self.raft.status();
+            status.voters.iter().any(|voter| voter.id == status.id)
+        };
+        self.as_of.age().is_none() && !is_voter()
     }
 
     /// What a reader who takes anything is told.
