@@ -57,13 +57,12 @@ impl Agent {
 
     /// One stream, to its end.
     async fn stream(&self, known: &mut Known, heard: &Heard) -> Result<(), String> {
-        let request =
-            ConfigureRequest { node: self.node.clone(), proxy_id: self.proxy_id.clone(), have_version: known.version };
+        let request = ConfigureRequest { node: self.node.clone(), proxy_id: self.proxy_id.clone() };
         let opening = tokio::time::timeout(CONTROL_TIMEOUT, self.client.clone().configure(request)).await;
         let mut replies =
             opening.map_err(|_| "no answer in time".to_string())?.map_err(|e| e.message().to_string())?.into_inner();
         while let Some(reply) = replies.message().await.map_err(|e| e.message().to_string())? {
-            if let Err(why) = known.hear(reply.version, &reply.delta_mp) {
+            if let Err(why) = known.hear(&reply.delta_mp) {
                 // Start over from nothing: the next stream begins with the whole.
                 *known = Known { messages: known.messages, ..Known::default() };
                 return Err(why);
@@ -142,15 +141,13 @@ impl Agent {
 struct Known {
     /// How many have been heard, over all streams.
     messages: u64,
-    version: u64,
     config: ProxyConfig,
 }
 
 impl Known {
-    fn hear(&mut self, version: u64, delta: &[u8]) -> Result<(), String> {
+    fn hear(&mut self, delta: &[u8]) -> Result<(), String> {
         let delta: ProxyDelta = api::mp::decode(delta).map_err(|e| e.to_string())?;
         proxy_config::apply(&mut self.config, delta);
-        self.version = version;
         self.messages += 1;
         Ok(())
     }

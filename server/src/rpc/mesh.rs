@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use api::proto::mesh_server::Mesh as MeshService;
 use api::proto::{ConfigureReply, ConfigureRequest, SignReply, SignRequest};
+use api::query::Consistency;
 use catalog::query::{ca, service as services};
 use catalog::{CaState, View, compile};
 use identity::LeafName;
@@ -43,11 +44,7 @@ impl MeshService for Rpc {
                 request.node
             )));
         }
-        self.core
-            .reads
-            .prepare(api::query::Consistency::Default, None)
-            .await
-            .map_err(|error| Status::unavailable(error.text))?;
+        self.as_fresh_as_the_leader().await?;
         let (found, _) = self.core.watch.read(|view| may_sign(view, &request, datacenter));
         let (state, name) = found?;
         let signed = crate::ca::sign(&state, &request.csr_pem, &name)
@@ -67,6 +64,8 @@ impl MeshService for Rpc {
             )));
         }
         self.core.check_not_cut_off()?;
+        // A proxy that comes from another server must not hear what held before.
+        self.as_fresh_as_the_leader().await?;
         let (sender, replies) = mpsc::channel(WAITING_MAX);
         let core = self.core.clone();
         self.core.tasks.spawn(async move {
@@ -78,6 +77,13 @@ impl MeshService for Rpc {
             }
         });
         Ok(Response::new(Box::pin(ReceiverStream::new(replies))))
+    }
+}
+
+impl Rpc {
+    async fn as_fresh_as_the_leader(&self) -> Result<(), Status> {
+        let fresh = self.core.reads.prepare(Consistency::Default, None).await;
+        fresh.map(drop).map_err(|error| Status::unavailable(error.text))
     }
 }
 

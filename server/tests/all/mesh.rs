@@ -1,5 +1,7 @@
 //! Certificates and configuration of proxies; push streams of reads.
 
+use std::time::Duration;
+
 use api::proto::mesh_client::MeshClient;
 use api::proto::watch_client::WatchClient;
 use api::proto::{ConfigureRequest, SignRequest, WatchRequest};
@@ -11,7 +13,7 @@ use server::ServerConfig;
 use tonic::Code;
 
 use crate::agent::Agent;
-use crate::support::Node;
+use crate::support::{Node, cluster_of};
 
 fn service(name: &str, port: u16) -> ServiceInstance {
     ServiceInstance { id: name.into(), service: name.into(), port, ..ServiceInstance::default() }
@@ -57,7 +59,7 @@ async fn a_proxy_gets_its_configuration_and_then_what_changes() {
     let rpc = node.config.rpc_bind.to_string();
     let agent = Agent::enroll("a1", "dc1", &rpc).await.expect("enrolled");
     agent.push(&rpc, &[service("web", 80), sidecar("web", 21000)], &[]).await.expect("pushed");
-    let request = ConfigureRequest { node: "a1".into(), proxy_id: "web-sidecar-proxy".into(), have_version: 0 };
+    let request = ConfigureRequest { node: "a1".into(), proxy_id: "web-sidecar-proxy".into() };
     let mut stream = MeshClient::new(agent.channel(&rpc)).configure(request).await.expect("a stream").into_inner();
     let mut config = ProxyConfig::default();
     let mut next = async |config: &mut ProxyConfig| {
@@ -73,6 +75,29 @@ async fn a_proxy_gets_its_configuration_and_then_what_changes() {
     node.stop().await;
 }
 
+/// It may be behind: what was denied since would be allowed again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_cannot_ask_the_leader_gives_no_configuration() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let hold_timeout = Duration::from_millis(500);
+    let mut nodes = cluster_of(&folder, "dc1", 3, |config| ServerConfig { hold_timeout, ..config }).await;
+    let at = nodes.iter().position(|node| !node.is_leader()).expect("a follower");
+    let alone = nodes.remove(at);
+    let rpc = alone.config.rpc_bind.to_string();
+    let agent = Agent::enroll("a1", "dc1", &rpc).await.expect("enrolled");
+    agent.push(&rpc, &[service("web", 80), sidecar("web", 21000)], &[]).await.expect("pushed");
+    let mut mesh = MeshClient::new(agent.channel(&rpc));
+    let request = || ConfigureRequest { node: "a1".into(), proxy_id: "web-sidecar-proxy".into() };
+    let mut stream = mesh.configure(request()).await.expect("a stream").into_inner();
+    assert!(stream.message().await.expect("a message").is_some());
+    for node in nodes {
+        node.stop().await;
+    }
+    let refused = mesh.configure(request()).await.err().map(|status| status.code());
+    assert_eq!(refused, Some(Code::Unavailable));
+    alone.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_no_intention_names_follows_the_policy() {
     for (policy, allowed) in [(Action::Allow, true), (Action::Deny, false)] {
@@ -85,7 +110,7 @@ async fn what_no_intention_names_follows_the_policy() {
         let rpc = node.config.rpc_bind.to_string();
         let agent = Agent::enroll("a1", "dc1", &rpc).await.expect("enrolled");
         agent.push(&rpc, &[service("web", 80), sidecar("web", 21000)], &[]).await.expect("pushed");
-        let request = ConfigureRequest { node: "a1".into(), proxy_id: "web-sidecar-proxy".into(), have_version: 0 };
+        let request = ConfigureRequest { node: "a1".into(), proxy_id: "web-sidecar-proxy".into() };
         let mut stream = MeshClient::new(agent.channel(&rpc)).configure(request).await.expect("a stream").into_inner();
         let reply = stream.message().await.expect("a message").expect("one");
         let mut told = ProxyConfig::default();

@@ -144,7 +144,7 @@ async fn a_server_without_a_leader_sends_its_agents_away() {
     assert_eq!(refused, Some(Code::Unavailable));
     let refused = watch.stream(request()).await.err().map(|status| status.code());
     assert_eq!(refused, Some(Code::Unavailable));
-    let proxy = ConfigureRequest { node: "a1".into(), proxy_id: "web".into(), have_version: 0 };
+    let proxy = ConfigureRequest { node: "a1".into(), proxy_id: "web".into() };
     let refused = MeshClient::new(agent.channel(&rpc)).configure(proxy).await.err().map(|status| status.code());
     assert_eq!(refused, Some(Code::Unavailable));
     let nodes = [Node::start(one).await, Node::start(other).await];
