@@ -34,6 +34,12 @@ impl Members {
         status.voters.into_iter().chain(status.learners).collect()
     }
 
+    /// Whether this server is one of them.
+    pub(crate) fn has_joined(&self) -> bool {
+        let status = self.raft.status();
+        status.member(status.id).is_some()
+    }
+
     /// All members as agents and servers are told.
     pub(crate) fn servers(&self) -> Servers {
         let info = |member: Member| ServerInfo {

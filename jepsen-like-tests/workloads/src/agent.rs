@@ -123,11 +123,9 @@ impl Workload for Agent {
     async fn clear(&self, client: &mut Client) -> Result<(), String> {
         for agent in 0..client.agents().min(AGENTS_MAX) {
             let (server, prefix) = (client.agent(agent), prefix(client));
-            let mut api = client.api(server);
-            let local = local(&mut api, &prefix).await.map_err(|error| format!("agent: {error:?}"))?;
-            for id in local.keys() {
+            for id in client.insist_of(server, async |api| local(api, &prefix).await).await?.keys() {
                 let path = format!("/v1/agent/service/deregister/{id}");
-                api.send("PUT", &path, "").await.map_err(|error| format!("agent: {error:?}"))?;
+                client.insist_of(server, async |api| api.send("PUT", &path, "").await).await?;
             }
         }
         Ok(())

@@ -112,9 +112,9 @@ impl Workload for Ca {
         client.insist(Call::Roots, roots).await?;
         for server in 0..client.servers() {
             let service = new_name(client);
-            if !issue(client, server, &service, ATTEMPTS).await {
-                return Err(format!("ca: server {server} of the healed cluster gives no certificate"));
-            }
+            let issue = async |client: &mut Client| issue(client, server, &service, 1).await.then_some(()).ok_or(());
+            let none = |()| format!("ca: server {server} of the healed cluster gives no certificate");
+            client.patiently(issue).await.map_err(none)?;
         }
         client.insist(Call::Roots, roots).await.map(drop)
     }
@@ -122,11 +122,11 @@ impl Workload for Ca {
     async fn clear(&self, client: &mut Client) -> Result<(), String> {
         let prefix = client.named("ca-");
         for server in 0..client.servers() {
-            let services: BTreeMap<String, serde_json::Value> =
-                client.api(server).get("/v1/agent/services").await.map_err(|error| format!("ca: {error:?}"))?;
+            let services = async |api: &mut Api<'_>| api.get("/v1/agent/services").await;
+            let services: BTreeMap<String, serde_json::Value> = client.insist_of(server, services).await?;
             for id in services.keys().filter(|id| id.starts_with(&prefix)) {
                 let path = format!("/v1/agent/service/deregister/{id}");
-                client.api(server).send("PUT", &path, "").await.map_err(|error| format!("ca: {error:?}"))?;
+                client.insist_of(server, async |api| api.send("PUT", &path, "").await).await?;
             }
         }
         Ok(())

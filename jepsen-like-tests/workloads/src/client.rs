@@ -321,6 +321,27 @@ impl Client {
         }
     }
 
+    /// Asks one node of a healed cluster until it answers, without a record.
+    pub async fn insist_of<S>(
+        &mut self,
+        node: usize,
+        send: impl AsyncFn(&mut Api<'_>) -> Result<S, Failure>,
+    ) -> Result<S, String> {
+        let ask = async |client: &mut Client| send(&mut client.api(node)).await.map_err(|error| format!("{error:?}"));
+        self.patiently(ask).await.map_err(|error| format!("{}: {node} does not answer: {error}", self.workload))
+    }
+
+    /// Tries until something comes of it, as long as a healed cluster may take.
+    pub async fn patiently<S, E>(&mut self, attempt: impl AsyncFn(&mut Client) -> Result<S, E>) -> Result<S, E> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            match attempt(self).await {
+                Err(_) if Instant::now() < deadline => tokio::time::sleep(BACK_OFF).await,
+                done => return done,
+            }
+        }
+    }
+
     /// One server, without a record.
     pub fn api(&mut self, server: usize) -> Api<'_> {
         Api::new(&mut self.http, server, self.patience)

@@ -157,9 +157,8 @@ impl Workload for Session {
 
     async fn finish(&self, client: &mut Client) -> Result<(), String> {
         let mut stories = std::mem::take(&mut *lock(&self.left));
-        let Some(heir) = self.settle(client).await else {
-            return Err("session: the healed cluster makes no session".to_owned());
-        };
+        let none = || "session: the healed cluster makes no session".to_owned();
+        let heir = client.patiently(async |client| self.settle(client).await.ok_or_else(none)).await?;
         await_ends(client, &mut stories).await?;
         for key in stories.iter().flat_map(|story| &story.keys) {
             let call = Call::Look { key: key.clone() };

@@ -41,10 +41,14 @@ impl SessionService for Rpc {
         if !may_speak_for(&peer, &node.name, datacenter) {
             return Err(Status::permission_denied(format!("this certificate does not speak for node {:?}", node.name)));
         }
-        if !is_own(&self.core, &node) {
+        let is_own = is_own(&self.core, &node);
+        if !is_own {
             self.core.check_not_cut_off()?;
         }
-        free_name(&self.core, &node)?;
+        // Which server has a name, the members say.
+        if !(is_own && self.core.members.has_joined()) {
+            free_name(&self.core, &node)?;
+        }
         let (sender, replies) = mpsc::channel(WAITING_MAX);
         let core = self.core.clone();
         self.core.tasks.spawn(async move { attend(&core, node, messages, sender).await });

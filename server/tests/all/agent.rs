@@ -16,7 +16,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
 
-use crate::support::secret;
+use crate::support::{Node, secret};
 
 const ALPN: &[&[u8]] = &[b"h2"];
 
@@ -59,6 +59,18 @@ impl Agent {
             ..model::Node::default()
         };
         Ok(Agent { node, reply, rpc })
+    }
+
+    /// A server's own agent.
+    pub(crate) fn of_server(server: &Node, id: &str) -> Agent {
+        let node = model::Node {
+            id: id.into(),
+            name: server.config.node_name.clone(),
+            address: "127.0.0.1".into(),
+            datacenter: server.config.datacenter.clone(),
+            ..model::Node::default()
+        };
+        Agent { node, reply: EnrollReply::default(), rpc: server.server.rpc_identity().clone() }
     }
 
     /// A channel with this agent's certificate.

@@ -7,6 +7,7 @@ use identity::JoinSecret;
 use server::Server;
 use tempfile::TempDir;
 
+use crate::agent::Agent;
 use crate::support::{Answer, Node, PATIENCE, cluster, config, eventually};
 
 fn folder() -> TempDir {
@@ -222,10 +223,21 @@ async fn a_wiped_server_comes_back_as_a_new_one() {
     let folder = folder();
     let mut nodes = cluster(&folder, "dc1", 3).await;
     let at = nodes.iter().position(|node| !node.is_leader()).expect("a follower");
-    let config = nodes.remove(at).stop().await;
+    let old = nodes.remove(at);
+    let (name, rpc) = (old.config.node_name.clone(), old.config.rpc_bind.to_string());
+    let session = Agent::of_server(&old, "11111111-1111-1111-1111-111111111111").open_session(&rpc).await;
+    let held = session.expect("a session").keep();
+    let id = || async { nodes[0].get(&format!("/v1/catalog/node/{name}")).await.json()["Node"]["ID"].clone() };
+    eventually("its agent has the name", || async { id().await == "11111111-1111-1111-1111-111111111111" }).await;
+    let config = old.stop().await;
+    held.await.expect("ends with the server");
     std::fs::remove_dir_all(&config.data_dir).expect("wiped");
     let back = Node::start(config).await;
     back.ready().await;
+    // Its former self may still be thought to be alive; but it has joined in its place, and so has its name.
+    let session = Agent::of_server(&back, "22222222-2222-2222-2222-222222222222").open_session(&rpc).await;
+    let _held = session.expect("a session").keep();
+    eventually("its new agent has the name", || async { id().await == "22222222-2222-2222-2222-222222222222" }).await;
     eventually("three voters again", || async {
         let raft = nodes[0].server.status().raft;
         raft.voters.len() == 3
