@@ -11,6 +11,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::http;
 use crate::kv;
+use crate::memory::Sample;
 use jlt_core::verdict::Verdict;
 use jlt_fs::{Disk, Lost, Survivors};
 use jlt_net::Network;
@@ -77,6 +78,8 @@ struct Server {
     address: Ipv4Addr,
     /// Where the log of its last start begins.
     log_from: usize,
+    /// When it was started last.
+    started: Instant,
     /// `None` while it is killed. It holds the server's standard input open: the kernel closes it however this program ends, and the server ends too.
     process: Option<Child>,
 }
@@ -110,7 +113,14 @@ impl Cluster {
                 None => Ipv4Addr::new(127, 30, subnet, index as u8 + 1),
             };
             let disk = cluster.mount_disk(index)?;
-            cluster.servers.push(Server { disk, lives: Arc::default(), address, log_from: 0, process: None });
+            cluster.servers.push(Server {
+                disk,
+                lives: Arc::default(),
+                address,
+                log_from: 0,
+                started: Instant::now(),
+                process: None,
+            });
         }
         for index in 0..machines {
             cluster.set_clock(index, 0)?;
@@ -317,14 +327,15 @@ impl Cluster {
         ended
     }
 
-    /// What each server's process has in memory; `None` while it does not run.
-    pub(crate) fn memory_kib(&self) -> Vec<Option<u64>> {
-        let of = |server: &Server| {
-            let status = std::fs::read_to_string(format!("/proc/{}/status", server.process.as_ref()?.id())).ok()?;
+    /// What the processes that run have in memory.
+    pub(crate) fn memory(&self, seconds: u64) -> Vec<Sample> {
+        let sample = |(server, at): (usize, &Server)| {
+            let status = std::fs::read_to_string(format!("/proc/{}/status", at.process.as_ref()?.id())).ok()?;
             let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
-            line.trim().trim_end_matches(" kB").parse().ok()
+            let kib = line.trim().trim_end_matches(" kB").parse().ok()?;
+            Some(Sample { seconds, server, age_seconds: at.started.elapsed().as_secs(), kib })
         };
-        self.servers.iter().map(of).collect()
+        self.servers.iter().enumerate().filter_map(sample).collect()
     }
 
     /// The end of what a server wrote into its log since it was started, on one line.
@@ -364,6 +375,7 @@ impl Cluster {
         let process = spawned.map_err(|error| format!("{} does not start: {error}", self.binary.display()))?;
         self.servers[index].lives.fetch_add(1, Ordering::SeqCst);
         self.servers[index].process = Some(process);
+        self.servers[index].started = Instant::now();
         Ok(())
     }
 

@@ -9,6 +9,7 @@ mod http;
 mod kill;
 mod kv;
 mod leader;
+mod memory;
 mod nemesis;
 mod picture;
 mod report;

@@ -14,8 +14,8 @@ use jlt_workloads::Told;
 use serde::Serialize;
 
 use crate::cluster::SERVERS;
+use crate::memory::{self, Sample};
 use crate::nemesis::{Happened, Havoc};
-use crate::picture::Picture;
 use crate::report::{HEAD, findings};
 use crate::run::{Round, Scene, cover_faults, pretty};
 
@@ -58,7 +58,7 @@ pub(crate) struct Soak {
     operations: BTreeMap<String, Tally>,
     /// Answers a second while no fault was on.
     quiet_per_second: u64,
-    /// Growth of the servers' memory, in KiB an hour, and its standard error: servers are started again, and what they keep differs by the round.
+    /// Growth of the servers' memory, in KiB an hour, and its standard error: what they keep differs by the round.
     memory_slope_kib_per_hour: i64,
     memory_slope_error_kib_per_hour: i64,
     faults: BTreeMap<&'static str, u64>,
@@ -72,8 +72,8 @@ pub(crate) struct Soak {
     coverage: Vec<String>,
     #[serde(flatten)]
     judgement: Judgement,
-    /// Seconds of the soak, server, KiB of memory: at the end of each round.
-    memory: Vec<(u64, usize, u64)>,
+    /// At the end of each round, when its keys are gone.
+    memory: Vec<Sample>,
     #[serde(skip)]
     quiet: Quiet,
 }
@@ -119,7 +119,7 @@ pub(crate) fn run(options: &Options) -> Result<Soak, String> {
             soak.judgement.violations.push(format!("round {round}: what it left cannot be removed: {why}"));
         }
         std::thread::sleep(REST);
-        soak.note_memory(&scene.cluster.memory_kib());
+        soak.memory.extend(scene.cluster.memory(soak.seconds));
         soak.seal(&options.kinds);
         write(&options.folder, &soak)?;
         tell(&soak, &plan, &judgement);
@@ -178,13 +178,6 @@ impl Soak {
         judgement
     }
 
-    /// What the servers have in memory when the round's keys are gone.
-    fn note_memory(&mut self, memory_kib: &[Option<u64>]) {
-        let seconds = self.seconds;
-        let known = memory_kib.iter().enumerate().filter_map(|(server, kib)| Some((seconds, server, (*kib)?)));
-        self.memory.extend(known);
-    }
-
     /// Who is told while a fault is on may be told late.
     fn note_told(&mut self, told: Told, happened: &[Happened]) {
         let (acknowledged_ms, told_ms) = (told.acknowledged_ns / 1_000_000, told.told_ns / 1_000_000);
@@ -206,7 +199,7 @@ impl Soak {
         for late in [&mut self.told_quiet, &mut self.told_healed] {
             late.p99_ms = p99_ms(&late.took_ms);
         }
-        let (slope, error) = slope_per_hour(&self.memory);
+        let (slope, error) = memory::growth_per_hour(&self.memory);
         (self.memory_slope_kib_per_hour, self.memory_slope_error_kib_per_hour) = (slope as i64, error as i64);
         let mut all = self.judgement.clone();
         let planned = kinds.iter().filter(|kind| self.faults.contains_key(kind.name()));
@@ -251,26 +244,6 @@ fn p99_ms(took_ms: &BTreeMap<u64, u64>) -> u64 {
     slow.map_or(0, |(ms, _)| *ms)
 }
 
-/// The line of least squares through memory over time, in KiB an hour, and the standard error of that.
-fn slope_per_hour(memory: &[(u64, usize, u64)]) -> (f64, f64) {
-    let count = memory.len() as f64;
-    let mean =
-        |of: fn(&(u64, usize, u64)) -> u64| memory.iter().map(|one| of(one) as f64).sum::<f64>() / count.max(1.0);
-    let (middle, height) = (mean(|one| one.0), mean(|one| one.2));
-    let (mut across, mut along, mut up) = (0.0, 0.0, 0.0);
-    for (seconds, _, kib) in memory {
-        let (right, above) = (*seconds as f64 - middle, *kib as f64 - height);
-        across += right * above;
-        along += right.powi(2);
-        up += above.powi(2);
-    }
-    if along == 0.0 {
-        return (0.0, 0.0);
-    }
-    let unexplained = (up - across.powi(2) / along).max(0.0) / (count - 2.0).max(1.0);
-    (across / along * 3600.0, (unexplained / along).sqrt() * 3600.0)
-}
-
 /// A round of which something is to be shown.
 fn keep(folder: &Path, plan: &Plan, round: &Round) -> Result<(), String> {
     let written = std::fs::create_dir_all(folder)
@@ -291,7 +264,7 @@ fn write(folder: &Path, soak: &Soak) -> Result<(), String> {
 fn tell(soak: &Soak, plan: &Plan, judgement: &Judgement) {
     let kinds: Vec<&str> = plan.kinds.iter().map(|kind| kind.name()).collect();
     let ok: usize = soak.operations.values().map(|tally| tally.ok).sum();
-    let newest = |back: usize| soak.memory.iter().rev().nth(back).map_or(0, |(_, _, kib)| kib / 1024);
+    let newest = |back: usize| soak.memory.iter().rev().nth(back).map_or(0, |sample| sample.kib / 1024);
     let word = if judgement.violations.is_empty() { "good" } else { "BAD" };
     eprintln!(
         "{:5} s  round {:3} {word}  {ok:8} answered  {:5}/s when quiet  {}, {}, {} MiB  {}",
@@ -317,7 +290,7 @@ fn page(soak: &Soak) -> String {
     write!(page, "<p>{} rounds; {} answers a second while no fault was on, of which one in a hundred took longer than {} ms; memory grew by {slope} ± {} KiB an hour.</p>", soak.rounds, soak.quiet_per_second, soak.quiet_p99_ms, soak.memory_slope_error_kib_per_hour).ok();
     let (quiet, healed) = (&soak.told_quiet, &soak.told_healed);
     write!(page, "<p>Of {} changes that watchers were told while all was well, one in a hundred came later than {} ms; of {} soon after a fault, later than {} ms after its end.</p>", quiet.changes, quiet.p99_ms, healed.changes, healed.p99_ms).ok();
-    write!(page, "<figure>{}</figure>", memory_picture(soak)).ok();
+    write!(page, "<figure>{}</figure>", memory::picture(&soak.memory, SERVERS, soak.seconds)).ok();
     page += "<h2>Operations</h2><table><tr><th>workload<th>answered<th>failed<th>unknown";
     for (workload, tally) in &soak.operations {
         write!(page, "<tr><td>{workload}<td>{}<td>{}<td>{}", tally.ok, tally.failed, tally.unknown).ok();
@@ -327,20 +300,6 @@ fn page(soak: &Soak) -> String {
         write!(page, "<tr><td>{what}<td>{count}").ok();
     }
     page + "</table></html>"
-}
-
-fn memory_picture(soak: &Soak) -> String {
-    const HEIGHT: f64 = 200.0;
-    const COLOURS: [&str; 3] = ["#5e60ce", "#2a9d8f", "#f3722c"];
-    let most = soak.memory.iter().map(|(_, _, kib)| *kib).max().unwrap_or(1) as f64;
-    let mut picture = Picture::new("memory of the servers", HEIGHT, soak.seconds.max(1) * 1000);
-    picture.grid(0.0, &format!("{:.0} MiB", most / 1024.0));
-    for server in 0..SERVERS {
-        let of_server = soak.memory.iter().filter(|(_, at, _)| *at == server);
-        let points = of_server.map(|(seconds, _, kib)| (seconds * 1000, HEIGHT - HEIGHT * *kib as f64 / most));
-        picture.curve(points, COLOURS[server % COLOURS.len()], &crate::cluster::name(server));
-    }
-    picture.finish()
 }
 
 #[cfg(test)]
@@ -361,19 +320,6 @@ mod tests {
         assert!((0..20).all(|round| (1..=KINDS_MAX).contains(&kinds(round).len())));
         let seen: BTreeSet<Fault> = (0..60).flat_map(kinds).collect();
         assert_eq!(seen.len(), Fault::ALL.len());
-    }
-
-    #[test]
-    fn growth_is_seen_and_stillness_too() {
-        let grows = |kib_per_round| (0..60u64).map(|at| (at * 60, 0, 20_000 + at * kib_per_round)).collect::<Vec<_>>();
-        let rounded =
-            |memory: &[(u64, usize, u64)]| (slope_per_hour(memory).0.round(), slope_per_hour(memory).1.round());
-        assert_eq!(rounded(&grows(0)), (0.0, 0.0));
-        assert_eq!(rounded(&grows(10)), (600.0, 0.0));
-        assert_eq!(rounded(&[]), (0.0, 0.0));
-        // 100 KiB up or down each minute for an hour: 100 KiB / sqrt(60³ · 60 s² / 12), in an hour.
-        let shakes: Vec<_> = (0..60).map(|at| (at * 60, 0, 20_000 + at % 2 * 200)).collect();
-        assert_eq!(rounded(&shakes).1, 45.0);
     }
 
     #[test]
