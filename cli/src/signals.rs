@@ -13,24 +13,34 @@ pub(crate) enum Stop {
     Orphan,
 }
 
-/// Completes when this process should stop.
-pub(crate) async fn stop_asked() -> Stop {
-    tokio::select! {
-        stop = interrupted() => stop,
-        () = crate::demo::parent_gone() => Stop::Orphan,
+/// Completes when this process should stop. A signal counts from this call on, not from the first look at what it returns.
+pub(crate) fn stop_asked() -> impl Future<Output = Stop> {
+    let interrupted = interrupted();
+    async {
+        tokio::select! {
+            stop = interrupted => stop,
+            () = crate::demo::parent_gone() => Stop::Orphan,
+        }
     }
 }
 
-/// Completes on SIGINT or SIGTERM.
-pub(crate) async fn interrupted() -> Stop {
-    let terminated = async {
-        match signal(SignalKind::terminate()) {
-            Ok(mut terminate) => terminate.recv().await,
+/// Completes on SIGINT or SIGTERM, from this call on.
+pub(crate) fn interrupted() -> impl Future<Output = Stop> {
+    let (interrupt, terminate) = (arrival(SignalKind::interrupt()), arrival(SignalKind::terminate()));
+    async {
+        tokio::select! {
+            () = interrupt => Stop::Interrupt,
+            () = terminate => Stop::Terminate,
+        }
+    }
+}
+
+fn arrival(kind: SignalKind) -> impl Future<Output = ()> {
+    let arrivals = signal(kind);
+    async {
+        match arrivals {
+            Ok(mut arrivals) => drop(arrivals.recv().await),
             Err(_) => std::future::pending().await,
         }
-    };
-    tokio::select! {
-        _ = tokio::signal::ctrl_c() => Stop::Interrupt,
-        _ = terminated => Stop::Terminate,
     }
 }

@@ -38,6 +38,20 @@ struct Owner {
     node_id: String,
     node_name: String,
     datacenter: String,
+    /// Of the others: a bit that has flipped must not make this another node. Older files have none.
+    checksum: Option<u32>,
+}
+
+impl Owner {
+    fn new(node_id: String, name: &str, dc: &str) -> Owner {
+        let owner = Owner { node_id, node_name: name.into(), datacenter: dc.into(), checksum: None };
+        Owner { checksum: Some(owner.sum()), ..owner }
+    }
+
+    fn sum(&self) -> u32 {
+        let all = [&self.node_id, &self.node_name, &self.datacenter].map(String::as_str).join("\n");
+        crc32fast::hash(all.as_bytes())
+    }
 }
 
 const OWNER_FILE: &str = "node.json";
@@ -66,8 +80,7 @@ impl Folder {
             Some(owner) => check_owner(path, owner, name, dc, wanted_id)?,
             None => {
                 let node_id = wanted_id.map_or_else(|| uuid::Uuid::new_v4().to_string(), str::to_string);
-                let owner = Owner { node_id: node_id.clone(), node_name: name.into(), datacenter: dc.into() };
-                write_owner(path, &owner).map_err(failed)?;
+                write_owner(path, &Owner::new(node_id.clone(), name, dc)).map_err(failed)?;
                 node_id
             }
         };
@@ -105,13 +118,17 @@ fn check_owner(
 }
 
 fn read_owner(file: &Path) -> Result<Option<Owner>, FolderError> {
-    match std::fs::read(file) {
-        Ok(bytes) => serde_json::from_slice(&bytes)
-            .map(Some)
-            .map_err(|e| FolderError::Damaged { path: file.to_path_buf(), reason: e.to_string() }),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(FolderError::Io { path: file.to_path_buf(), error }),
+    let bytes = match std::fs::read(file) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(FolderError::Io { path: file.to_path_buf(), error }),
+    };
+    let damaged = |reason| FolderError::Damaged { path: file.to_path_buf(), reason };
+    let owner: Owner = serde_json::from_slice(&bytes).map_err(|error| damaged(error.to_string()))?;
+    if owner.checksum.is_some_and(|checksum| checksum != owner.sum()) {
+        return Err(damaged("its checksum does not fit what it says".into()));
     }
+    Ok(Some(owner))
 }
 
 /// Written aside and renamed, so that a power cut leaves the old or the new.
@@ -152,6 +169,32 @@ mod tests {
                 "{name} {dc}"
             );
         }
+    }
+
+    #[test]
+    fn a_flipped_bit_never_makes_it_another_node() {
+        let scratch = tempfile::tempdir().expect("a scratch folder");
+        let open = || Folder::open(scratch.path(), "n1", "dc1", None).map(|folder| folder.node_id().to_string());
+        let (id, file) = (open().expect("a new folder"), scratch.path().join(OWNER_FILE));
+        let whole = std::fs::read(&file).expect("there");
+        for bit in 0..whole.len() * 8 {
+            let mut flipped = whole.clone();
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            std::fs::write(&file, flipped).expect("written");
+            match open() {
+                Ok(still) => assert_eq!(still, id, "bit {bit}"),
+                Err(FolderError::Damaged { .. }) => {}
+                Err(other) => panic!("bit {bit}: {other}"),
+            }
+        }
+    }
+
+    #[test]
+    fn a_folder_of_the_first_release_has_no_checksum() {
+        let scratch = tempfile::tempdir().expect("a scratch folder");
+        let owner = r#"{"node_id": "one", "node_name": "n1", "datacenter": "dc1"}"#;
+        std::fs::write(scratch.path().join(OWNER_FILE), owner).expect("a file");
+        assert_eq!(Folder::open(scratch.path(), "n1", "dc1", None).expect("opens").node_id(), "one");
     }
 
     #[test]

@@ -2,10 +2,12 @@
 //! is wrong is a finding.
 
 use std::collections::VecDeque;
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use jlt_core::plan::{Fault, Planned, Target};
+use nix::sys::signal::Signal;
 
 use super::members::Members;
 use super::script::{Step, mend, script};
@@ -358,6 +360,10 @@ impl Nemesis<'_> {
             Some((status, _)) if status.success() => {
                 self.havoc.count(Fault::RestartAll.effect(), 1);
                 operation.effects.push(format!("{} stopped", name(server)));
+            }
+            // A signal that comes before a program has begun ends it.
+            Some((status, words)) if status.signal() == Some(Signal::SIGTERM as i32) && words.is_empty() => {
+                self.havoc.notes.push(format!("{} was told to stop before it had begun", name(server)));
             }
             Some((status, words)) => {
                 let what = format!("{} was told to stop and ended so ({status}): {words}", name(server));
