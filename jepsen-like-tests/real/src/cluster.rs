@@ -7,11 +7,12 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
+use crate::clock::seconds_off;
 use crate::http;
 use crate::kv;
-use crate::memory::Sample;
+use crate::memory::{Sample, resident_kib};
 use jlt_core::verdict::Verdict;
 use jlt_fs::{Disk, Lost, Survivors};
 use jlt_net::Network;
@@ -40,8 +41,6 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// For questions between faults, which must not wait.
 const QUICK_TIMEOUT: Duration = Duration::from_millis(300);
-
-const SECONDS_A_DAY: u64 = 86_400;
 
 /// The join secret of every test cluster: 32 bytes in base64. They listen on loopback only.
 pub(crate) const SECRET: &str = "amVwc2VuLWxpa2UgdGVzdHMgb2YgVHJpYnVuZSEhISE=";
@@ -201,8 +200,7 @@ impl Cluster {
     /// How many seconds its clock is away from ours, either way, as the header `Date` of an answer tells. None without an answer.
     pub(crate) fn clock_off_by(&self, index: usize) -> Option<u64> {
         let reply = http::request(self.http_address(index), "GET", "/v1/status/leader", b"", QUICK_TIMEOUT).ok()?;
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).ok()?.as_secs();
-        Some(seconds_apart(second_of_day(reply.header("date")?)?, now % SECONDS_A_DAY))
+        seconds_off(reply.header("date")?)
     }
 
     fn signal(&self, index: usize, signal: Signal) -> Result<(), String> {
@@ -330,9 +328,7 @@ impl Cluster {
     /// What the processes that run have in memory.
     pub(crate) fn memory(&self, seconds: u64) -> Vec<Sample> {
         let sample = |(server, at): (usize, &Server)| {
-            let status = std::fs::read_to_string(format!("/proc/{}/status", at.process.as_ref()?.id())).ok()?;
-            let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
-            let kib = line.trim().trim_end_matches(" kB").parse().ok()?;
+            let kib = resident_kib(at.process.as_ref()?.id())?;
             Some(Sample { seconds, server, age_seconds: at.started.elapsed().as_secs(), kib })
         };
         self.servers.iter().enumerate().filter_map(sample).collect()
@@ -492,19 +488,6 @@ fn crash_points(version: &[u8]) -> Option<Vec<String>> {
     points.iter().map(|point| point.as_str().map(str::to_owned)).collect()
 }
 
-/// Of a date as RFC 9110 has it, `Sun, 06 Nov 1994 08:49:37 GMT`, the time of the day.
-fn second_of_day(date: &str) -> Option<u64> {
-    let mut parts = date.split(' ').find(|word| word.contains(':'))?.split(':').map(|part| part.parse::<u64>().ok());
-    let mut next = || parts.next()?;
-    Some(next()? * 3600 + next()? * 60 + next()?)
-}
-
-/// Clocks are wrong by minutes, never by half a day.
-fn seconds_apart(one: u64, other: u64) -> u64 {
-    let apart = one.abs_diff(other);
-    apart.min(SECONDS_A_DAY - apart)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -515,13 +498,5 @@ mod tests {
         assert_eq!(crash_points(b"Tribune v1"), None);
         let built = crash_points(br#"{"Version":"1.0.0","CrashPoints":["log-before-sync"]}"#);
         assert_eq!(built, Some(vec!["log-before-sync".to_owned()]));
-    }
-
-    #[test]
-    fn clocks_are_compared_by_the_date_of_an_answer() {
-        assert_eq!(second_of_day("sun, 06 nov 1994 08:49:37 gmt"), Some(8 * 3600 + 49 * 60 + 37));
-        assert_eq!(second_of_day("soon"), None);
-        assert_eq!(seconds_apart(10, 40), 30);
-        assert_eq!(seconds_apart(SECONDS_A_DAY - 10, 20), 30, "over midnight");
     }
 }

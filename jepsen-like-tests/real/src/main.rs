@@ -4,6 +4,7 @@
 //! and exits with 0 when nothing was wrong, 1 when a guarantee was broken or the run proved too little, 2 when it could not run at all.
 
 mod bugs;
+mod clock;
 mod cluster;
 mod http;
 mod kill;

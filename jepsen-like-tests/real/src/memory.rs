@@ -21,6 +21,13 @@ pub(crate) struct Sample {
     pub(crate) kib: u64,
 }
 
+/// What a process has in memory now.
+pub(crate) fn resident_kib(process: u32) -> Option<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    line.trim().trim_end_matches(" kB").parse().ok()
+}
+
 /// KiB an hour, and the standard error of that.
 ///
 /// A process that was just started has less than one that has served for minutes, whatever leaks, and faults start servers again at
