@@ -12,26 +12,39 @@ use crate::{Leadership, MembersVersion, Role};
 
 pub(crate) type Metrics = openraft::RaftMetrics<NodeId, Member>;
 
-/// Tells who leads, and which entry of the log the membership comes from, by what openraft reports, until it stops.
-pub(crate) fn follow_leadership(
-    core: &Core,
-    contact_max: Duration,
-) -> (watch::Receiver<Leadership>, watch::Receiver<MembersVersion>) {
-    let mut metrics = core.metrics();
-    let now = leadership(&metrics.borrow_and_update(), Duration::ZERO, contact_max);
-    let (sender, receiver) = watch::channel(now);
-    let (members, members_receiver) = watch::channel(members_version(&metrics.borrow()));
+/// What follows from what openraft reports.
+pub(crate) struct Followed {
+    /// Who leads.
+    pub(crate) leadership: watch::Receiver<Leadership>,
+    /// Which entry of the log the membership comes from.
+    pub(crate) members: watch::Receiver<MembersVersion>,
+    /// How long a leader may go on without another report; `None`: for ever. A process that was frozen knows by its clock alone
+    /// that it leads no more: for a moment everything else still says so.
+    pub(crate) leads_until: watch::Receiver<Option<Instant>>,
+}
+
+/// Follows openraft until it stops.
+pub(crate) fn follow(core: &Core, contact_max: Duration) -> Followed {
+    let (mut metrics, mut looked) = (core.metrics(), Instant::now());
+    let sender = watch::Sender::new(leadership(&metrics.borrow_and_update(), Duration::ZERO, contact_max));
+    let until = watch::Sender::new(leads_until(&metrics.borrow(), looked, contact_max));
+    let members = watch::Sender::new(members_version(&metrics.borrow()));
+    let followed =
+        Followed { leadership: sender.subscribe(), members: members.subscribe(), leads_until: until.subscribe() };
     tokio::spawn(async move {
-        let mut reported = Instant::now();
+        let mut reported = looked;
         loop {
             match tokio::time::timeout(contact_max / 4, metrics.changed()).await {
-                Ok(Ok(())) => reported = Instant::now(),
+                // When that was is not known, but that it was after the last look.
+                Ok(Ok(())) => reported = looked,
                 Ok(Err(_gone)) => break,
                 // A core that waits for its disk reports nothing; what it said last grows old.
                 Err(_elapsed) => {}
             }
+            looked = Instant::now();
             let version = members_version(&metrics.borrow_and_update());
             members.send_if_modified(|before| std::mem::replace(before, version) != version);
+            until.send_replace(leads_until(&metrics.borrow(), reported, contact_max));
             let now = leadership(&metrics.borrow(), reported.elapsed(), contact_max);
             let is_stopped = now.is_stopped;
             sender.send_if_modified(|before| std::mem::replace(before, now.clone()) != now);
@@ -44,7 +57,7 @@ pub(crate) fn follow_leadership(
             last.is_leader = false;
         });
     });
-    (receiver, members_receiver)
+    followed
 }
 
 fn members_version(metrics: &Metrics) -> MembersVersion {
@@ -59,14 +72,12 @@ pub(crate) fn contact_max(config: &Config) -> Duration {
 /// What was reported `age` ago means this now. One leads when an entry of one's own term is applied, and so all that the
 /// leaders before have answered, for as long as a majority answers. A lone voter needs nobody's answer.
 fn leadership(metrics: &Metrics, age: Duration, contact_max: Duration) -> Leadership {
-    let membership = metrics.membership_config.membership();
-    let is_alone = membership.voter_ids().eq([metrics.id]);
     let contact = metrics.millis_since_quorum_ack.map(|ms| Duration::from_millis(ms) + age);
-    let is_mistaken = faults::has(Bug::LeadsTooLong) || faults::has(Bug::ReadNotConfirmed);
     let is_early = faults::has(Bug::LeadsTooEarly);
     let is_leader = metrics.state == ServerState::Leader
         && (is_early || metrics.last_applied.is_some_and(|applied| applied.leader_id.term == metrics.current_term))
-        && (is_alone || is_mistaken || contact.map_or(is_early, |contact| contact <= contact_max));
+        && (needs_nobody(metrics) || contact.map_or(is_early, |contact| contact <= contact_max));
+    let membership = metrics.membership_config.membership();
     let leader = metrics.current_leader.filter(|id| is_leader || *id != metrics.id);
     Leadership {
         term: metrics.current_term,
@@ -74,6 +85,21 @@ fn leadership(metrics: &Metrics, age: Duration, contact_max: Duration) -> Leader
         is_leader,
         is_stopped: metrics.state == ServerState::Shutdown || metrics.running_state.is_err(),
     }
+}
+
+/// How long what was reported at `reported`, or after, lets one lead.
+fn leads_until(metrics: &Metrics, reported: Instant, contact_max: Duration) -> Option<Instant> {
+    if needs_nobody(metrics) || faults::has(Bug::LeadsTooEarly) {
+        return None;
+    }
+    let silence = metrics.millis_since_quorum_ack.map_or(contact_max, Duration::from_millis);
+    Some(reported + contact_max.saturating_sub(silence))
+}
+
+/// A lone voter; or one that is mistaken.
+fn needs_nobody(metrics: &Metrics) -> bool {
+    let is_alone = metrics.membership_config.membership().voter_ids().eq([metrics.id]);
+    is_alone || faults::has(Bug::LeadsTooLong) || faults::has(Bug::ReadNotConfirmed)
 }
 
 pub(crate) fn role(state: ServerState) -> Role {
@@ -130,5 +156,18 @@ mod tests {
             assert_eq!(now.is_leader, expected, "{voters:?} {applied} {acked_ms:?} {age_ms}");
             assert_eq!(now.leader.is_some(), expected);
         }
+    }
+
+    #[test]
+    fn a_leader_that_was_frozen_knows_by_its_clock_that_it_leads_no_more() {
+        let (reported, max) = (Instant::now(), Duration::from_millis(800));
+        let left_ms = |voters: &[NodeId], acked_ms| {
+            let until = leads_until(&metrics(voters, 5, acked_ms), reported, max);
+            until.map(|until| until.duration_since(reported).as_millis())
+        };
+        assert_eq!(left_ms(&[1, 2, 3], Some(100)), Some(700));
+        assert_eq!(left_ms(&[1, 2, 3], Some(900)), Some(0));
+        assert_eq!(left_ms(&[1, 2, 3], None), Some(0));
+        assert_eq!(left_ms(&[1], None), None);
     }
 }

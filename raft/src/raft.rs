@@ -13,7 +13,7 @@ use crate::client::{Client, Network};
 use crate::consensus::Core;
 use crate::disk::{Disk, RealDisk};
 use crate::elections::space_elections;
-use crate::leadership::{Metrics, contact_max, follow_leadership, role};
+use crate::leadership::{Followed, Metrics, contact_max, follow, role};
 use crate::log::{Log, held};
 use crate::machine::Machine;
 use crate::members::finish_changes;
@@ -49,6 +49,7 @@ struct Inner<S: StateMachine> {
     reads: mpsc::Sender<Waiting>,
     applied: watch::Receiver<u64>,
     leadership: watch::Receiver<Leadership>,
+    leads_until: watch::Receiver<Option<Instant>>,
     members: watch::Receiver<MembersVersion>,
     paused: Arc<watch::Sender<bool>>,
     /// Held by the one who changes the membership.
@@ -129,7 +130,7 @@ impl<S: StateMachine> Raft<S> {
         let (proposals, proposed) = mpsc::channel(config.proposals_waiting_max);
         let (reads, asked) = mpsc::channel(READS_WAITING_MAX);
         let (paused, resumed) = watch::channel(false);
-        let (leadership, members) = follow_leadership(&core, contact_max(&config));
+        let Followed { leadership, members, leads_until } = follow(&core, contact_max(&config));
         let proposer = Proposer::new(&config, core.clone(), log.clone(), proposed, leadership.clone(), resumed.clone());
         tokio::spawn(proposer.run());
         let deadline = contact_max(&config);
@@ -156,6 +157,7 @@ impl<S: StateMachine> Raft<S> {
             reads,
             applied,
             leadership,
+            leads_until,
             members,
             paused: Arc::new(paused),
             changing,
@@ -244,21 +246,22 @@ impl<S: StateMachine> Raft<S> {
     /// # Errors
     /// [`ReadError::NotLeader`].
     pub fn leader_applied(&self) -> Result<u64, ReadError> {
-        let leadership = self.inner.leadership.borrow();
-        if leadership.is_leader {
+        if self.is_leader() {
             return Ok(self.applied());
         }
-        Err(ReadError::NotLeader { leader: leadership.leader.clone() })
+        Err(ReadError::NotLeader { leader: self.leader() })
     }
 
     /// The leader of the newest term, as far as this member knows.
     pub fn leader(&self) -> Option<Member> {
-        self.inner.leadership.borrow().leader.clone()
+        let leader = self.inner.leadership.borrow().leader.clone();
+        leader.filter(|leader| leader.id != self.inner.id || self.is_leader())
     }
 
     /// Whether this member leads, as far as it knows: it was elected, and a majority has answered it lately.
     pub fn is_leader(&self) -> bool {
-        self.inner.leadership.borrow().is_leader
+        let is_over = || self.inner.leads_until.borrow().is_some_and(|until| Instant::now() > until);
+        self.inner.leadership.borrow().is_leader && !is_over()
     }
 
     /// Who leads, as it changes.
