@@ -5,6 +5,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use model::Node;
 use tokio::sync::{Notify, mpsc};
+use tokio_util::sync::CancellationToken;
 
 use crate::leader::sessions::{Event, Report, Reporter};
 
@@ -29,6 +30,8 @@ struct State {
     untold: Untold,
     judge: Option<mpsc::Sender<Event>>,
     last_stream: u64,
+    /// Each server's newest stream of reports to this one; ended by the next one.
+    streams: BTreeMap<String, CancellationToken>,
 }
 
 /// What the leader has not been told.
@@ -105,11 +108,16 @@ impl LocalSessions {
         state.untold.left.retain(|name| !report.left.contains(name));
     }
 
-    /// A new stream of a server's reports to this one.
-    pub(crate) fn reporter(&self, server: String) -> Reporter {
+    /// A new stream of a server's reports to this one, and what ends it. Only the newest counts, and that may be one that its
+    /// server has given up long ago, and that was delayed: so the one before is ended, and a server that lives begins again.
+    pub(crate) fn reporter(&self, server: String) -> (Reporter, CancellationToken) {
         let mut state = self.lock();
         state.last_stream += 1;
-        Reporter { server, stream: state.last_stream }
+        let is_over = CancellationToken::new();
+        if let Some(before) = state.streams.insert(server.clone(), is_over.clone()) {
+            before.cancel();
+        }
+        (Reporter { server, stream: state.last_stream }, is_over)
     }
 
     /// Where reports go while this server leads.
@@ -160,6 +168,16 @@ mod tests {
         let untold = sessions.tell_changes().await;
         assert_eq!((untold.opened.len(), untold.closed.len(), untold.left.len()), (0, 0, 1));
         assert_eq!(sessions.count(), 1);
+    }
+
+    #[test]
+    fn a_server_has_one_stream_of_reports() {
+        let sessions = LocalSessions::default();
+        let (first, first_is_over) = sessions.reporter("s1".into());
+        let (_, others_is_over) = sessions.reporter("s2".into());
+        let (second, second_is_over) = sessions.reporter("s1".into());
+        assert!(first.stream < second.stream);
+        assert!(first_is_over.is_cancelled() && !second_is_over.is_cancelled() && !others_is_over.is_cancelled());
     }
 
     #[tokio::test]

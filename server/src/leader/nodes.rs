@@ -143,7 +143,7 @@ async fn report_to_leader(core: &Core) {
 
 async fn report_here(core: &Core) {
     if let Some(judge) = core.sessions.judge() {
-        let from = core.sessions.reporter(core.config.node_name.clone());
+        let (from, _) = core.sessions.reporter(core.config.node_name.clone());
         tell(&core.sessions, &from, &judge).await;
     }
 }
@@ -274,7 +274,7 @@ mod tests {
     #[tokio::test]
     async fn a_judge_who_is_gone_is_left_even_if_there_is_nothing_to_tell() {
         let (sessions, (judge, mut events)) = (LocalSessions::default(), mpsc::channel(4));
-        let from = sessions.reporter("s1".into());
+        let (from, _) = sessions.reporter("s1".into());
         let telling = tell(&sessions, &from, &judge);
         let hearing = async {
             assert!(matches!(events.recv().await, Some(Event::Report(_, report)) if report.full));

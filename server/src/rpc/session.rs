@@ -61,12 +61,16 @@ impl SessionService for Rpc {
             return Err(Status::permission_denied("only servers report"));
         };
         let events = self.core.sessions.judge().ok_or_else(|| Status::failed_precondition("not the leader"))?;
-        let (from, reports) = (self.core.sessions.reporter(server), request.into_inner());
+        let ((from, is_over), reports) = (self.core.sessions.reporter(server), request.into_inner());
         let (sender, replies) = mpsc::channel(WAITING_MAX);
         self.core.tasks.spawn(async move {
-            hand_on(reports, &from, &events, &sender).await;
-            // A leader that has stepped down does not judge any more.
-            let _ = events.send(Event::ServerLost(from)).await;
+            tokio::select! {
+                () = hand_on(reports, &from, &events, &sender) => {
+                    // A leader that has stepped down does not judge any more.
+                    let _ = events.send(Event::ServerLost(from)).await;
+                }
+                () = is_over.cancelled() => {}
+            }
         });
         Ok(Response::new(Box::pin(ReceiverStream::new(replies))))
     }
