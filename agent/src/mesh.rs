@@ -18,7 +18,8 @@ use tokio::time::timeout;
 use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
 use tonic::{Code, Request, Response, Status, Streaming};
 
-/// Most time to sign a certificate, or to begin a stream; a session is waited for that long, too.
+/// Most time to sign a certificate, or to begin a stream, with the wait for a session. Less than proxies wait for us
+/// (10 s, `CONTROL_TIMEOUT`), so that they hear why.
 const CALL_TIMEOUT: Duration = Duration::from_secs(9);
 
 /// Hands `Mesh` on. The node of a request is always this one, whatever the caller says.

@@ -26,8 +26,9 @@ pub(crate) struct Followed {
 /// Follows openraft until it stops.
 pub(crate) fn follow(core: &Core, contact_max: Duration) -> Followed {
     let (mut metrics, mut looked) = (core.metrics(), Instant::now());
-    let sender = watch::Sender::new(leadership(&metrics.borrow_and_update(), Duration::ZERO, contact_max));
-    let until = watch::Sender::new(leads_until(&metrics.borrow(), looked, contact_max));
+    let now = leads_until(&metrics.borrow_and_update(), looked, contact_max);
+    let sender = watch::Sender::new(leadership(&metrics.borrow(), now, looked));
+    let until = watch::Sender::new(now);
     let members = watch::Sender::new(members_version(&metrics.borrow()));
     let followed =
         Followed { leadership: sender.subscribe(), members: members.subscribe(), leads_until: until.subscribe() };
@@ -44,8 +45,9 @@ pub(crate) fn follow(core: &Core, contact_max: Duration) -> Followed {
             looked = Instant::now();
             let version = members_version(&metrics.borrow_and_update());
             members.send_if_modified(|before| std::mem::replace(before, version) != version);
-            until.send_replace(leads_until(&metrics.borrow(), reported, contact_max));
-            let now = leadership(&metrics.borrow(), reported.elapsed(), contact_max);
+            let end = leads_until(&metrics.borrow(), reported, contact_max);
+            until.send_replace(end);
+            let now = leadership(&metrics.borrow(), end, Instant::now());
             let is_stopped = now.is_stopped;
             sender.send_if_modified(|before| std::mem::replace(before, now.clone()) != now);
             if is_stopped || sender.is_closed() {
@@ -69,14 +71,13 @@ pub(crate) fn contact_max(config: &Config) -> Duration {
     Duration::from_millis(config.election_ms_max * 2)
 }
 
-/// What was reported `age` ago means this now. One leads when an entry of one's own term is applied, and so all that the
-/// leaders before have answered, for as long as a majority answers. A lone voter needs nobody's answer.
-fn leadership(metrics: &Metrics, age: Duration, contact_max: Duration) -> Leadership {
-    let contact = metrics.millis_since_quorum_ack.map(|ms| Duration::from_millis(ms) + age);
+/// One leads when an entry of one's own term is applied, and so all that the leaders before have answered, for as long as a
+/// majority answers.
+fn leadership(metrics: &Metrics, until: Option<Instant>, now: Instant) -> Leadership {
     let is_early = faults::has(Bug::LeadsTooEarly);
     let is_leader = metrics.state == ServerState::Leader
         && (is_early || metrics.last_applied.is_some_and(|applied| applied.leader_id.term == metrics.current_term))
-        && (needs_nobody(metrics) || contact.map_or(is_early, |contact| contact <= contact_max));
+        && is_before(now, until);
     let membership = metrics.membership_config.membership();
     let leader = metrics.current_leader.filter(|id| is_leader || *id != metrics.id);
     Leadership {
@@ -87,19 +88,20 @@ fn leadership(metrics: &Metrics, age: Duration, contact_max: Duration) -> Leader
     }
 }
 
-/// How long what was reported at `reported`, or after, lets one lead.
+/// How long what was reported at `reported`, or after, lets a leader lead; `None`: for ever. A lone voter needs nobody's answer.
 fn leads_until(metrics: &Metrics, reported: Instant, contact_max: Duration) -> Option<Instant> {
-    if needs_nobody(metrics) || faults::has(Bug::LeadsTooEarly) {
+    let is_alone = metrics.membership_config.membership().voter_ids().eq([metrics.id]);
+    let is_mistaken = faults::has(Bug::LeadsTooLong) || faults::has(Bug::ReadNotConfirmed);
+    let silence = metrics.millis_since_quorum_ack;
+    if is_alone || is_mistaken || (silence.is_none() && faults::has(Bug::LeadsTooEarly)) {
         return None;
     }
-    let silence = metrics.millis_since_quorum_ack.map_or(contact_max, Duration::from_millis);
-    Some(reported + contact_max.saturating_sub(silence))
+    Some(reported + contact_max.saturating_sub(silence.map_or(contact_max, Duration::from_millis)))
 }
 
-/// A lone voter; or one that is mistaken.
-fn needs_nobody(metrics: &Metrics) -> bool {
-    let is_alone = metrics.membership_config.membership().voter_ids().eq([metrics.id]);
-    is_alone || faults::has(Bug::LeadsTooLong) || faults::has(Bug::ReadNotConfirmed)
+/// Whether an end that may never come has not come yet.
+pub(crate) fn is_before(now: Instant, end: Option<Instant>) -> bool {
+    end.is_none_or(|end| now < end)
 }
 
 pub(crate) fn role(state: ServerState) -> Role {
@@ -151,8 +153,9 @@ mod tests {
             (&[1], 4, Some(0), 0, false),
         ];
         for (voters, applied, acked_ms, age_ms, expected) in cases {
-            let age = Duration::from_millis(age_ms);
-            let now = leadership(&metrics(voters, applied, acked_ms), age, Duration::from_millis(800));
+            let (metrics, reported) = (metrics(voters, applied, acked_ms), Instant::now());
+            let until = leads_until(&metrics, reported, Duration::from_millis(800));
+            let now = leadership(&metrics, until, reported + Duration::from_millis(age_ms));
             assert_eq!(now.is_leader, expected, "{voters:?} {applied} {acked_ms:?} {age_ms}");
             assert_eq!(now.leader.is_some(), expected);
         }

@@ -13,7 +13,7 @@ use crate::client::{Client, Network};
 use crate::consensus::Core;
 use crate::disk::{Disk, RealDisk};
 use crate::elections::space_elections;
-use crate::leadership::{Followed, Metrics, contact_max, follow, role};
+use crate::leadership::{Followed, Metrics, contact_max, follow, is_before, role};
 use crate::log::{Log, held};
 use crate::machine::Machine;
 use crate::members::finish_changes;
@@ -260,8 +260,7 @@ impl<S: StateMachine> Raft<S> {
 
     /// Whether this member leads, as far as it knows: it was elected, and a majority has answered it lately.
     pub fn is_leader(&self) -> bool {
-        let is_over = || self.inner.leads_until.borrow().is_some_and(|until| Instant::now() > until);
-        self.inner.leadership.borrow().is_leader && !is_over()
+        self.inner.leadership.borrow().is_leader && is_before(Instant::now(), *self.inner.leads_until.borrow())
     }
 
     /// Who leads, as it changes.

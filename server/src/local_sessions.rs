@@ -1,4 +1,5 @@
-//! The sessions that this server has with agents, and what of them the leader has not been told yet.
+//! The sessions that this server has with agents, and what of them the leader has not been told yet. While this server leads, who
+//! reports to it, too.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};

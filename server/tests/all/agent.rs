@@ -105,13 +105,8 @@ impl Agent {
         services: &[ServiceInstance],
         checks: &[Check],
     ) -> Result<api::proto::PushReply, Status> {
-        let request = PushRequest {
-            node_mp: api::mp::encode(node),
-            services_mp: services.iter().map(api::mp::encode).collect(),
-            checks_mp: checks.iter().map(api::mp::encode).collect(),
-            ..PushRequest::default()
-        };
-        Ok(SyncClient::new(self.channel(server)).push(request).await?.into_inner())
+        let checks_mp = checks.iter().map(api::mp::encode).collect();
+        self.send_push(server, PushRequest { checks_mp, ..pushed(node, services) }).await
     }
 
     /// Pushes all that this node has, if its last push was at index `after`.
@@ -121,15 +116,17 @@ impl Agent {
         services: &[ServiceInstance],
         after: u64,
     ) -> Result<api::proto::PushReply, Status> {
-        let request = PushRequest {
-            node_mp: api::mp::encode(&self.node),
-            services_mp: services.iter().map(api::mp::encode).collect(),
-            full: true,
-            after: Some(after),
-            ..PushRequest::default()
-        };
-        Ok(SyncClient::new(self.channel(server)).push(request).await?.into_inner())
+        self.send_push(server, PushRequest { full: true, after: Some(after), ..pushed(&self.node, services) }).await
     }
+
+    async fn send_push(&self, server: &str, push: PushRequest) -> Result<api::proto::PushReply, Status> {
+        Ok(SyncClient::new(self.channel(server)).push(push).await?.into_inner())
+    }
+}
+
+fn pushed(node: &model::Node, services: &[ServiceInstance]) -> PushRequest {
+    let services_mp = services.iter().map(api::mp::encode).collect();
+    PushRequest { node_mp: api::mp::encode(node), services_mp, ..PushRequest::default() }
 }
 
 /// What an agent says once a second.
