@@ -10,7 +10,7 @@ use crate::forward::Forwarder;
 use crate::leaf::Leaves;
 use crate::local::Local;
 use crate::lookup::ViewLookup;
-use crate::mesh::MeshProxy;
+use crate::mesh::{self, MeshProxy};
 use crate::metrics::Metrics;
 use crate::servers::Servers;
 use crate::session::Session;
@@ -29,6 +29,7 @@ use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
+use tonic::service::Routes;
 
 /// What is spoken between nodes.
 const ALPN: &[&[u8]] = &[b"h2"];
@@ -178,8 +179,13 @@ impl Agent {
     /// # Errors
     /// When the listener dies.
     pub async fn serve_mesh(&self, listener: TcpListener) -> Result<(), tonic::transport::Error> {
-        let proxy = MeshProxy { servers: self.inner.servers.clone(), node: self.inner.config.node.name.clone() };
-        proxy.serve(listener, self.inner.left.clone().cancelled_owned()).await
+        mesh::serve(self.mesh(), listener, self.inner.left.clone().cancelled_owned()).await
+    }
+
+    /// What [`Agent::serve_mesh`] serves, for who has another listener.
+    pub fn mesh(&self) -> Routes {
+        let (servers, node) = (self.inner.servers.clone(), self.inner.config.node.name.clone());
+        MeshProxy { servers, node }.routes()
     }
 
     /// Returns when this node has left (`PUT /v1/agent/leave`, [`Agent::leave`]) or was shut down: the program is to end.

@@ -16,6 +16,7 @@ use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
+use tonic::service::Routes;
 use tonic::{Code, Request, Response, Status, Streaming};
 
 /// Most time to sign a certificate, or to begin a stream, with the wait for a session. Less than proxies wait for us
@@ -28,19 +29,24 @@ pub(crate) struct MeshProxy {
     pub(crate) node: String,
 }
 
+/// Serves a loopback listener until `stop` is done.
+pub(crate) async fn serve(
+    mesh: Routes,
+    listener: TcpListener,
+    stop: impl Future<Output = ()>,
+) -> Result<(), tonic::transport::Error> {
+    tonic::transport::Server::builder()
+        .http2_keepalive_interval(Some(Duration::from_secs(10)))
+        .max_concurrent_streams(api::transport::STREAMS_PER_CONNECTION_MAX)
+        .add_routes(mesh)
+        .serve_with_incoming_shutdown(TcpListenerStream::new(listener), stop)
+        .await
+}
+
 impl MeshProxy {
-    /// Serves a loopback listener until `stop` is done.
-    pub(crate) async fn serve(
-        self,
-        listener: TcpListener,
-        stop: impl Future<Output = ()>,
-    ) -> Result<(), tonic::transport::Error> {
-        tonic::transport::Server::builder()
-            .http2_keepalive_interval(Some(Duration::from_secs(10)))
-            .max_concurrent_streams(api::transport::STREAMS_PER_CONNECTION_MAX)
-            .add_service(MeshServer::new(self))
-            .serve_with_incoming_shutdown(TcpListenerStream::new(listener), stop)
-            .await
+    /// What is served.
+    pub(crate) fn routes(self) -> Routes {
+        Routes::new(MeshServer::new(self))
     }
 
     /// The server that has the session, as soon as there is one. A proxy that is told `Unavailable` comes back.

@@ -4,6 +4,7 @@
 //! port, and only a bounded number of times.
 
 use super::Finding;
+use api::transport::net::TcpStream;
 use bytes::Bytes;
 use http::header::{HOST, HeaderName, HeaderValue, LOCATION, USER_AGENT};
 use http::{Method, Request, Response, StatusCode, Uri};
@@ -14,7 +15,6 @@ use model::AgentCheck;
 use rustls_pki_types::ServerName;
 use std::sync::Arc;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
 /// Consul's: operators filter their access logs by it.

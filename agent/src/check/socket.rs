@@ -1,9 +1,10 @@
 //! Checks by TCP and UDP.
 
 use super::Finding;
+use api::transport::net::TcpStream;
 use std::io;
 use std::time::Duration;
-use tokio::net::{TcpStream, UdpSocket};
+use tokio::net::UdpSocket;
 use tokio::time::timeout;
 
 /// Passing if a connection can be made.

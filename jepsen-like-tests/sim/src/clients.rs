@@ -2,7 +2,8 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
@@ -10,13 +11,11 @@ use std::time::Duration;
 
 use jlt_core::judgement::Judgement;
 use jlt_core::record::{Record, Tally, tally};
-use jlt_workloads::{Shared, Stream, Wire, Workload, async_trait};
-use turmoil::net::TcpStream;
+use jlt_workloads::{Api, Client, Shared, Stream, Wire, Workload, async_trait};
+use turmoil::net::{TcpStream, UdpSocket};
 
 use crate::trace::Trace;
-
-/// Where the servers serve HTTP.
-pub(crate) const PORT: u16 = 8500;
+use crate::{agents, names};
 
 /// Clients think so long at most, so that a simulated second does not take longer than it must.
 const THINK_MS_MAX: u64 = 300;
@@ -42,8 +41,11 @@ pub(crate) struct Clients {
 
 struct Inner {
     seed: u64,
-    /// Those of the servers, and those of the agents.
-    groups: [Group; 2],
+    workloads: Vec<Arc<dyn Workload>>,
+    wire: Rc<dyn Wire>,
+    places: Places,
+    /// Set when there is something to do, for its clock is that of the clients' host.
+    shared: RefCell<Option<Arc<Shared>>>,
     trace: Trace,
     phase: Cell<Phase>,
     /// What was found without a judge.
@@ -51,46 +53,69 @@ struct Inner {
     is_finished: Cell<bool>,
 }
 
-/// Workloads, and those whom they ask.
-pub(crate) struct Group {
-    workloads: Vec<Arc<dyn Workload>>,
-    wire: Rc<dyn Wire>,
-    lives: Vec<Arc<AtomicU32>>,
-    /// Set when there is something to do, for its clock is that of the clients' host.
-    shared: RefCell<Option<Arc<Shared>>>,
+/// Who is asked: where each is, and how often it was started.
+#[derive(Default)]
+pub(crate) struct Places {
+    pub(crate) servers: Vec<Place>,
+    pub(crate) agents: Vec<Place>,
+    /// Where a service calls another, by its sidecar.
+    pub(crate) upstream: Option<Place>,
+    /// What is registered at each of the first agents.
+    pub(crate) services: Vec<String>,
 }
 
-impl Group {
-    /// Workloads on hosts of these addresses, which count their lives.
-    pub(crate) fn new(workloads: Vec<Arc<dyn Workload>>, hosts: Vec<(IpAddr, Arc<AtomicU32>)>) -> Self {
-        let (servers, lives) = hosts.into_iter().unzip();
-        Self { workloads, wire: Rc::new(Network { servers }), lives, shared: RefCell::default() }
-    }
+/// A port that speaks HTTP, and the counter of its lives.
+pub(crate) type Place = (SocketAddr, Arc<AtomicU32>);
 
-    fn begin(&self, seed: u64, round: u64) -> Arc<Shared> {
-        let shared = Arc::new(Shared::new(seed, round, self.lives.clone()).thinking(THINK_MS_MAX));
-        self.shared.replace(Some(Arc::clone(&shared)));
-        shared
+impl Places {
+    fn shared(&self, seed: u64) -> Shared {
+        let lives = |places: &[Place]| places.iter().map(|(_address, lives)| Arc::clone(lives)).collect();
+        let upstream = self.upstream.as_ref().map(|(_address, lives)| Arc::clone(lives));
+        Shared::new(seed, 0, lives(&self.servers)).with_agents(lives(&self.agents)).with_upstream(upstream)
     }
 }
 
-/// The simulated network.
+/// The simulated network, and who is asked, by number.
 struct Network {
-    servers: Vec<IpAddr>,
+    places: Vec<SocketAddr>,
+}
+
+impl Network {
+    fn dns(&self, jlt_workloads::Place::Dns(node): jlt_workloads::Place) -> SocketAddr {
+        SocketAddr::new(self.places[node].ip(), names::PORT)
+    }
 }
 
 #[async_trait(?Send)]
 impl Wire for Network {
-    async fn connect(&self, server: usize) -> std::io::Result<Box<dyn Stream>> {
-        Ok(Box::new(TcpStream::connect((self.servers[server], PORT)).await?))
+    async fn connect(&self, number: usize) -> io::Result<Box<dyn Stream>> {
+        Ok(Box::new(TcpStream::connect(self.places[number]).await?))
+    }
+
+    async fn connect_to(&self, place: jlt_workloads::Place) -> io::Result<Box<dyn Stream>> {
+        Ok(Box::new(TcpStream::connect(self.dns(place)).await?))
+    }
+
+    async fn exchange(&self, place: jlt_workloads::Place, datagram: &[u8]) -> io::Result<Vec<u8>> {
+        let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).await?;
+        socket.send_to(datagram, self.dns(place)).await?;
+        let mut answer = vec![0; usize::from(u16::MAX)];
+        let (length, _from) = socket.recv_from(&mut answer).await?;
+        answer.truncate(length);
+        Ok(answer)
     }
 }
 
 impl Clients {
-    pub(crate) fn new(seed: u64, servers: Group, agents: Group, trace: Trace) -> Self {
+    pub(crate) fn new(seed: u64, workloads: Vec<Arc<dyn Workload>>, places: Places, trace: Trace) -> Self {
+        let all = places.servers.iter().chain(&places.agents).chain(&places.upstream);
+        let wire = Rc::new(Network { places: all.map(|(address, _lives)| *address).collect() });
         let inner = Inner {
             seed,
-            groups: [servers, agents],
+            workloads,
+            wire,
+            places,
+            shared: RefCell::default(),
             trace,
             phase: Cell::new(Phase::Wait),
             wrong: RefCell::default(),
@@ -103,18 +128,14 @@ impl Clients {
     pub(crate) async fn run(self) -> turmoil::Result {
         let inner = &*self.inner;
         self.wait_for(Phase::Load).await;
-        let [servers, agents] = &inner.groups;
-        let (to_servers, to_agents) = (servers.begin(inner.seed, 0), agents.begin(inner.seed, 1));
-        let (one, other) = tokio::join!(
-            jlt_workloads::load(&servers.workloads, &to_servers, &servers.wire),
-            jlt_workloads::load(&agents.workloads, &to_agents, &agents.wire)
-        );
-        one.and(other)?;
+        let shared = Arc::new(inner.places.shared(inner.seed).thinking(THINK_MS_MAX));
+        inner.shared.replace(Some(Arc::clone(&shared)));
+        self.register(&shared).await?;
+        jlt_workloads::load(&inner.workloads, &shared, &inner.wire).await?;
         self.wait_for(Phase::Finish).await;
-        let mut wrong = jlt_workloads::finish(&agents.workloads, &to_agents, &agents.wire).await;
-        let nodes: Vec<String> = (1..=agents.lives.len()).map(crate::agents::name).collect();
-        wrong.extend(jlt_workloads::converge(&to_servers, &servers.wire, &nodes).await.err());
-        wrong.extend(jlt_workloads::finish(&servers.workloads, &to_servers, &servers.wire).await);
+        let nodes: Vec<String> = (1..=inner.places.agents.len()).map(agents::name).collect();
+        let mut wrong = Vec::from_iter(jlt_workloads::converge(&shared, &inner.wire, &nodes).await.err());
+        wrong.extend(jlt_workloads::finish(&inner.workloads, &shared, &inner.wire).await);
         inner.wrong.replace(wrong);
         for record in self.history() {
             inner.trace.note(&format!("{record:?}"));
@@ -123,11 +144,20 @@ impl Clients {
         Ok(())
     }
 
+    /// Registers the services that stay.
+    async fn register(&self, shared: &Arc<Shared>) -> Result<(), String> {
+        let mut client = Client::new(Arc::clone(shared), Rc::clone(&self.inner.wire), "services", 0);
+        for (agent, service) in self.inner.places.services.iter().enumerate() {
+            let register = async |api: &mut Api<'_>| api.send("PUT", "/v1/agent/service/register", service).await;
+            client.insist_of(client.agent(agent), register).await?;
+        }
+        Ok(())
+    }
+
     pub(crate) fn set_phase(&self, phase: Phase) {
         self.inner.phase.set(phase);
-        let shared = self.inner.groups.iter().filter_map(|group| group.shared.borrow().clone());
         if phase == Phase::Finish {
-            shared.for_each(|shared| shared.stop());
+            self.inner.shared.borrow().iter().for_each(|shared| shared.stop());
         }
     }
 
@@ -145,15 +175,14 @@ impl Clients {
     pub(crate) fn judge(&self) -> Judgement {
         let mut judgement = Judgement { violations: self.inner.wrong.borrow().clone(), ..Judgement::default() };
         let history = self.history();
-        for workload in self.inner.groups.iter().flat_map(|group| &group.workloads) {
+        for workload in &self.inner.workloads {
             judgement.add(workload.name(), workload.judge(&history));
         }
         judgement
     }
 
     fn history(&self) -> Vec<Record> {
-        let shared = self.inner.groups.iter().filter_map(|group| group.shared.borrow().clone());
-        shared.flat_map(|shared| shared.history().clone()).collect()
+        self.inner.shared.borrow().as_ref().map(|shared| shared.history().clone()).unwrap_or_default()
     }
 
     async fn wait_for(&self, phase: Phase) {

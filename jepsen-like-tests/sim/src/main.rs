@@ -5,19 +5,24 @@ mod clients;
 mod crash;
 mod invariants;
 mod many;
+mod names;
 mod nemesis;
+mod node;
 mod run;
+mod sidecars;
 mod trace;
 mod tunnels;
 mod world;
 
 use std::path::PathBuf;
 use std::process::{Command, ExitCode};
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use jlt_core::plan::Fault;
 use jlt_core::rng::Rng;
+use jlt_workloads::{Need, Workload, fit};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use tracing::Level;
@@ -87,7 +92,7 @@ struct Shape {
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=7))]
     servers: u8,
     /// How many agents.
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(0..=9))]
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u8).range(0..=9))]
     agents: u8,
     /// For how many simulated seconds faults strike.
     #[arg(long, default_value = "30", default_value_if("tunnels", "true", "60"))]
@@ -183,7 +188,8 @@ impl Shape {
             Some(names) => names.split(',').map(str::to_owned).collect(),
             None => {
                 let all = jlt_workloads::all();
-                let fitting = all.iter().filter(|workload| workload.needs().is_empty()).map(|workload| workload.name());
+                let fits = |workload: &&Arc<dyn Workload>| fit(&[Arc::clone(workload)], self.offers()).is_ok();
+                let fitting = all.iter().filter(fits).map(|workload| workload.name());
                 let mut names: Vec<&str> = fitting.filter(|name| *name != BULK).collect();
                 let mut rng = Rng::new(seed, 600);
                 while names.len() > WORKLOADS_PER_SEED {
@@ -193,9 +199,17 @@ impl Shape {
                 names.into_iter().map(str::to_owned).collect()
             }
         };
-        // There is no DNS here.
-        jlt_workloads::fit(&jlt_workloads::named(&names)?, &[])?;
+        fit(&jlt_workloads::named(&names)?, self.offers())?;
         Ok(names)
+    }
+
+    /// Another datacenter is a run of its own.
+    fn offers(&self) -> &'static [Need] {
+        match usize::from(self.agents) {
+            0 => &[Need::Dns, Need::OwnAgents],
+            sidecars::AGENTS.. => &[Need::Dns, Need::OwnAgents, Need::Agents, Need::Sidecars],
+            _ => &[Need::Dns, Need::OwnAgents, Need::Agents],
+        }
     }
 
     fn check(&self) -> Result<(), String> {

@@ -3,17 +3,16 @@
 use std::collections::BTreeMap;
 use std::error::Error;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
 use jlt_core::judgement::Judgement;
 use jlt_core::plan::{Fault, Plan};
-use jlt_workloads::Workload;
+use jlt_workloads::Need;
 use raft::Role;
 use serde_json::json;
 
-use crate::agents::{Locals, Trouble};
-use crate::clients::{Clients, Group, Phase};
+use crate::agents::Trouble;
+use crate::clients::{Clients, Phase};
 use crate::invariants::Invariants;
 use crate::nemesis::{self, Nemesis};
 use crate::trace::Trace;
@@ -47,15 +46,11 @@ pub(crate) fn run(settings: &Settings, trace: &Trace) -> Result<(String, bool), 
     let folder = Folder::new(settings.seed)?;
     // Servers speak of their folders: in each run these have the same names.
     std::env::set_current_dir(&folder.path)?;
-    let mut world = World::new(settings.seed, settings.servers, settings.agents, Path::new(""), trace.clone())?;
-    let hosts = world.servers.iter().map(|node| (node.address, node.counter())).collect();
-    let servers = Group::new(jlt_workloads::named(&settings.workloads)?, hosts);
-    let hosts = world.agents.iter().map(|agent| (agent.address, Arc::clone(&agent.lives))).collect();
-    let locals: Vec<Arc<dyn Workload>> = match settings.agents {
-        0 => Vec::new(),
-        agents => vec![Arc::new(Locals { agents })],
-    };
-    let clients = Clients::new(settings.seed, servers, Group::new(locals, hosts), trace.clone());
+    let workloads = jlt_workloads::named(&settings.workloads)?;
+    let has_sidecars = workloads.iter().any(|workload| workload.needs().contains(&Need::Sidecars));
+    let (seed, trace_of) = (settings.seed, trace.clone());
+    let mut world = World::new(seed, settings.servers, settings.agents, has_sidecars, Path::new(""), trace_of)?;
+    let clients = Clients::new(settings.seed, workloads, world.places(), trace.clone());
     world.sim.client(CLIENTS, clients.clone().run());
     let mut run = Run {
         invariants: Invariants::default(),

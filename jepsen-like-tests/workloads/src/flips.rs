@@ -106,6 +106,8 @@ impl Flips {
     /// When all is healed: what is allowed passes, and what is denied does not.
     pub(crate) async fn finish(&self, client: &mut Client) -> Result<(), String> {
         client.patience = self.patience;
+        // A short load may have ended before that was acknowledged; without it, whom no intention names may call.
+        client.insist(Call::Others, async |api| self.deny_others(api).await).await?;
         for rule in [Rule::Allow, Rule::Deny, Rule::Allow] {
             client.insist(Call::Set(rule), async |api| self.set(api, rule).await).await?;
             self.until(client, rule).await?;
@@ -144,13 +146,16 @@ impl Flips {
         api.send(method, &self.path(self.source), &body).await.map(|_| true)
     }
 
-    async fn flip(&self, client: &mut Client) {
+    async fn deny_others(&self, api: &mut Api<'_>) -> Result<bool, Failure> {
         let body = json!({"Action": "deny"}).to_string();
+        api.send("PUT", &self.path("*"), &body).await.map(|_| true)
+    }
+
+    async fn flip(&self, client: &mut Client) {
         let mut is_set = false;
         while client.goes_on() && !is_set {
-            let (server, others) = (client.any_server(), self.path("*"));
-            let set = async |api: &mut Api<'_>| api.send("PUT", &others, &body).await.map(|_| true);
-            is_set = client.ask(server, Call::Others, set).await.is_ok();
+            let server = client.any_server();
+            is_set = client.ask(server, Call::Others, async |api| self.deny_others(api).await).await.is_ok();
         }
         let mut rule = Rule::Allow;
         while client.goes_on() {
