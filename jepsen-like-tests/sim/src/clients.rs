@@ -60,8 +60,18 @@ pub(crate) struct Places {
     pub(crate) agents: Vec<Place>,
     /// Where a service calls another, by its sidecar.
     pub(crate) upstream: Option<Place>,
-    /// What is registered at each of the first agents.
-    pub(crate) services: Vec<String>,
+    /// The other datacenter's agent, and where a service there is called.
+    pub(crate) far: Vec<Place>,
+    /// What is registered, and with whom.
+    pub(crate) services: Vec<(At, String)>,
+}
+
+/// An agent.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum At {
+    Agent(usize),
+    /// The other datacenter's.
+    Far,
 }
 
 /// A port that speaks HTTP, and the counter of its lives.
@@ -71,7 +81,8 @@ impl Places {
     fn shared(&self, seed: u64) -> Shared {
         let lives = |places: &[Place]| places.iter().map(|(_address, lives)| Arc::clone(lives)).collect();
         let upstream = self.upstream.as_ref().map(|(_address, lives)| Arc::clone(lives));
-        Shared::new(seed, 0, lives(&self.servers)).with_agents(lives(&self.agents)).with_upstream(upstream)
+        let near = Shared::new(seed, 0, lives(&self.servers)).with_agents(lives(&self.agents)).with_upstream(upstream);
+        near.with_datacenter(lives(&self.far))
     }
 }
 
@@ -108,7 +119,7 @@ impl Wire for Network {
 
 impl Clients {
     pub(crate) fn new(seed: u64, workloads: Vec<Arc<dyn Workload>>, places: Places, trace: Trace) -> Self {
-        let all = places.servers.iter().chain(&places.agents).chain(&places.upstream);
+        let all = places.servers.iter().chain(&places.agents).chain(&places.upstream).chain(&places.far);
         let wire = Rc::new(Network { places: all.map(|(address, _lives)| *address).collect() });
         let inner = Inner {
             seed,
@@ -147,9 +158,13 @@ impl Clients {
     /// Registers the services that stay.
     async fn register(&self, shared: &Arc<Shared>) -> Result<(), String> {
         let mut client = Client::new(Arc::clone(shared), Rc::clone(&self.inner.wire), "services", 0);
-        for (agent, service) in self.inner.places.services.iter().enumerate() {
+        for (at, service) in &self.inner.places.services {
+            let agent = match at {
+                At::Agent(agent) => client.agent(*agent),
+                At::Far => client.far_agent(),
+            };
             let register = async |api: &mut Api<'_>| api.send("PUT", "/v1/agent/service/register", service).await;
-            client.insist_of(client.agent(agent), register).await?;
+            client.insist_of(agent, register).await?;
         }
         Ok(())
     }

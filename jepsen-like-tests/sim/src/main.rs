@@ -3,14 +3,17 @@
 mod agents;
 mod clients;
 mod crash;
+mod far;
 mod invariants;
 mod many;
 mod names;
 mod nemesis;
 mod node;
+mod proxies;
 mod run;
-mod sidecars;
+mod servers;
 mod trace;
+mod troubles;
 mod tunnels;
 mod world;
 
@@ -203,11 +206,10 @@ impl Shape {
         Ok(names)
     }
 
-    /// Another datacenter is a run of its own.
     fn offers(&self) -> &'static [Need] {
         match usize::from(self.agents) {
             0 => &[Need::Dns, Need::OwnAgents],
-            sidecars::AGENTS.. => &[Need::Dns, Need::OwnAgents, Need::Agents, Need::Sidecars],
+            world::AGENTS.. => &[Need::Dns, Need::OwnAgents, Need::Agents, Need::Sidecars, Need::Datacenter],
             _ => &[Need::Dns, Need::OwnAgents, Need::Agents],
         }
     }

@@ -9,7 +9,8 @@ use raft::Role;
 use raft::disk::fault::Faults;
 
 use crate::crash;
-use crate::world::{CLIENTS, LATENCY, SYNC_US, World};
+use crate::servers::SYNC_US;
+use crate::world::{LATENCY, World};
 
 /// The faults that this world has.
 pub(crate) const KINDS: [Fault; 7] =
@@ -184,7 +185,7 @@ impl Nemesis {
             let state = self.links.get(&(server, other)).copied();
             set_link(world, server, other, None, state);
         }
-        for other in world.agents.iter().map(|agent| agent.name.as_str()).chain([CLIENTS]) {
+        for other in world.others() {
             world.sim.repair_oneway(world.servers[server].name.as_str(), other);
         }
     }

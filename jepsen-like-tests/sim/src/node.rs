@@ -30,17 +30,37 @@ const SYNC_INTERVAL: Duration = Duration::from_secs(10);
 /// What a host runs, until it is ended from without.
 pub(crate) type Running = std::pin::Pin<Box<dyn Future<Output = turmoil::Result>>>;
 
+/// What all nodes must know.
+pub(crate) const SECRET: &str = "AAECAwQFBgcICQoLDA0ODw==";
+
+/// Servers that are one, and what they are for.
+pub(crate) struct Cluster {
+    pub(crate) datacenter: &'static str,
+    pub(crate) servers: Vec<IpAddr>,
+    /// The servers of the primary datacenter, if this is another.
+    pub(crate) primary: Vec<IpAddr>,
+}
+
+/// Where a server listens.
+pub(crate) fn rpc_address(server: IpAddr) -> String {
+    SocketAddr::new(server, RPC_PORT).to_string()
+}
+
 /// How a node's agent is set up.
-pub(crate) fn agent_config(id: &str, name: &str, address: IpAddr, home: Home) -> AgentConfig {
+pub(crate) fn agent_config(id: &str, name: &str, address: IpAddr, cluster: &Cluster, home: Home) -> AgentConfig {
     let node = Node {
         id: id.to_owned(),
         name: name.to_owned(),
         address: address.to_string(),
-        datacenter: "dc1".to_owned(),
+        datacenter: cluster.datacenter.to_owned(),
         ..Node::default()
     };
-    let rpc_port = if matches!(home, Home::Own(_)) { RPC_PORT } else { 0 };
-    AgentConfig { sync_interval: SYNC_INTERVAL, rpc_port, ..AgentConfig::new(node, home) }
+    AgentConfig {
+        primary_datacenter: "dc1".to_owned(),
+        sync_interval: SYNC_INTERVAL,
+        rpc_port: if matches!(home, Home::Own(_)) { RPC_PORT } else { 0 },
+        ..AgentConfig::new(node, home)
+    }
 }
 
 /// Starts an agent that keeps what it must not forget in this folder.

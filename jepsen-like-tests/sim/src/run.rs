@@ -11,11 +11,11 @@ use jlt_workloads::Need;
 use raft::Role;
 use serde_json::json;
 
-use crate::agents::Trouble;
 use crate::clients::{Clients, Phase};
 use crate::invariants::Invariants;
 use crate::nemesis::{self, Nemesis};
 use crate::trace::Trace;
+use crate::troubles::Troubles;
 use crate::world::{CLIENTS, World};
 
 /// The servers form a cluster within this time, and come together again after the faults.
@@ -47,9 +47,9 @@ pub(crate) fn run(settings: &Settings, trace: &Trace) -> Result<(String, bool), 
     // Servers speak of their folders: in each run these have the same names.
     std::env::set_current_dir(&folder.path)?;
     let workloads = jlt_workloads::named(&settings.workloads)?;
-    let has_sidecars = workloads.iter().any(|workload| workload.needs().contains(&Need::Sidecars));
-    let (seed, trace_of) = (settings.seed, trace.clone());
-    let mut world = World::new(seed, settings.servers, settings.agents, has_sidecars, Path::new(""), trace_of)?;
+    let needs: Vec<Need> = workloads.iter().flat_map(|workload| workload.needs()).copied().collect();
+    let nodes = (settings.servers, settings.agents);
+    let mut world = World::new(settings.seed, nodes, &needs, Path::new(""), trace.clone())?;
     let clients = Clients::new(settings.seed, workloads, world.places(), trace.clone());
     world.sim.client(CLIENTS, clients.clone().run());
     let mut run = Run {
@@ -57,7 +57,7 @@ pub(crate) fn run(settings: &Settings, trace: &Trace) -> Result<(String, bool), 
         clients,
         judgement: Judgement::default(),
         nemesis: None,
-        trouble: None,
+        troubles: None,
     };
     if let Err(broken) = run.phases(&mut world, settings) {
         run.judgement.violations.push(format!("liveness: {broken}"));
@@ -69,7 +69,7 @@ struct Run {
     invariants: Invariants,
     clients: Clients,
     nemesis: Option<Nemesis>,
-    trouble: Option<Trouble>,
+    troubles: Option<Troubles>,
     judgement: Judgement,
 }
 
@@ -80,7 +80,7 @@ impl Run {
         let workloads = settings.workloads.clone();
         let plan = Plan::new(settings.seed, settings.duration, settings.servers, workloads, &settings.faults);
         self.nemesis = Some(Nemesis::new(plan, world.now_ms()));
-        self.trouble = (!settings.faults.is_empty()).then(|| Trouble::new(settings.seed, world.now_ms()));
+        self.troubles = (!settings.faults.is_empty()).then(|| Troubles::new(settings.seed, world.now_ms()));
         self.clients.set_phase(Phase::Load);
         let end_ms = world.now_ms() + u64::try_from(settings.duration.as_millis()).unwrap_or(u64::MAX);
         while world.now_ms() < end_ms {
@@ -89,8 +89,8 @@ impl Run {
         if let Some(nemesis) = &mut self.nemesis {
             nemesis.heal(world);
         }
-        if let Some(mut trouble) = self.trouble.take() {
-            trouble.heal(world);
+        if let Some(mut troubles) = self.troubles.take() {
+            troubles.heal(world);
         }
         trace_phase(world, "healed");
         self.until(world, CONVERGE_MS_MAX, "the servers did not come together after the faults", is_one_cluster)?;
@@ -132,8 +132,8 @@ impl Run {
         if let Some(nemesis) = &mut self.nemesis {
             nemesis.act(world);
         }
-        if let Some(trouble) = &mut self.trouble {
-            trouble.act(world);
+        if let Some(troubles) = &mut self.troubles {
+            troubles.act(world);
         }
         world.step()?;
         if world.now_ms().is_multiple_of(LOOK_MS) {

@@ -1,45 +1,42 @@
 //! The simulated world: servers with their disks on a network, of which one seed decides everything.
 
-use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::error::Error;
 use std::net::{IpAddr, SocketAddr};
-use std::path::{Path, PathBuf};
-use std::rc::Rc;
+use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use agent::{Agent, AgentConfig, Home};
 use faults::Point;
-use identity::JoinSecret;
 use jlt_core::rng::Rng;
-use raft::disk::fault::{FaultDisk, Faults};
-use server::{RaftLog, Server, ServerConfig};
+use jlt_workloads::Need;
 use turmoil::{Builder, Sim};
 
-use crate::clients::Places;
-use crate::node::{self, HTTP_PORT, RPC_PORT, Running};
+use crate::clients::{At, Places};
+use crate::far::Far;
+use crate::node::{Cluster, HTTP_PORT};
+use crate::proxies::{self, Role};
 use crate::trace::Trace;
-use crate::{agents, crash, sidecars};
+use crate::{agents, crash, servers};
 
 /// A message takes from the first to the second of these, unless it is delayed.
 pub(crate) const LATENCY: (Duration, Duration) = (Duration::from_micros(200), Duration::from_millis(3));
 
-/// Sessions may live as shortly as the workloads ask for first, as in real clusters (`real/src/cluster.rs`).
-const SESSION_TTL_MIN: Duration = Duration::from_secs(2);
-/// A sync takes so long.
-pub(crate) const SYNC_US: u64 = 1_000;
 /// The host of all clients.
 pub(crate) const CLIENTS: &str = "clients";
-pub(crate) const SECRET: &str = "AAECAwQFBgcICQoLDA0ODw==";
+
+/// Agents that the services need.
+pub(crate) const AGENTS: usize = 2;
 
 /// Everything there is.
 pub(crate) struct World {
     pub(crate) sim: Sim<'static>,
-    pub(crate) servers: Vec<Node>,
+    pub(crate) servers: Vec<servers::Node>,
     pub(crate) agents: Vec<agents::Host>,
-    pub(crate) sidecars: Vec<sidecars::Host>,
+    /// `web`, at the first agent, which calls `api`, at the second; if somebody needs them.
+    pub(crate) services: Vec<proxies::Host>,
+    /// The other datacenter, if somebody needs it.
+    pub(crate) far: Option<Far>,
     pub(crate) trace: Trace,
     /// Servers that died by themselves at a point of their code, and whom nobody has started again.
     pub(crate) died: Vec<usize>,
@@ -49,90 +46,81 @@ pub(crate) struct World {
     steps: u64,
 }
 
-/// A server with its own agent, and what belongs to it.
-pub(crate) struct Node {
-    pub(crate) name: String,
-    pub(crate) address: IpAddr,
-    pub(crate) disk: FaultDisk,
-    folder: PathBuf,
-    running: Rc<RefCell<Option<(Server, Agent)>>>,
-    /// How often it was started.
-    lives: Arc<AtomicU32>,
-}
-
 impl World {
-    /// A world of so many servers and agents, and sidecars if somebody needs them. Nothing has begun to run. What is kept in real files lies
-    /// below `folder`.
+    /// A world of so many servers and agents, and what else is needed. Nothing has begun to run. What is kept in real files lies below `folder`.
     pub(crate) fn new(
         seed: u64,
-        servers: usize,
-        agents: usize,
-        has_sidecars: bool,
+        (servers, agents): (usize, usize),
+        needs: &[Need],
         folder: &Path,
         trace: Trace,
     ) -> Result<Self, Box<dyn Error>> {
-        let sim = Builder::new()
-            .rng_seed(seed)
-            .enable_random_order()
-            .simulation_duration(Duration::from_secs(1_000_000))
-            .tick_duration(Duration::from_millis(1))
-            .min_message_latency(LATENCY.0)
-            .max_message_latency(LATENCY.1)
-            .tcp_capacity(64 * 1024)
-            .build();
-        let names: Vec<String> = (1..=servers).map(|number| format!("s{number}")).collect();
-        let addresses: Vec<IpAddr> = names.iter().map(|name| sim.lookup(name.as_str())).collect();
         let mut world = Self {
-            sim,
+            sim: network(seed),
             servers: Vec::new(),
             agents: Vec::new(),
-            sidecars: Vec::new(),
+            services: Vec::new(),
+            far: None,
             trace,
             died: Vec::new(),
             deaths: BTreeMap::new(),
             seed,
             steps: 0,
         };
-        for (at, name) in names.iter().enumerate() {
-            let node = Node::new(name, addresses[at], folder);
-            let mut config = node.config(at, &addresses)?;
-            config.log = log(seed);
-            world.host(at, &node, config);
-            world.servers.push(node);
+        world.add_nodes(servers, agents, folder)?;
+        if needs.contains(&Need::Sidecars) {
+            let roles = [("web", Some(("api", "dc1"))), ("api", None)];
+            for ((name, calls), agent) in roles.into_iter().zip(&world.agents) {
+                let service = proxies::Host::new(&mut world.sim, name, Role::Service { name, calls }, agent);
+                world.services.push(service);
+            }
         }
-        for number in 1..=agents {
-            let name = agents::name(number);
-            let agent = agents::Host::new(number, world.sim.lookup(name.as_str()), folder);
-            world.sim.host(name.as_str(), agent.software(&addresses)?);
-            world.agents.push(agent);
+        if needs.contains(&Need::Datacenter) {
+            let primary: Vec<IpAddr> = world.servers.iter().map(|server| server.address).collect();
+            world.far = Some(Far::new(&mut world.sim, &primary, &world.agents, folder)?);
         }
-        if has_sidecars {
-            world.sidecars = sidecars::Host::all(&mut world.sim, &world.agents);
-        }
-        let others = world.agents.iter().map(|agent| agent.name.clone()).chain([CLIENTS.to_owned()]);
-        let names: Vec<String> = names.into_iter().chain(others).collect();
-        crash::init(world.servers.iter().map(|node| node.end(&names)).collect());
+        let others = world.others();
+        let names: Vec<String> = world.servers.iter().map(|server| server.name.clone()).chain(others).collect();
+        crash::init(world.servers.iter().map(|server| server.end(&names)).collect());
         Ok(world)
     }
 
-    fn host(&mut self, at: usize, node: &Node, config: ServerConfig) {
-        let (disk, running, lives) = (node.disk.clone(), Rc::clone(&node.running), Arc::clone(&node.lives));
-        let (agent, folder) = (node.agent_config(at), node.agent_folder());
-        self.sim.host(node.name.as_str(), move || {
-            lives.fetch_add(1, Ordering::SeqCst);
-            let (disk, running) = (Arc::new(disk.clone()), Rc::clone(&running));
-            Box::pin(run(disk, config.clone(), agent.clone(), folder.clone(), running)) as Running
-        });
+    fn add_nodes(&mut self, servers: usize, agents: usize, folder: &Path) -> Result<(), Box<dyn Error>> {
+        let id = |kind: u8, number: usize| format!("00000000-0000-0000-{kind:04}-{number:012}");
+        let sim = &mut self.sim;
+        let server = |number: usize| servers::Node::new(&format!("s{number}"), &id(0, number), sim, folder);
+        self.servers = (1..=servers).map(server).collect();
+        let addresses = self.servers.iter().map(|server| server.address).collect();
+        let cluster = Cluster { datacenter: "dc1", servers: addresses, primary: Vec::new() };
+        for server in &self.servers {
+            server.host(sim, &cluster, servers::log(self.seed))?;
+        }
+        for number in 1..=agents {
+            let agent = agents::Host::new(&agents::name(number), &id(1, number), sim, folder);
+            agent.host(sim, &cluster)?;
+            self.agents.push(agent);
+        }
+        Ok(())
+    }
+
+    /// The hosts that are no servers of the first datacenter, and speak with them.
+    pub(crate) fn others(&self) -> Vec<String> {
+        let agents = self.agents.iter().map(|agent| agent.name.clone());
+        agents.chain(self.far.as_ref().map(|far| far.server.name.clone())).chain([CLIENTS.to_owned()]).collect()
     }
 
     /// Who can be asked.
     pub(crate) fn places(&self) -> Places {
-        let http = |address| SocketAddr::new(address, HTTP_PORT);
+        let http = |address, lives: &Arc<_>| (SocketAddr::new(address, HTTP_PORT), Arc::clone(lives));
+        let upstream = |service: &proxies::Host| (service.upstream(), Arc::clone(&service.lives));
+        let far = |far: &Far| vec![http(far.agent.address, &far.agent.lives), upstream(&far.services[0])];
+        let near = self.services.iter().enumerate().map(|(agent, service)| (At::Agent(agent), service.registration()));
         Places {
-            servers: self.servers.iter().map(|node| (http(node.address), Arc::clone(&node.lives))).collect(),
-            agents: self.agents.iter().map(|agent| (http(agent.address), Arc::clone(&agent.lives))).collect(),
-            upstream: self.sidecars.first().map(|sidecar| (sidecar.upstream(), Arc::clone(&sidecar.lives))),
-            services: self.sidecars.iter().map(sidecars::Host::registration).collect(),
+            servers: self.servers.iter().map(|server| http(server.address, &server.lives)).collect(),
+            agents: self.agents.iter().map(|agent| http(agent.address, &agent.lives)).collect(),
+            upstream: self.services.first().map(upstream),
+            far: self.far.as_ref().map(far).unwrap_or_default(),
+            services: near.chain(self.far.iter().flat_map(Far::registrations)).collect(),
         }
     }
 
@@ -168,10 +156,7 @@ impl World {
 
     /// Ends a server as `kill -9` does.
     pub(crate) fn kill(&mut self, at: usize) {
-        self.servers[at].running.take();
-        let name = self.servers[at].name.clone();
-        self.trace.note(&format!("kill {name}"));
-        self.sim.crash(name);
+        self.kill_host(&self.servers[at].name.clone());
     }
 
     /// Ends a server by a power cut: of what was not synced, each block survives or not, by the seed.
@@ -182,35 +167,27 @@ impl World {
         node.stores().iter().for_each(|store| store::cut_power(store, (seed % 4) as usize));
     }
 
-    /// Ends an agent as `kill -9` does.
-    pub(crate) fn kill_agent(&mut self, at: usize) {
-        self.agents[at].forget();
-        let name = self.agents[at].name.clone();
+    /// Ends what runs on a host as `kill -9` does.
+    pub(crate) fn kill_host(&mut self, name: &str) {
+        self.forget(name);
         self.trace.note(&format!("kill {name}"));
         self.sim.crash(name);
     }
 
-    /// Ends a sidecar so, and its application.
-    pub(crate) fn kill_sidecar(&mut self, at: usize) {
-        self.sidecars[at].forget();
-        let name = self.sidecars[at].name;
-        self.trace.note(&format!("kill {name}"));
-        self.sim.crash(name);
+    /// Lets go of what runs there.
+    fn forget(&self, name: &str) {
+        let servers = self.servers.iter().chain(self.far.as_ref().map(|far| &far.server));
+        servers.filter(|server| server.name == name).for_each(servers::Node::forget);
+        let agents = self.agents.iter().chain(self.far.as_ref().map(|far| &far.agent));
+        agents.filter(|agent| agent.name == name).for_each(agents::Host::forget);
+        let far = self.far.iter().flat_map(|far| far.gateways.iter().chain(&far.services));
+        self.services.iter().chain(far).filter(|host| host.name == name).for_each(proxies::Host::forget);
     }
 
-    /// Starts an agent or a sidecar that was ended.
+    /// Starts what was ended.
     pub(crate) fn start_host(&mut self, name: &str) {
         self.trace.note(&format!("start {name}"));
         self.sim.bounce(name);
-    }
-
-    /// Cuts an agent off from a server, or joins them again.
-    pub(crate) fn part(&self, agent: usize, server: usize, is_apart: bool) {
-        let (agent, server) = (self.agents[agent].name.as_str(), self.servers[server].name.as_str());
-        match is_apart {
-            true => self.sim.partition(agent, server),
-            false => self.sim.repair(agent, server),
-        }
     }
 
     /// Starts a server that was ended.
@@ -219,95 +196,15 @@ impl World {
     }
 }
 
-async fn run(
-    disk: Arc<FaultDisk>,
-    config: ServerConfig,
-    agent: AgentConfig,
-    agent_folder: PathBuf,
-    running: Rc<RefCell<Option<(Server, Agent)>>>,
-) -> turmoil::Result {
-    let server = Server::start_on(disk, config).await?;
-    let agent = node::start_agent(agent, server.rpc_identity().clone(), &agent_folder)?;
-    let (router, lookup) = (server.http_router().merge(agent.router_local()), server.dns_lookup());
-    running.replace(Some((server, agent.clone())));
-    node::serve(router, Arc::new(lookup), &agent).await
-}
-
-/// Small ones, so that a short run has many snapshots and segments; each seed has its own.
-fn log(seed: u64) -> RaftLog {
-    let mut rng = Rng::new(seed, 300);
-    RaftLog {
-        snapshot_every_entries: 30 + rng.below(170) as u64,
-        entries_kept: rng.below(60) as u64,
-        segment_bytes: (16 * 1024) << rng.below(5),
-        cache_bytes_max: (4 * 1024) << rng.below(5),
-    }
-}
-
-/// The id of a server's node.
-fn id(at: usize) -> String {
-    format!("00000000-0000-0000-0000-{at:012}")
-}
-
-impl Node {
-    fn new(name: &str, address: IpAddr, folder: &Path) -> Self {
-        let disk = FaultDisk::new();
-        disk.set(Faults { sync_us: SYNC_US, ..Faults::default() });
-        Self {
-            name: name.to_owned(),
-            address,
-            disk,
-            folder: folder.join(name),
-            running: Rc::default(),
-            lives: Arc::default(),
-        }
-    }
-
-    fn config(&self, at: usize, servers: &[IpAddr]) -> Result<ServerConfig, Box<dyn Error>> {
-        let bind = SocketAddr::from(([0, 0, 0, 0], RPC_PORT));
-        let secret = JoinSecret::parse(SECRET)?;
-        let mut config = ServerConfig::new(&self.folder, &self.name, "dc1", bind, secret);
-        config.rpc_advertise = Some(SocketAddr::new(self.address, RPC_PORT));
-        config.node_id = id(at);
-        config.bootstrap_expect = servers.len() as u32;
-        config.session_ttl_min = SESSION_TTL_MIN;
-        config.retry_join = servers.iter().map(|server| SocketAddr::new(*server, RPC_PORT).to_string()).collect();
-        Ok(config)
-    }
-
-    /// That of its own agent.
-    fn agent_config(&self, at: usize) -> AgentConfig {
-        let home = Home::Own(SocketAddr::new(self.address, RPC_PORT).to_string());
-        node::agent_config(&id(at), &self.name, self.address, home)
-    }
-
-    fn agent_folder(&self) -> PathBuf {
-        self.folder.join("agent")
-    }
-
-    /// What it keeps beside the log: Raft's vote and the like, and what its agent must not forget.
-    fn stores(&self) -> [PathBuf; 2] {
-        [self.folder.join("raft/store"), self.agent_folder()]
-    }
-
-    /// What cuts this server from its disk and from all others, from within its code.
-    fn end(&self, names: &[String]) -> Box<dyn Fn() + Send> {
-        let (name, disk, stores) = (self.name.clone(), self.disk.clone(), self.stores());
-        let others: Vec<String> = names.iter().filter(|other| **other != name).cloned().collect();
-        Box::new(move || {
-            disk.leave();
-            stores.iter().for_each(|store| store::set_left(store, true));
-            others.iter().for_each(|other| turmoil::partition_oneway(name.as_str(), other.as_str()));
-        })
-    }
-
-    /// The server, while it runs.
-    pub(crate) fn server(&self) -> Option<Server> {
-        self.running.borrow().as_ref().map(|(server, _agent)| server.clone())
-    }
-
-    /// How often it was started.
-    pub(crate) fn lives(&self) -> u32 {
-        self.lives.load(Ordering::SeqCst)
-    }
+fn network(seed: u64) -> Sim<'static> {
+    Builder::new()
+        .rng_seed(seed)
+        .enable_random_order()
+        .simulation_duration(Duration::from_secs(1_000_000))
+        .tick_duration(Duration::from_millis(1))
+        .min_message_latency(LATENCY.0)
+        .max_message_latency(LATENCY.1)
+        .tcp_capacity(64 * 1024)
+        .udp_capacity(1_024)
+        .build()
 }
