@@ -41,10 +41,10 @@ impl Enroller {
         self.enrolled.send_replace(self.has_valid_leaf());
         let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(15));
         let mut said = String::new();
-        let mut roots = self.identity.bundle().roots_pem();
+        let mut roots = self.identity.bundle().roots_hash();
         loop {
-            if roots != self.identity.bundle().roots_pem() {
-                roots = self.identity.bundle().roots_pem();
+            if roots != self.identity.bundle().roots_hash() {
+                roots = self.identity.bundle().roots_hash();
                 renewer.roots_changed(SystemTime::now(), rand::random());
             }
             let left = renewer.wait(SystemTime::now());
@@ -60,7 +60,7 @@ impl Enroller {
                 Ok(leaf) => {
                     tracing::info!(serial = %leaf.serial, "this node has its certificate");
                     renewer.renewed(SystemTime::now(), leaf.not_before, leaf.not_after, rand::random());
-                    roots = self.identity.bundle().roots_pem();
+                    roots = self.identity.bundle().roots_hash();
                     self.enrolled.send_replace(true);
                 }
                 Err(error) => {

@@ -30,7 +30,8 @@ type Slot = tokio::sync::Mutex<Option<Held>>;
 struct Held {
     leaf: Arc<LeafCert>,
     renewer: Renewer,
-    roots: Vec<String>,
+    /// With which roots it was made (`TrustBundle::roots_hash`).
+    roots: u64,
 }
 
 impl Leaves {
@@ -48,7 +49,7 @@ impl Leaves {
     pub(crate) async fn get(&self, service: &str) -> Result<Arc<LeafCert>, api::Error> {
         let slot = self.slot(service)?;
         let mut held = slot.lock().await;
-        let roots = self.identity.bundle().roots_pem();
+        let roots = self.identity.bundle().roots_hash();
         let is_good = |held: &Held| !held.renewer.is_due(SystemTime::now()) && held.roots == roots;
         if let Some(held) = held.as_ref().filter(|held| is_good(held)) {
             return Ok(held.leaf.clone());
@@ -152,7 +153,7 @@ mod tests {
         let held = |due_s| Held {
             leaf: Arc::default(),
             renewer: Renewer::new(UNIX_EPOCH + Duration::from_secs(due_s)),
-            roots: Vec::new(),
+            roots: 0,
         };
         Arc::new(Slot::new(due_s.map(held)))
     }

@@ -49,13 +49,32 @@ impl MeshProxy {
         Routes::new(MeshServer::new(self))
     }
 
-    /// The server that has the session, as soon as there is one. A proxy that is told `Unavailable` comes back.
-    async fn server(&self) -> Result<(Arc<String>, MeshClient<Channel>), Status> {
-        let mut moves = self.servers.moves();
-        let current = moves.wait_for(Option::is_some).await.ok().and_then(|current| current.clone());
-        let address = current.ok_or_else(|| Status::unavailable("this agent is shutting down"))?;
-        let channel = self.servers.channel(&address).map_err(|e| Status::unavailable(e.to_string()))?;
-        Ok((address, MeshClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX)))
+    /// Asks the server that has the session, as soon as there is one; and when the session moves before it has answered, the next: a server
+    /// that is silent would keep the proxy waiting with what held before. A proxy that is told `Unavailable` comes back.
+    async fn ask<T, Answering>(
+        &self,
+        call: impl Fn(MeshClient<Channel>) -> Answering,
+    ) -> Result<(Arc<String>, T), Status>
+    where
+        Answering: Future<Output = Result<Response<T>, Status>>,
+    {
+        let ask = async {
+            let mut moves = self.servers.moves();
+            loop {
+                let current = moves.wait_for(Option::is_some).await.ok().and_then(|current| current.clone());
+                let address = current.ok_or_else(|| Status::unavailable("this agent is shutting down"))?;
+                let channel = self.servers.channel(&address).map_err(|e| Status::unavailable(e.to_string()))?;
+                let client = MeshClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX);
+                tokio::select! {
+                    answered = call(client) => return answered.map(|reply| (address, reply.into_inner())),
+                    elsewhere = moves.wait_for(|now| now.as_ref() != Some(&address)) => drop(elsewhere),
+                }
+            }
+        };
+        match timeout(CALL_TIMEOUT, ask).await {
+            Ok(answered) => answered.map_err(|status| of_server(&status)),
+            Err(_) => Err(Status::unavailable(format!("no server has answered within {CALL_TIMEOUT:?}"))),
+        }
     }
 }
 
@@ -65,21 +84,22 @@ impl Mesh for MeshProxy {
 
     async fn sign(&self, request: Request<SignRequest>) -> Result<Response<SignReply>, Status> {
         let request = SignRequest { node: self.node.clone(), ..request.into_inner() };
-        let sign = async {
-            let (_, mut client) = self.server().await?;
-            client.sign(request).await
+        let sign = |mut client: MeshClient<Channel>| {
+            let request = request.clone();
+            async move { client.sign(request).await }
         };
-        Ok(Response::new(answer(sign).await?.into_inner()))
+        let (_, reply) = self.ask(sign).await?;
+        Ok(Response::new(reply))
     }
 
     async fn configure(&self, request: Request<ConfigureRequest>) -> Result<Response<Self::ConfigureStream>, Status> {
         let request = ConfigureRequest { node: self.node.clone(), ..request.into_inner() };
         let moves = self.servers.moves();
-        let open = async {
-            let (address, mut client) = self.server().await?;
-            Ok((address, client.configure(request).await?.into_inner()))
+        let open = |mut client: MeshClient<Channel>| {
+            let request = request.clone();
+            async move { client.configure(request).await }
         };
-        let (address, replies) = answer(open).await?;
+        let (address, replies) = self.ask(open).await?;
         let (sender, stream) = mpsc::channel(1);
         tokio::spawn(hand_on(replies, sender, moves, address));
         Ok(Response::new(ReceiverStream::new(stream)))
@@ -114,14 +134,6 @@ async fn hand_on(
     let moved = Status::unavailable(format!("this agent's session with {address} was lost"));
     // A proxy that is gone need not know.
     proxy.send(Err(moved)).await.ok();
-}
-
-/// The answer of a server, within the time that a call may take.
-async fn answer<T>(call: impl Future<Output = Result<T, Status>>) -> Result<T, Status> {
-    match timeout(CALL_TIMEOUT, call).await {
-        Ok(answered) => answered.map_err(|status| of_server(&status)),
-        Err(_) => Err(Status::unavailable(format!("no server has answered within {CALL_TIMEOUT:?}"))),
-    }
 }
 
 /// A server's own words go on; the error of a connection becomes one that says to try again.

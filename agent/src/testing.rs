@@ -99,7 +99,7 @@ pub(crate) struct Facts {
     /// Pushes in flight; more than one breaks the protocol.
     in_flight: AtomicUsize,
     pub(crate) broken_rules: Mutex<Vec<String>>,
-    /// Does not answer pings, nor anything else in sessions.
+    /// Does not answer pings, nor anything else in sessions, nor proxies.
     pub(crate) is_mute: AtomicBool,
     /// Refuses so many pushes.
     pub(crate) refuse_pushes: AtomicUsize,
@@ -458,6 +458,9 @@ impl Mesh for Fake {
 
     async fn configure(&self, request: Request<ConfigureRequest>) -> Result<Response<Self::ConfigureStream>, Status> {
         let request = request.into_inner();
+        if self.facts.is_mute.load(Ordering::SeqCst) {
+            std::future::pending::<()>().await;
+        }
         lock(&self.facts.last_mesh_node).clone_from(&request.node);
         let (send, replies) = mpsc::channel(8);
         for version in [1, 2] {

@@ -1,6 +1,7 @@
 //! The trust bundle: whose signatures a node trusts, and what has been revoked since.
 
 use std::collections::BTreeSet;
+use std::hash::{DefaultHasher, Hash, Hasher};
 
 use model::SpiffeId;
 use rustls_pki_types::{CertificateDer, TrustAnchor};
@@ -16,6 +17,7 @@ pub struct TrustBundle {
     trust_domain: String,
     roots: Vec<CertificateDer<'static>>,
     anchors: Vec<TrustAnchor<'static>>,
+    roots_hash: u64,
     revoked_serials: BTreeSet<Serial>,
     revoked_ids: BTreeSet<SpiffeId>,
 }
@@ -36,6 +38,9 @@ impl TrustBundle {
                 bundle.roots.push(root);
             }
         }
+        let mut hasher = DefaultHasher::new();
+        bundle.roots.hash(&mut hasher);
+        bundle.roots_hash = hasher.finish();
         Ok(bundle)
     }
 
@@ -66,6 +71,11 @@ impl TrustBundle {
         self.roots.iter().map(cert::to_pem).collect()
     }
 
+    /// Tells these roots from others, in this process; so that nobody must keep roots to see that they have changed.
+    pub fn roots_hash(&self) -> u64 {
+        self.roots_hash
+    }
+
     /// Whether it trusts nobody at all.
     pub fn is_empty(&self) -> bool {
         self.anchors.is_empty()
@@ -81,5 +91,25 @@ impl TrustBundle {
 
     pub(crate) fn check_id(&self, id: &SpiffeId) -> Result<(), Refused> {
         if self.revoked_ids.contains(id) { Err(Refused::RevokedId(id.clone())) } else { Ok(()) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use super::*;
+    use crate::Ca;
+
+    #[test]
+    fn other_roots_are_told_from_the_same_with_something_revoked() {
+        let root = || Ca::new_root("td.consul", SystemTime::now()).expect("a root").cert_pem();
+        let (one, other) = (root(), root());
+        let hash = |roots: &[&String]| TrustBundle::new("td.consul", roots).expect("a bundle").roots_hash();
+        assert_eq!(hash(&[&one]), hash(&[&one]));
+        assert_ne!(hash(&[&one]), hash(&[&other]));
+        assert_ne!(hash(&[&one]), hash(&[&one, &other]));
+        let bundle = TrustBundle::new("td.consul", [&one]).expect("a bundle");
+        assert_eq!(bundle.with_revoked(["0a".parse().expect("a serial")], []).roots_hash(), hash(&[&one]));
     }
 }

@@ -3,7 +3,7 @@
 //! Two loops that do not wait for each other: a certificate that is slow to come must not hold up a change of intentions.
 
 use crate::Error;
-use crate::limits::{BACKOFF_FIRST, BACKOFF_MAX, CONTROL_TIMEOUT};
+use crate::limits::{AGENT_BACKOFF_MAX, BACKOFF_FIRST, CONTROL_TIMEOUT};
 use crate::source::Heard;
 use api::proto::mesh_client::MeshClient;
 use api::proto::{ConfigureRequest, SignRequest};
@@ -12,7 +12,7 @@ use identity::{Csr, LeafName, Renewer};
 use model::ProxyConfig;
 use model::proxy_config::{self, ProxyDelta};
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 /// Who we are to the agent.
 struct Agent {
@@ -39,16 +39,15 @@ impl Agent {
     /// Takes configurations as they come, and reconnects with back-off.
     async fn configure(&self, heard: &Heard) {
         let mut known = Known::default();
-        let mut backoff = Backoff::default();
+        let mut backoff = Backoff::up_to(AGENT_BACKOFF_MAX);
         loop {
-            let (before, begun) = (known.messages, Instant::now());
+            let before = known.messages;
             let why = match self.stream(&mut known, heard).await {
                 Ok(()) => "it has closed the stream".to_string(),
                 Err(why) => why,
             };
-            // An agent without a server holds the call until it has one: whoever waited there need not wait here.
-            if known.messages != before || begun.elapsed() >= CONTROL_TIMEOUT / 2 {
-                backoff = Backoff::default();
+            if known.messages != before {
+                backoff = Backoff::up_to(AGENT_BACKOFF_MAX);
             }
             self.report(heard, why);
             tokio::time::sleep(backoff.next(rand::random())).await;
@@ -162,15 +161,20 @@ fn leaf_name(config: &ProxyConfig) -> Result<LeafName, Error> {
 }
 
 /// How long to wait after each failure in a row.
-#[derive(Default)]
 pub(crate) struct Backoff {
     failures: u32,
+    max: Duration,
 }
 
 impl Backoff {
+    /// None has failed yet; no wait is longer.
+    pub(crate) fn up_to(max: Duration) -> Self {
+        Self { failures: 0, max }
+    }
+
     /// Doubling, and between half and all of that by `random`, so that many do not come back at once.
     pub(crate) fn next(&mut self, random: f64) -> Duration {
-        let full = BACKOFF_FIRST.saturating_mul(1 << self.failures.min(10)).min(BACKOFF_MAX);
+        let full = BACKOFF_FIRST.saturating_mul(1 << self.failures.min(10)).min(self.max);
         self.failures = self.failures.saturating_add(1);
         full.mul_f64(0.5 + 0.5 * random.clamp(0.0, 1.0))
     }
@@ -179,13 +183,17 @@ impl Backoff {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::limits::BACKOFF_MAX;
 
     #[test]
     fn backoff_doubles_and_is_bounded() {
-        let mut backoff = Backoff::default();
-        let waits: Vec<u128> = (0..8).map(|_| backoff.next(1.0).as_millis()).collect();
-        assert_eq!(waits, [200, 400, 800, 1600, 3200, 6400, 10_000, 10_000]);
-        assert_eq!(Backoff::default().next(0.0).as_millis(), 100);
+        let waits = |max| {
+            let mut backoff = Backoff::up_to(max);
+            Vec::from_iter((0..8).map(|_| backoff.next(1.0).as_millis()))
+        };
+        assert_eq!(waits(BACKOFF_MAX), [200, 400, 800, 1600, 3200, 6400, 10_000, 10_000]);
+        assert_eq!(waits(AGENT_BACKOFF_MAX), [200, 400, 800, 1000, 1000, 1000, 1000, 1000]);
+        assert_eq!(Backoff::up_to(BACKOFF_MAX).next(0.0).as_millis(), 100);
     }
 
     #[test]

@@ -85,6 +85,9 @@ pub const GOODBYE_TIMEOUT: Duration = Duration::from_millis(500);
 pub const BACKOFF_FIRST: Duration = Duration::from_millis(200);
 /// See [`BACKOFF_FIRST`].
 pub const BACKOFF_MAX: Duration = Duration::from_secs(10);
+/// Longest wait before the agent is asked again. It is on this machine, and holds its proxies back while it has no server; and until it
+/// is heard again, the proxy goes by old intentions.
+pub const AGENT_BACKOFF_MAX: Duration = Duration::from_secs(1);
 /// How often a configuration file is looked at.
 pub const FILE_POLL_INTERVAL: Duration = Duration::from_secs(1);
 /// Time limit for a call to the agent that is no stream.

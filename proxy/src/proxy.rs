@@ -280,7 +280,7 @@ impl Runner {
         mut leaves: watch::Receiver<u64>,
         status: watch::Sender<Status>,
     ) {
-        let mut backoff = Backoff::default();
+        let mut backoff = Backoff::up_to(BACKOFF_MAX);
         loop {
             let config = configs.borrow_and_update().clone();
             let has_leaf = *leaves.borrow_and_update() > 0;
@@ -291,7 +291,7 @@ impl Runner {
                     tracing::error!(%error, "the configuration cannot be applied as a whole; trying again");
                     again = Some(backoff.next(rand::random()));
                 } else {
-                    backoff = Backoff::default();
+                    backoff = Backoff::up_to(BACKOFF_MAX);
                 }
                 status.send_modify(|s| *s = Status { serves: s.serves || result.is_ok(), problem: result.err() });
             }

@@ -6,7 +6,7 @@ use crate::Error;
 use crate::balance::{Load, Loaded};
 use crate::control::Backoff;
 use crate::limits::{
-    HANDSHAKE_TIMEOUT, TUNNEL_CONNECTION_WINDOW_BYTES, TUNNEL_IDLE_TIMEOUT, TUNNEL_KEEPALIVE,
+    BACKOFF_MAX, HANDSHAKE_TIMEOUT, TUNNEL_CONNECTION_WINDOW_BYTES, TUNNEL_IDLE_TIMEOUT, TUNNEL_KEEPALIVE,
     TUNNEL_STREAM_WINDOW_BYTES, TUNNEL_STREAMS_MAX,
 };
 use crate::upstream::now_us;
@@ -177,11 +177,11 @@ async fn keep(
     slot: Arc<ArcSwapOption<quinn::Connection>>,
     up: Arc<Notify>,
 ) {
-    let mut backoff = Backoff::default();
+    let mut backoff = Backoff::up_to(BACKOFF_MAX);
     loop {
         match connect(&endpoint, &config, &address).await {
             Ok(connection) => {
-                backoff = Backoff::default();
+                backoff = Backoff::up_to(BACKOFF_MAX);
                 slot.store(Some(Arc::new(connection.clone())));
                 up.notify_waiters();
                 let why = connection.closed().await;

@@ -169,3 +169,22 @@ async fn a_proxy_listens_where_the_session_is() {
     let mut stream = mesh.configure(request()).await.expect("streams").into_inner();
     assert_eq!(stream.message().await.expect("streams").expect("a reply").version, 1);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_proxy_that_waits_for_a_silent_server_is_answered_by_the_next() {
+    let (pki, folder) = (Pki::new(), tempfile::tempdir().expect("a folder"));
+    let servers = [FakeServer::start(&pki, "s1").await, FakeServer::start(&pki, "s2").await];
+    for (one, other) in [(0, 1), (1, 0)] {
+        servers[one].facts.others.lock().expect("no panic").push(servers[other].info.clone());
+    }
+    let agent = start(&pki, &folder, config(&servers.each_ref().map(|server| server.address.to_string())));
+    let has_session = |server: &FakeServer| server.facts.open_sessions.load(SeqCst) > 0;
+    eventually("there is a session", || servers.iter().any(has_session)).await;
+    let (mut mesh, _) = mesh_client(&agent).await;
+    let (silent, other) = if has_session(&servers[0]) { (0, 1) } else { (1, 0) };
+    servers[silent].facts.is_mute.store(true, SeqCst);
+    let request = api::proto::ConfigureRequest { proxy_id: "web".into(), ..Default::default() };
+    let mut stream = mesh.configure(request).await.expect("streams").into_inner();
+    assert_eq!(stream.message().await.expect("streams").expect("a reply").version, 1);
+    assert!(has_session(&servers[other]));
+}

@@ -57,7 +57,7 @@ pub(crate) fn run(settings: &Settings, trace: &Trace) -> Result<(String, bool), 
         clients,
         judgement: Judgement::default(),
         nemesis: None,
-        troubles: None,
+        troubles: Vec::new(),
     };
     if let Err(broken) = run.phases(&mut world, settings) {
         run.judgement.violations.push(format!("liveness: {broken}"));
@@ -69,7 +69,7 @@ struct Run {
     invariants: Invariants,
     clients: Clients,
     nemesis: Option<Nemesis>,
-    troubles: Option<Troubles>,
+    troubles: Vec<Troubles>,
     judgement: Judgement,
 }
 
@@ -80,7 +80,9 @@ impl Run {
         let workloads = settings.workloads.clone();
         let plan = Plan::new(settings.seed, settings.duration, settings.servers, workloads, &settings.faults);
         self.nemesis = Some(Nemesis::new(plan, world.now_ms()));
-        self.troubles = (!settings.faults.is_empty()).then(|| Troubles::new(settings.seed, world.now_ms()));
+        if !settings.faults.is_empty() {
+            self.troubles = Troubles::all(settings.seed, world);
+        }
         self.clients.set_phase(Phase::Load);
         let end_ms = world.now_ms() + u64::try_from(settings.duration.as_millis()).unwrap_or(u64::MAX);
         while world.now_ms() < end_ms {
@@ -89,9 +91,7 @@ impl Run {
         if let Some(nemesis) = &mut self.nemesis {
             nemesis.heal(world);
         }
-        if let Some(mut troubles) = self.troubles.take() {
-            troubles.heal(world);
-        }
+        self.troubles.drain(..).for_each(|mut row| row.heal(world));
         trace_phase(world, "healed");
         self.until(world, CONVERGE_MS_MAX, "the servers did not come together after the faults", is_one_cluster)?;
         self.clients.set_phase(Phase::Finish);
@@ -132,9 +132,7 @@ impl Run {
         if let Some(nemesis) = &mut self.nemesis {
             nemesis.act(world);
         }
-        if let Some(troubles) = &mut self.troubles {
-            troubles.act(world);
-        }
+        self.troubles.iter_mut().for_each(|row| row.act(world));
         world.step()?;
         if world.now_ms().is_multiple_of(LOOK_MS) {
             self.invariants.look(world);
