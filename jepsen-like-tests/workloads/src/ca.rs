@@ -27,8 +27,11 @@ const ATTEMPTS: usize = 40;
 /// One in so many asks for a service that is not on the node.
 const WRONG_OF: usize = 8;
 
-/// When the root is rotated, in milliseconds of the round: once, for old roots stay for ever.
+/// When the root is rotated, in milliseconds of the round: once, for old roots stay.
 const ROTATION_MS: (u64, u64) = (2_000, 12_000);
+
+/// And in one round of so many: nobody rotates each minute, and what roots take would look like a leak.
+const ROTATION_ROUNDS: u64 = 8;
 
 /// What a server told of the roots may be older than its clients' moment by so much.
 const SLACK_NS: u64 = 5_000_000_000;
@@ -198,6 +201,9 @@ async fn read_roots(client: &mut Client) {
 }
 
 async fn rotate(client: &mut Client) {
+    if !client.round().is_multiple_of(ROTATION_ROUNDS) {
+        return;
+    }
     let wait = client.rng.between_ms(ROTATION_MS.0, ROTATION_MS.1);
     client.pause(wait).await;
     while client.goes_on() {

@@ -207,6 +207,11 @@ impl Client {
         !self.shared.stop.load(Ordering::Relaxed)
     }
 
+    /// Which round of a soak it is; 0 is the first, or the only one.
+    pub fn round(&self) -> u64 {
+        self.shared.round
+    }
+
     /// How many servers there are.
     pub fn servers(&self) -> usize {
         self.shared.servers
