@@ -8,16 +8,18 @@ use crate::live::{Caller, Connection, Live, Verdict};
 use crate::metrics::{Event, ListenerSnapshot};
 use crate::pipe::pipe;
 use crate::policy::Policy;
+use crate::seldom::Seldom;
 use crate::stream::Stream;
 use crate::upstream::{Plan, Speak, Upstream};
 use api::transport::net::TcpStream;
 use arc_swap::ArcSwap;
 use http::HeaderValue;
 use identity::Identity;
-use model::ProxyConfig;
 use model::proxy_config;
+use model::{ProxyConfig, SpiffeId};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::time::Instant;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
@@ -36,6 +38,8 @@ struct Shared {
     bytes: TlsAcceptor,
     http: TlsAcceptor,
     handshakes: AtomicUsize,
+    /// Callers whose connections were refused: some try again at once, for ever.
+    refused: Seldom<SpiffeId>,
     drain: CancellationToken,
 }
 
@@ -66,6 +70,7 @@ impl Inbound {
             bytes: acceptor(&[])?,
             http: acceptor(&[b"h2", b"http/1.1"])?,
             handshakes: AtomicUsize::new(0),
+            refused: Seldom::default(),
             drain: drain.clone(),
         });
         let taker = shared.clone();
@@ -114,7 +119,7 @@ impl Drop for Inbound {
 
 impl Rules {
     fn new(config: &ProxyConfig, inbound: &proxy_config::Inbound) -> Self {
-        let us = model::SpiffeId::service(&config.trust_domain, &config.datacenter, &config.service);
+        let us = SpiffeId::service(&config.trust_domain, &config.datacenter, &config.service);
         Rules {
             policy: Policy::new(config, inbound),
             is_http: inbound.protocol.is_http(),
@@ -157,7 +162,9 @@ impl Shared {
             Verdict::Deny if rules.is_http => {}
             Verdict::Deny | Verdict::Distrust => {
                 self.app.counters.count(Event::Denied);
-                tracing::info!(caller = %caller.id, ?verdict, "refused a connection");
+                if let Some(times) = self.refused.count(&caller.id, Instant::now()) {
+                    tracing::info!(caller = %caller.id, ?verdict, times, "refused connections");
+                }
                 return;
             }
         }

@@ -22,6 +22,7 @@ mod outbound;
 mod pipe;
 mod policy;
 mod proxy;
+mod seldom;
 pub mod sni;
 mod source;
 mod stream;
