@@ -127,6 +127,9 @@ pub(crate) fn run(options: &Options) -> Result<Soak, String> {
             break;
         }
     }
+    soak.judgement.violations.extend(memory::leak(&soak.memory));
+    soak.seal(&options.kinds);
+    write(&options.folder, &soak)?;
     Ok(soak)
 }
 
