@@ -14,8 +14,8 @@ use api::transport::is_unsent;
 use bytes::Bytes;
 use catalog::{Command, Response, TXN_RESULT_BYTES_MAX, TxnOp};
 use faults::{Bug, Point};
-use raft::{ProposeError, Raft};
-use tokio::sync::{mpsc, oneshot};
+use raft::{Leadership, NodeId, ProposeError, Raft};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
 use crate::clock::LeaderClock;
@@ -34,6 +34,8 @@ const BATCH_BYTES_MAX: usize = 2 * 1024 * 1024;
 const BATCH_ANSWERS_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// How long the leader may take; longer than its own limit, so that its words are heard.
 const FORWARD_TIMEOUT: Duration = Duration::from_secs(6);
+/// A leader whom another has followed has so long to say still what became of a change.
+const FAREWELL: Duration = Duration::from_millis(500);
 /// Between two looks for a leader.
 const RETRY_PAUSE: Duration = Duration::from_millis(20);
 
@@ -220,7 +222,13 @@ impl Forwarder {
         let Some(leader) = self.raft.leader() else { return all(not_sent, String::new()) };
         let Ok(channel) = self.peers.local(&leader.address) else { return all(not_sent, String::new()) };
         let mut client = PeerClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX);
-        match tokio::time::timeout(FORWARD_TIMEOUT, client.propose(ProposeRequest { commands })).await {
+        let answer = tokio::select! {
+            answer = tokio::time::timeout(FORWARD_TIMEOUT, client.propose(ProposeRequest { commands })) => {
+                answer.map_err(|_| "the leader did not answer in time")
+            }
+            () = is_followed(self.raft.watch(), leader.id) => Err("the leader was silent, and another leads now"),
+        };
+        match answer {
             Ok(Ok(reply)) => self.accept(reply.into_inner(), count).await,
             Ok(Err(status)) if is_unsent(&status) || is_refusal(&status) => all(not_sent, String::new()),
             Ok(Err(_)) | Err(_) if faults::has(Bug::RetriesUnknown) => all(not_sent, String::new()),
@@ -228,10 +236,7 @@ impl Forwarder {
                 Attempt::Unknown,
                 format!("the leader did not answer ({}): the change may or may not have been made", status.message()),
             ),
-            Err(_) => all(
-                Attempt::Unknown,
-                "the leader did not answer in time: the change may or may not have been made".into(),
-            ),
+            Err(reason) => all(Attempt::Unknown, format!("{reason}: the change may or may not have been made")),
         }
     }
 
@@ -243,6 +248,16 @@ impl Forwarder {
         self.watch.applied(reply.index, Instant::now() + FORWARD_TIMEOUT).await;
         reply.outcomes.into_iter().map(read_outcome).collect()
     }
+}
+
+/// Ends when another has led for a while: what waits here is not to wait for one that is cut off or frozen.
+async fn is_followed(mut leadership: watch::Receiver<Leadership>, leader: NodeId) {
+    let is_another = |now: &Leadership| now.leader.as_ref().is_some_and(|now| now.id != leader);
+    if leadership.wait_for(is_another).await.is_err() {
+        // Raft has stopped, and soon this server.
+        std::future::pending::<()>().await;
+    }
+    tokio::time::sleep(FAREWELL).await;
 }
 
 fn read_outcome(outcome: Outcome) -> Attempt {
@@ -284,4 +299,29 @@ fn gather(first: Waiting, inbox: &mut mpsc::Receiver<Waiting>) -> Vec<Waiting> {
         batch.push(waiting);
     }
     batch
+}
+
+#[cfg(test)]
+mod tests {
+    use raft::Member;
+    use tokio::time::timeout;
+
+    use super::*;
+
+    /// Whether one waits no more for leader 1, when so much time has passed since who leads became known.
+    async fn is_given_up(leader: Option<NodeId>, after: Duration) -> bool {
+        let (known, leadership) = watch::channel(Leadership::default());
+        let leader = leader.map(|id| Member { id, ..Member::default() });
+        known.send_replace(Leadership { leader, ..Leadership::default() });
+        timeout(after, is_followed(leadership, 1)).await.is_ok()
+    }
+
+    #[tokio::test]
+    async fn a_silent_leader_is_waited_for_until_another_has_led_for_a_moment() {
+        let long = FAREWELL * 3;
+        assert!(!is_given_up(Some(1), long).await, "it leads");
+        assert!(!is_given_up(None, long).await, "nobody leads: it may still answer");
+        assert!(!is_given_up(Some(2), FAREWELL / 2).await, "its answer may be on the way");
+        assert!(is_given_up(Some(2), long).await);
+    }
 }
